@@ -1,0 +1,46 @@
+# Set-up and the two commands of the README. Everything goes into this checkout, nothing elsewhere.
+
+PYTHON ?= python3.11
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+BIN := .venv/bin
+MEMBERS := protos services/common services/exporter services/tokenizer services/trainer services/registry orchestration
+DEV_SOURCES := orchestration/pyproject.toml $(MEMBERS:%=%/pyproject.toml) pyproject.toml
+
+.PHONY: setup demo test lint protos lock lock-check clean
+
+setup: .venv/.ready
+
+.tools/bin/uv: requirements/uv.txt
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+
+.venv/.ready: requirements/dev.txt $(MEMBERS:%=%/pyproject.toml) | $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
+	$(UV) venv --quiet --allow-existing --python 3.11 .venv
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(MEMBERS:%=-e %)
+	touch $@
+
+demo: setup
+	$(BIN)/gpt2 demo
+
+test: setup
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(MEMBERS:%=%/src) protos/build.py requirements/lock.py
+	$(BIN)/python protos/build.py lint
+	$(BIN)/python protos/build.py check
+
+protos: setup
+	$(BIN)/python protos/build.py generate
+
+lock: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
+	$(PYTHON) requirements/lock.py $(UV)
+
+lock-check: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
+	$(PYTHON) requirements/lock.py $(UV) --check
+
+clean:
+	rm -rf .venv .tools .gpt2 protos/.build

@@ -1,0 +1,1 @@
+"""TFX pipelines over the services, the gpt2 command and the embedded stack."""

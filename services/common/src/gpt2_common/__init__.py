@@ -1,0 +1,1 @@
+"""What the four services share: server, jobs, events, artifacts, settings, telemetry."""

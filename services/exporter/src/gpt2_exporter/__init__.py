@@ -1,0 +1,1 @@
+"""The exporter: text out of databases and files, into corpora."""

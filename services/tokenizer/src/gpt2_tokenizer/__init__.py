@@ -1,0 +1,1 @@
+"""The tokenizer: byte-level BPE vocabularies, and corpora encoded with them."""

@@ -1,0 +1,1 @@
+"""The trainer: GPT-2 itself, trained, exported and heard."""
