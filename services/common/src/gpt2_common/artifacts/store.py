@@ -1,0 +1,283 @@
+"""Opens and writes artifacts under the configured roots, local or in an object store.
+
+A local artifact is written in a folder beside its place and committed by one rename. In an object store the files are
+uploaded first and the manifest last. Either way, what has a manifest is whole.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from gpt2_common.artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest, Parent, scan, sha256_of
+from gpt2_common.artifacts.roots import local_path, require_allowed
+from gpt2_common.errors import DataLoss, InvalidRequest, NotFound, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An artifact that was opened or committed."""
+
+    uri: str
+    manifest: Manifest
+    folder: Path
+    """Local folder with its files: itself, or a copy of what is in an object store."""
+
+    @property
+    def digest(self) -> str:
+        """The manifest's digest."""
+        return self.manifest.digest
+
+    def as_parent(self) -> Parent:
+        """This artifact as a parent of another."""
+        return Parent(self.manifest.kind, self.uri, self.digest)
+
+
+class ArtifactWriter:
+    """Takes the files of a new artifact, then commits them at once.
+
+    Args:
+        uri: Where the artifact will be.
+        kind: Its kind.
+        folder: Local folder to put the files in. It may hold files of an attempt before.
+        producer: What makes it.
+        parents: What it is made from.
+    """
+
+    def __init__(
+        self, uri: str, kind: str, folder: Path, producer: Mapping[str, str], parents: Sequence[Artifact]
+    ) -> None:
+        self.uri = uri
+        self.folder = folder
+        self._kind = kind
+        self._producer = dict(producer)
+        self._parents = tuple(parent.as_parent() for parent in parents)
+
+    def commit(
+        self, counts: Mapping[str, float] | None = None, properties: Mapping[str, str] | None = None
+    ) -> Artifact:
+        """Makes the artifact visible, whole. One that is already at the URI is replaced.
+
+        Args:
+            counts: What is in it, by unit.
+            properties: Facts that are no counts.
+        """
+        manifest = Manifest(
+            kind=self._kind,
+            files=scan(self.folder),
+            producer=self._producer,
+            parents=self._parents,
+            counts=counts or {},
+            properties=properties or {},
+        )
+        target = local_path(self.uri)
+        if target is None:
+            return self._upload(manifest)
+        for entry in manifest.files:
+            _sync(self.folder / entry.path)
+        _write_synced(self.folder / MANIFEST_NAME, manifest.to_json())
+        if self.folder != target:
+            _replace(self.folder, target)
+        return Artifact(self.uri, manifest, target)
+
+    def _upload(self, manifest: Manifest) -> Artifact:
+        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        for entry in manifest.files:
+            filesystem.put_file(str(self.folder / entry.path), f"{root}/{entry.path}")
+        (self.folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        filesystem.put_file(str(self.folder / MANIFEST_NAME), f"{root}/{MANIFEST_NAME}")
+        return Artifact(self.uri, manifest, self.folder)
+
+
+class ArtifactStore:
+    """The artifacts that one service may read and write.
+
+    Args:
+        root: URI that new artifacts are written under.
+        roots: URIs that artifacts may be read under, `root` among them.
+        scratch: Local folder for work in progress and for copies, where a root is remote.
+    """
+
+    def __init__(self, root: str, roots: Sequence[str], scratch: Path) -> None:
+        self.root = root
+        self.roots = tuple(roots)
+        self._scratch = scratch
+
+    def require_allowed(self, field: str, uri: str) -> str:
+        """Normalises a URI of a request. Raises InvalidRequest, naming the field, when it is outside the roots."""
+        return require_allowed(field, uri, self.roots)
+
+    def work_folder(self, job_id: str) -> Path:
+        """Folder of a job's unfinished work, on the same file system as its outputs where those are local."""
+        job_folder = _folder_name(job_id)
+        root = local_path(self.root)
+        return (root / job_folder / ".work") if root is not None else (self._scratch / job_folder)
+
+    def output_uri(self, job_id: str, name: str) -> str:
+        """URI of one output of a job."""
+        return f"{self.root}/{_folder_name(job_id)}/{name}"
+
+    def read_manifest(self, field: str, uri: str, kind: str) -> tuple[str, Manifest]:
+        """Reads and checks the manifest alone.
+
+        Args:
+            field: Name of the request's field, for errors.
+            uri: The artifact's URI as the request has it.
+            kind: Kind that it must have.
+
+        Returns:
+            The normalised URI and the manifest.
+
+        Raises:
+            InvalidRequest: The URI is outside the roots, or the artifact is of another kind.
+            NotFound: There is no finished artifact.
+            DataLoss, FailedPrecondition: The manifest is damaged, or of an unknown version.
+        """
+        uri = self.require_allowed(field, uri)
+        filesystem, root = _filesystem(uri)
+        try:
+            text = filesystem.cat_file(f"{root}/{MANIFEST_NAME}").decode("utf-8", errors="replace")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise NotFound(
+                f"{field}: {uri} is no artifact, as it has no {MANIFEST_NAME}: "
+                "the address is wrong, or what makes it has not finished",
+                uri=uri,
+            ) from None
+        except PermissionError:
+            raise NotFound(f"{field}: {uri} may not be read by this service: check its permissions", uri=uri) from None
+        manifest = Manifest.from_json(text, uri)
+        if manifest.kind != kind:
+            raise InvalidRequest([(field, f"{uri} is a {manifest.kind} artifact; a {kind} artifact is needed")])
+        return uri, manifest
+
+    def open(self, field: str, uri: str, kind: str, *, verify: bool = False) -> Artifact:
+        """Opens an artifact and checks that its files are there with their sizes.
+
+        Args:
+            field: Name of the request's field, for errors.
+            uri: The artifact's URI.
+            kind: Kind that it must have.
+            verify: Check every file's SHA-256 too.
+
+        Raises:
+            DataLoss: A file is missing or not as it was written. Others as `read_manifest`.
+        """
+        uri, manifest = self.read_manifest(field, uri, kind)
+        folder = local_path(uri)
+        if folder is None:
+            folder = self._download(uri, manifest)
+        artifact = Artifact(uri, manifest, folder)
+        check_files(artifact, verify=verify)
+        return artifact
+
+    @contextmanager
+    def create(
+        self, job_id: str, name: str, kind: str, producer: Mapping[str, str], parents: Sequence[Artifact] = ()
+    ) -> Iterator[ArtifactWriter]:
+        """Gives a writer for one output of a job; its folder may hold files of the attempt before."""
+        folder = self.work_folder(job_id) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        yield ArtifactWriter(self.output_uri(job_id, name), kind, folder, producer, parents)
+
+    @contextmanager
+    def create_in_place(
+        self, job_id: str, name: str, kind: str, producer: Mapping[str, str], parents: Sequence[Artifact] = ()
+    ) -> Iterator[ArtifactWriter]:
+        """As `create`, but locally the files are written where they will stay, to be watched while they grow.
+
+        It is no artifact until it is committed.
+        """
+        uri = self.output_uri(job_id, name)
+        folder = local_path(uri) or self.work_folder(job_id) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        yield ArtifactWriter(uri, kind, folder, producer, parents)
+
+    def remove_work(self, job_id: str) -> None:
+        """Deletes a job's unfinished work."""
+        shutil.rmtree(self.work_folder(job_id), ignore_errors=True)
+
+    def _download(self, uri: str, manifest: Manifest) -> Path:
+        target = self._scratch / "artifacts" / manifest.digest
+        if (target / MANIFEST_NAME).exists():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{manifest.digest[:16]}-", dir=target.parent))
+        filesystem, root = _filesystem(uri)
+        for entry in manifest.files:
+            (temporary / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get_file(f"{root}/{entry.path}", str(temporary / entry.path))
+        check_files(Artifact(uri, manifest, temporary), verify=True)
+        _write_synced(temporary / MANIFEST_NAME, manifest.to_json())
+        _replace(temporary, target)
+        return target
+
+
+def check_files(artifact: Artifact, *, verify: bool) -> None:
+    """Checks the files of an artifact against its manifest.
+
+    Args:
+        artifact: What to check.
+        verify: Check every file's SHA-256, not its size alone.
+
+    Raises:
+        DataLoss: A file is missing or not as it was written.
+    """
+    for entry in artifact.manifest.files:
+        path = artifact.folder / entry.path
+        problem = _problem(path, entry, verify)
+        if problem:
+            raise DataLoss(f"{artifact.uri}/{entry.path} {problem}: make the artifact again", uri=artifact.uri)
+
+
+def _problem(path: Path, entry: FileEntry, verify: bool) -> str:
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != entry.size:
+        return f"has {path.stat().st_size} bytes instead of {entry.size}"
+    if verify and sha256_of(path) != entry.sha256:
+        return "is not what was written (its SHA-256 differs)"
+    return ""
+
+
+def _folder_name(job_id: str) -> str:
+    # `~` cannot stand in a job id, so that no two ids share a folder and none lies inside another's.
+    return job_id.replace("/", "~")
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    try:
+        filesystem, root = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise Unavailable(f"{uri} cannot be read here ({error}): install the package for its scheme") from error
+    return filesystem, root
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    _sync(path)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Puts a folder in its place by one rename; a folder that is there goes first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=".old-", dir=source.parent))
+        target.rename(old / target.name)
+        shutil.rmtree(old)
+    source.rename(target)
+    _sync(target.parent)

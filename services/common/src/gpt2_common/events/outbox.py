@@ -1,0 +1,86 @@
+"""The outbox: events wait in the database, committed with what they tell of, until the broker has taken them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import sqlalchemy as sql
+
+from gpt2_common.events.cloudevent import CloudEvent
+
+OUTBOX_METADATA = sql.MetaData()
+"""Metadata that the tables of jobs and events share, so that one transaction covers both."""
+
+_OUTBOX = sql.Table(
+    "outbox",
+    OUTBOX_METADATA,
+    # AUTOINCREMENT in SQLite: a position is never given twice, so that order by position is order of commit.
+    sql.Column("position", sql.Integer, primary_key=True, autoincrement=True),
+    sql.Column("source", sql.String(100), nullable=False),
+    sql.Column("event_id", sql.String(64), nullable=False),
+    sql.Column("type", sql.String(200), nullable=False),
+    sql.Column("subject", sql.String(200), nullable=False),
+    sql.Column("key", sql.String(300), nullable=False),
+    sql.Column("time", sql.String(40), nullable=False),
+    sql.Column("data", sql.LargeBinary, nullable=False),
+    sql.UniqueConstraint("source", "event_id"),
+    sqlite_autoincrement=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An event that waits, and its position in the order of commits."""
+
+    position: int
+    event: CloudEvent
+
+
+def add_to_outbox(connection: sql.Connection, event: CloudEvent) -> None:
+    """Adds an event within the caller's transaction."""
+    connection.execute(
+        _OUTBOX.insert().values(
+            source=event.source,
+            event_id=event.id,
+            type=event.type,
+            subject=event.subject,
+            key=event.key,
+            time=event.time.astimezone(UTC).isoformat(),
+            data=event.data,
+        )
+    )
+
+
+def waiting_events(engine: sql.Engine, source: str, limit: int) -> list[Waiting]:
+    """The oldest events of one source that wait, in the order of their commits."""
+    query = sql.select(_OUTBOX).where(_OUTBOX.c.source == source).order_by(_OUTBOX.c.position).limit(limit)
+    with engine.connect() as connection:
+        rows = connection.execute(query).all()
+    return [
+        Waiting(
+            row.position,
+            CloudEvent(
+                id=row.event_id,
+                source=row.source,
+                type=row.type,
+                subject=row.subject,
+                key=row.key,
+                time=datetime.fromisoformat(row.time),
+                data=row.data,
+            ),
+        )
+        for row in rows
+    ]
+
+
+def remove_published(engine: sql.Engine, positions: Sequence[int]) -> None:
+    """Removes events that the broker has taken. A crash before this publishes them again, with the same ids."""
+    with engine.begin() as connection:
+        connection.execute(_OUTBOX.delete().where(_OUTBOX.c.position.in_(positions)))
+
+
+def count_waiting(engine: sql.Engine, source: str) -> int:
+    """How many events of one source wait."""
+    query = sql.select(sql.func.count()).select_from(_OUTBOX).where(_OUTBOX.c.source == source)
+    with engine.connect() as connection:
+        return int(connection.execute(query).scalar_one())

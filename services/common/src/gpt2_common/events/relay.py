@@ -1,0 +1,172 @@
+"""The relay: takes events from the outbox to Kafka, at least once and in order within each key.
+
+It runs in a thread of its own, as kafka-python blocks. Kafka may be away for hours: events wait in the outbox.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+
+import sqlalchemy as sql
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from gpt2_common.events.outbox import Waiting, remove_published, waiting_events
+
+_log = logging.getLogger(__name__)
+
+PARTITIONS = 6
+RETENTION_MILLIS = 30 * 24 * 3600 * 1000
+_BATCH = 200
+_SEND_TIMEOUT_SECONDS = 30
+_IDLE_SECONDS = 1.0
+_RETRY_SECONDS = 2.0
+
+
+class OutboxRelay:
+    """Publishes the events of one source until it is stopped.
+
+    Args:
+        engine: Database with the outbox.
+        source: Source whose events to publish.
+        bootstrap_servers: Kafka brokers, separated by commas.
+        topic: Topic to publish to; created with explicit partitions and retention where it is missing.
+    """
+
+    def __init__(self, engine: sql.Engine, source: str, bootstrap_servers: str, topic: str) -> None:
+        self._engine = engine
+        self._source = source
+        self._servers = bootstrap_servers
+        self._topic = topic
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="outbox-relay", daemon=True)
+        self._producer: KafkaProducer | None = None
+
+    def start(self) -> None:
+        """Begins to publish. Does not wait for the broker."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Says that an event was committed. May be called from any thread."""
+        self._wake.set()
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Publishes what waits if the broker takes it, and stops. Blocks until then or the timeout."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        reachable = True
+        while True:
+            stopping = self._stopping.is_set()
+            try:
+                while self._publish_batch():
+                    pass
+                if not reachable:
+                    _log.info("Kafka takes events again")
+                reachable = True
+            except (KafkaError, OSError, ValueError, sql.exc.SQLAlchemyError) as error:
+                if reachable:
+                    _log.warning(
+                        "events wait in the outbox, as Kafka at %s does not take them (%s): "
+                        "start the broker, or correct GPT2_KAFKA_BOOTSTRAP_SERVERS",
+                        self._servers,
+                        error,
+                    )
+                reachable = False
+                self._close_producer()
+            if stopping:
+                self._close_producer()
+                return
+            if reachable:
+                self._wake.wait(_IDLE_SECONDS)
+                self._wake.clear()
+            else:
+                self._stopping.wait(_RETRY_SECONDS)
+
+    def _publish_batch(self) -> bool:
+        """Publishes the oldest events. Returns whether there were any."""
+        waiting = waiting_events(self._engine, self._source, _BATCH)
+        if not waiting:
+            return False
+        producer = self._connected_producer()
+        failure: Exception | None = None
+        while waiting and failure is None:
+            # One event of each key at a time: one that fails cannot be overtaken by the next of its key.
+            heads, waiting = _heads(waiting)
+            published, failure = self._send(producer, heads)
+            remove_published(self._engine, published)
+        if failure is not None:
+            raise failure
+        return True
+
+    def _send(self, producer: KafkaProducer, heads: Sequence[Waiting]) -> tuple[list[int], Exception | None]:
+        sent = [
+            (
+                head.position,
+                producer.send(
+                    self._topic, key=head.event.key.encode(), value=head.event.data, headers=head.event.headers()
+                ),
+            )
+            for head in heads
+        ]
+        producer.flush(_SEND_TIMEOUT_SECONDS)
+        published: list[int] = []
+        failure: Exception | None = None
+        for position, future in sent:
+            try:
+                future.get(timeout=_SEND_TIMEOUT_SECONDS)
+                published.append(position)
+            except KafkaError as error:
+                failure = error
+        return published, failure
+
+    def _connected_producer(self) -> KafkaProducer:
+        if self._producer is None:
+            self._create_topic()
+            self._producer = KafkaProducer(
+                bootstrap_servers=self._servers,
+                acks="all",
+                enable_idempotence=True,
+                max_block_ms=10_000,
+                request_timeout_ms=10_000,
+                linger_ms=0,
+            )
+        return self._producer
+
+    def _create_topic(self) -> None:
+        # A consumer's list of topics creates none by asking, and every broker answers it.
+        consumer = KafkaConsumer(bootstrap_servers=self._servers, group_id=None)
+        try:
+            if self._topic in consumer.topics():
+                return
+        finally:
+            consumer.close()
+        admin = KafkaAdminClient(bootstrap_servers=self._servers, request_timeout_ms=10_000)
+        topic = NewTopic(self._topic, PARTITIONS, -1, topic_configs={"retention.ms": str(RETENTION_MILLIS)})
+        try:
+            admin.create_topics([topic], timeout_ms=10_000)
+        except TopicAlreadyExistsError:
+            _log.debug("topic %s was created by another service", self._topic)
+        finally:
+            admin.close()
+
+    def _close_producer(self) -> None:
+        if self._producer is not None:
+            self._producer.close(timeout=5)
+            self._producer = None
+
+
+def _heads(waiting: Sequence[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
+    """Splits events into the first of each key, and the rest."""
+    heads: dict[str, Waiting] = {}
+    rest = []
+    for item in waiting:
+        if item.event.key in heads:
+            rest.append(item)
+        else:
+            heads[item.event.key] = item
+    return list(heads.values()), rest

@@ -1,0 +1,175 @@
+"""The service's side of a child process: starts it, hears its progress and result, stops it."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import json_format
+from google.rpc import code_pb2, status_pb2
+
+from gpt2.artifacts.v1 import artifact_pb2
+from gpt2.jobs.v1 import job_pb2
+from gpt2_common.jobs.definition import JobKind
+from gpt2_common.jobs.store import StoredJob
+
+_log = logging.getLogger(__name__)
+_LINE_LIMIT = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The work ended well."""
+
+    outputs: Sequence[artifact_pb2.Artifact]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The work ended badly, or its process died."""
+
+    error: status_pb2.Status
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The work stopped, to be taken up again."""
+
+
+Outcome = Succeeded | Failed | Suspended
+ProgressSink = Callable[[job_pb2.Progress], Awaitable[None]]
+
+
+class Child:
+    """One attempt of one job in a process of its own.
+
+    Args:
+        kind: What to run.
+        stored: The job, and its request.
+        on_progress: Hears how far it is.
+    """
+
+    def __init__(self, kind: JobKind, stored: StoredJob, on_progress: ProgressSink) -> None:
+        self._kind = kind
+        self._stored = stored
+        self._on_progress = on_progress
+        self._process: asyncio.subprocess.Process | None = None
+        self._told = ""
+        self._stop_requested = asyncio.Event()
+
+    async def run(self, grace_seconds: float) -> Outcome:
+        """Runs the attempt to its end.
+
+        Args:
+            grace_seconds: Time between being told to stop and being killed.
+        """
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "gpt2_common.jobs.worker",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_LINE_LIMIT,
+        )
+        self._process = process
+        killer = asyncio.create_task(self._kill_after(process, grace_seconds))
+        try:
+            await self._write(json.dumps(self._task()))
+            if self._told:
+                await self._write(self._told)
+            outcome = await self._read(process)
+            # Closing its standard input is not enough for a child that is stuck: it has said its result, or died.
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            return outcome or self._crashed(process.returncode or 0)
+        finally:
+            killer.cancel()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def cancel(self) -> None:
+        """Tells the work to stop for good; it is killed when the grace is over."""
+        await self._tell("cancel")
+
+    async def suspend(self) -> None:
+        """Tells the work to stop and be taken up later; it is killed when the grace is over."""
+        await self._tell("suspend")
+
+    async def _tell(self, command: str) -> None:
+        self._told = command
+        if self._process is not None:
+            await self._write(command)
+        self._stop_requested.set()
+
+    def _task(self) -> dict[str, Any]:
+        job, settings, request = self._stored.job, self._kind.settings, self._kind.request
+        return {
+            "service": job.service,
+            "job_id": job.job_id,
+            "run_id": job.run_id,
+            "attempt": job.attempt,
+            "request_digest": job.request_digest,
+            "function": self._kind.function,
+            "settings": f"{settings.__module__}:{settings.__qualname__}",
+            "request_type": f"{request.__module__}:{request.__qualname__}",
+            "request": base64.b64encode(self._stored.request).decode(),
+        }
+
+    async def _write(self, line: str) -> None:
+        if self._process is None or self._process.stdin is None:
+            return
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._process.stdin.write(line.encode() + b"\n")
+            await self._process.stdin.drain()
+
+    async def _read(self, process: asyncio.subprocess.Process) -> Outcome | None:
+        """Hears the child until its result; None when it died without one."""
+        if process.stdout is None:
+            return None
+        async for line in process.stdout:
+            message = json.loads(line)
+            if "progress" in message:
+                await self._on_progress(job_pb2.Progress.FromString(base64.b64decode(message["progress"])))
+            elif "outputs" in message:
+                outputs = [json_format.ParseDict(item, artifact_pb2.Artifact()) for item in message["outputs"]]
+                return Succeeded(outputs)
+            elif "error" in message:
+                return Failed(status_pb2.Status.FromString(base64.b64decode(message["error"])))
+            else:
+                return Suspended() if message["interrupted"] == "suspended" else self._cancelled()
+        return None
+
+    async def _kill_after(self, process: asyncio.subprocess.Process, grace_seconds: float) -> None:
+        await self._stop_requested.wait()
+        await asyncio.sleep(grace_seconds)
+        if process.returncode is None:
+            _log.warning("job %s did not stop in %s s: killed", self._stored.job.job_id, grace_seconds)
+            process.kill()
+
+    def _cancelled(self) -> Outcome:
+        return Failed(status_pb2.Status(code=code_pb2.CANCELLED, message="cancelled"))
+
+    def _crashed(self, returncode: int) -> Outcome:
+        if self._told == "suspend":
+            return Suspended()
+        if self._told == "cancel":
+            return self._cancelled()
+        if returncode == -signal.SIGKILL:
+            return Failed(
+                status_pb2.Status(
+                    code=code_pb2.RESOURCE_EXHAUSTED,
+                    message="the job's process was killed from outside, most often because memory ran out: "
+                    "choose smaller sizes or give the service more memory, and retry",
+                )
+            )
+        how = signal.Signals(-returncode).name if returncode < 0 else f"exit status {returncode}"
+        message = f"the job's process died ({how}): the service's log has its last words"
+        return Failed(status_pb2.Status(code=code_pb2.INTERNAL, message=message))

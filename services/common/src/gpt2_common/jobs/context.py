@@ -1,0 +1,195 @@
+"""What a job's function is given: its scratch folder, its artifacts, and the line to its service."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Generic
+
+from gpt2.artifacts.v1 import artifact_pb2
+from gpt2.jobs.v1 import job_pb2
+from gpt2_common.artifacts import Artifact, ArtifactStore, ArtifactWriter
+from gpt2_common.errors import JobCancelled, JobSuspended
+from gpt2_common.jobs.definition import service_version
+from gpt2_common.settings import Settings
+
+_REPORT_SECONDS = 0.25
+_RATE_SECONDS = 5.0
+
+
+class Interruption:
+    """Whether the work is to stop. Set by the thread that listens to the service, read by the work."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._suspended = False
+
+    def cancel(self) -> None:
+        """Tells the work to stop for good."""
+        self._event.set()
+
+    def suspend(self) -> None:
+        """Tells the work to stop, to go on in another attempt."""
+        self._suspended = True
+        self._event.set()
+
+    def check(self) -> None:
+        """Raises JobCancelled or JobSuspended when the work is to stop."""
+        if self._event.is_set():
+            raise JobSuspended("the service is stopping") if self._suspended else JobCancelled("the job was cancelled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobIdentity:
+    """Which job this is."""
+
+    service: str
+    job_id: str
+    run_id: str
+    request_digest: str
+    attempt: int
+    """Which attempt this is, from 1."""
+
+
+class JobContext(Generic[Settings]):
+    """The surroundings of one attempt of one job, in its child process.
+
+    Args:
+        identity: Which job this is.
+        settings: The service's settings.
+        send_progress: Takes progress to the service.
+        interruption: Tells when to stop.
+    """
+
+    def __init__(
+        self,
+        identity: JobIdentity,
+        settings: Settings,
+        send_progress: Callable[[job_pb2.Progress], None],
+        interruption: Interruption,
+    ) -> None:
+        self.identity = identity
+        self.settings = settings
+        self._store = ArtifactStore(settings.artifact_root, settings.roots, settings.scratch_folder)
+        self._send_progress = send_progress
+        self._interruption = interruption
+        self._rate = _Rate()
+        self._last_report = 0.0
+        self._phase = ""
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self.identity.job_id
+
+    @property
+    def work(self) -> Path:
+        """Folder for unfinished work. It is kept from attempt to attempt and removed when the job has succeeded."""
+        folder = self._store.work_folder(self.job_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def check_cancelled(self) -> None:
+        """Raises JobCancelled or JobSuspended when the job is to stop. Call it often; it costs nothing."""
+        self._interruption.check()
+
+    def report(
+        self,
+        phase: str,
+        done: float = 0,
+        total: float = 0,
+        unit: str = "",
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Says how far the work is. Reports in quick succession are left out, but never the last of a phase.
+
+        Args:
+            phase: What is being done, in a few words.
+            done: Units done in this phase.
+            total: Units in this phase; 0 while unknown.
+            unit: What is counted.
+            metrics: Figures worth watching.
+        """
+        now = time.monotonic()
+        if phase != self._phase:
+            self._phase = phase
+            self._rate = _Rate()
+        elif now - self._last_report < _REPORT_SECONDS and done != total:
+            return
+        self._last_report = now
+        self._send_progress(
+            job_pb2.Progress(
+                phase=phase, done=done, total=total, unit=unit, rate=self._rate.add(now, done), metrics=metrics
+            )
+        )
+
+    def require_allowed(self, field: str, uri: str) -> str:
+        """Normalises a URI of the request. Raises InvalidRequest, naming the field, when it is outside the roots."""
+        return self._store.require_allowed(field, uri)
+
+    def open(self, field: str, uri: str, kind: str, *, verify: bool = False) -> Artifact:
+        """Opens an artifact that the request names; see ArtifactStore.open."""
+        return self._store.open(field, uri, kind, verify=verify)
+
+    def create(self, name: str, kind: str, parents: Sequence[Artifact] = ()) -> AbstractContextManager[ArtifactWriter]:
+        """Gives a writer for one output. Its folder may hold files that an attempt before has left."""
+        return self._store.create(self.job_id, name, kind, self._producer(), parents)
+
+    def create_in_place(
+        self, name: str, kind: str, parents: Sequence[Artifact] = ()
+    ) -> AbstractContextManager[ArtifactWriter]:
+        """As `create`, for an output that is to be watched while it grows."""
+        return self._store.create_in_place(self.job_id, name, kind, self._producer(), parents)
+
+    def committed(self, name: str, kind: str) -> Artifact | None:
+        """An output that an attempt before has committed; None when there is none for this request."""
+        uri = self._store.output_uri(self.job_id, name)
+        try:
+            artifact = self._store.open(name, uri, kind)
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, it is made again
+            return None
+        same = artifact.manifest.producer.get("request_digest") == self.identity.request_digest
+        return artifact if same else None
+
+    def remove_work(self) -> None:
+        """Deletes the unfinished work, once the outputs are committed."""
+        self._store.remove_work(self.job_id)
+
+    def _producer(self) -> dict[str, str]:
+        return {
+            "service": self.identity.service,
+            "service_version": service_version(),
+            "job_id": self.identity.job_id,
+            "run_id": self.identity.run_id,
+            "request_digest": self.identity.request_digest,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+class _Rate:
+    """Units per second over the last seconds."""
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, float]] = []
+
+    def add(self, now: float, done: float) -> float:
+        self._points.append((now, done))
+        while len(self._points) > 2 and now - self._points[0][0] > _RATE_SECONDS:
+            self._points.pop(0)
+        elapsed = now - self._points[0][0]
+        return (done - self._points[0][1]) / elapsed if elapsed > 0 else 0.0
+
+
+def output(name: str, artifact: Artifact) -> artifact_pb2.Artifact:
+    """One output of a job, as callers see it."""
+    return artifact_pb2.Artifact(
+        name=name,
+        kind=artifact.manifest.kind,
+        uri=artifact.uri,
+        digest=artifact.digest,
+        counts=artifact.manifest.counts,
+        properties=artifact.manifest.properties,
+    )

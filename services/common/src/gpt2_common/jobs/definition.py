@@ -1,0 +1,75 @@
+"""What a service says about each kind of job that it runs."""
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Protocol, cast
+
+from google.protobuf.message import Message
+
+from gpt2.jobs.v1 import job_pb2
+from gpt2_common.settings import ServiceSettings
+
+JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class StartRequest(Protocol):
+    """Any start call's request: a message whose field `job` holds the options of its job."""
+
+    @property
+    def job(self) -> job_pb2.JobOptions:
+        """Id, run and retry behaviour."""
+
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes:
+        """The request as bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobKind:
+    """One kind of job: the start call, and the function that does its work in a child process."""
+
+    name: str
+    """Name of the start call, such as `TrainModel`."""
+    request: type[Message]
+    """Type of its request."""
+    function: str
+    """`module:function`, called in the child with the request and a JobContext; it returns the job's outputs.
+    A name, not the function, so that the service itself never imports what only the work needs."""
+    settings: type[ServiceSettings]
+    """Settings that the child reads from the environment."""
+    concurrency: int = 1
+    """Jobs of this kind that run at once."""
+
+
+def service_version() -> str:
+    """Version of the services' code. They are released together, with one version."""
+    return version("gpt2-common")
+
+
+def import_name(name: str) -> Any:
+    """Imports what `module:attribute` names."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def import_function(name: str) -> Callable[..., Any]:
+    """Imports the function that `module:function` names."""
+    return cast(Callable[..., Any], import_name(name))
+
+
+def job_options_problems(options: job_pb2.JobOptions) -> list[tuple[str, str]]:
+    """What is wrong with a request's job options, as pairs of field and description."""
+    problems = []
+    if options.job_id and not (len(options.job_id) <= 200 and JOB_ID.fullmatch(options.job_id)):
+        problems.append(
+            (
+                "job.job_id",
+                "must be letters, digits, '.', '_' and '-' in at most two parts joined by '/', 200 characters at most",
+            )
+        )
+    if options.run_id and not (len(options.run_id) <= 100 and RUN_ID.fullmatch(options.run_id)):
+        problems.append(("job.run_id", "must be letters, digits, '.', '_' and '-', 100 characters at most"))
+    return problems

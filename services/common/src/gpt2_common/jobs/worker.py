@@ -1,0 +1,105 @@
+"""The child process of one attempt: `python -m gpt2_common.jobs.worker`.
+
+Lines of JSON go both ways. The first line on standard input says what to do; `cancel` and `suspend` may follow. Its end
+means that the service is gone, and the child goes too. Progress and the result go to what was standard output; prints
+of libraries are sent to standard error, so that they cannot break into it.
+"""
+
+import base64
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import IO, Any
+
+from google.protobuf import json_format
+from google.rpc import status_pb2
+
+from gpt2.jobs.v1 import job_pb2
+from gpt2_common.errors import JobInterrupted, JobSuspended
+from gpt2_common.jobs.context import Interruption, JobContext, JobIdentity
+from gpt2_common.jobs.definition import import_function, import_name
+from gpt2_common.logs import configure_logs, job_log_fields
+from gpt2_common.settings import load_settings
+from gpt2_common.status import is_expected, status_of
+
+_log = logging.getLogger(__name__)
+EXIT_ORPHANED = 75
+
+
+class ServiceLine:
+    """The line to the service: one JSON object a line, from any thread."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Sends one message."""
+        with self._lock:
+            self._stream.write(json.dumps(message) + "\n")
+            self._stream.flush()
+
+    def send_progress(self, progress: job_pb2.Progress) -> None:
+        """Sends progress."""
+        self.send({"progress": _encode(progress)})
+
+
+def main() -> int:
+    """Runs one attempt; its exit status is 0 whenever a result was sent."""
+    line = ServiceLine(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    os.dup2(2, 1)
+    # Ctrl-C in a terminal reaches the whole group; the service decides what becomes of its jobs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    job = json.loads(sys.stdin.readline())
+    settings = load_settings(import_name(job["settings"]))
+    configure_logs(job["service"], settings.log_level)
+    interruption = Interruption()
+    threading.Thread(target=_listen, args=(sys.stdin, interruption), daemon=True).start()
+    identity = JobIdentity(
+        service=job["service"],
+        job_id=job["job_id"],
+        run_id=job["run_id"],
+        request_digest=job["request_digest"],
+        attempt=job["attempt"],
+    )
+    context = JobContext(identity, settings, line.send_progress, interruption)
+    request = import_name(job["request_type"]).FromString(base64.b64decode(job["request"]))
+    with job_log_fields(identity.job_id, identity.run_id):
+        line.send(_result(job["function"], request, context))
+    return 0
+
+
+def _result(function: str, request: object, context: JobContext[Any]) -> dict[str, Any]:
+    try:
+        outputs = import_function(function)(request, context)
+        context.remove_work()
+    except JobInterrupted as error:
+        return {"interrupted": "suspended" if isinstance(error, JobSuspended) else "cancelled"}
+    except Exception as error:  # noqa: BLE001 - whatever it is, the job ends FAILED and says so
+        if is_expected(error):
+            _log.error("job failed: %s", error)
+        else:
+            _log.exception("job failed")
+        return {"error": _encode(status_of(error))}
+    return {"outputs": [json_format.MessageToDict(output) for output in outputs]}
+
+
+def _listen(stream: IO[str], interruption: Interruption) -> None:
+    for command in stream:
+        if command.strip() == "cancel":
+            interruption.cancel()
+        elif command.strip() == "suspend":
+            interruption.suspend()
+    # The service is gone. Nobody would hear of the result, and another attempt would work in the same folder.
+    os._exit(EXIT_ORPHANED)
+
+
+def _encode(message: job_pb2.Progress | status_pb2.Status) -> str:
+    return base64.b64encode(message.SerializeToString()).decode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

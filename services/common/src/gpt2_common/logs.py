@@ -1,0 +1,59 @@
+"""Structured logs: one JSON object a line on standard error, with the run and job that a line belongs to."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+_job: ContextVar[dict[str, str] | None] = ContextVar("job", default=None)
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+@contextmanager
+def job_log_fields(job_id: str, run_id: str) -> Iterator[None]:
+    """Adds a job's ids to every line logged inside."""
+    token = _job.set({"job_id": job_id, "run_id": run_id})
+    try:
+        yield
+    finally:
+        _job.reset(token)
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON; what was passed as `extra` becomes fields.
+
+    Args:
+        service: Value of the field `service`.
+    """
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line, without its end."""
+        fields: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "service": self._service,
+            "message": record.getMessage(),
+            **(_job.get() or {}),
+            **{name: value for name, value in record.__dict__.items() if name not in _STANDARD},
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False, default=str)
+
+
+def configure_logs(service: str, level: str) -> None:
+    """Sends all logs of this process to standard error as JSON. Called once, by a process's entry point."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(service))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # These libraries report every connection attempt; the relay says once what matters.
+    for noisy in ("kafka", "urllib3", "alembic"):
+        logging.getLogger(noisy).setLevel(max(logging.ERROR, logging.getLevelName(level)))

@@ -1,0 +1,97 @@
+"""Typed settings from environment variables, read once at start and passed on as frozen values.
+
+Secrets come from variables or from files in GPT2_SECRETS_DIR (a file is named as its variable, in lower case), never
+from requests; their values never show in `--help`, logs or errors.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Self, TypeVar
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "GPT2_"
+
+
+class SettingsError(Exception):
+    """Settings are missing or wrong; the message names each variable."""
+
+
+def _as_uri(value: str) -> str:
+    """Turns a path into a file URI, and strips the slash at the end of either."""
+    if not value:
+        raise ValueError("must not be empty")
+    return value.rstrip("/") if "://" in value else Path(value).absolute().as_uri()
+
+
+RootUri = Annotated[str, AfterValidator(_as_uri)]
+
+
+class ServiceSettings(BaseSettings):
+    """What every service can be told. Field `x` is the variable GPT2_X."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", validate_default=True)
+
+    listen: str = Field("127.0.0.1:0", description="Address and port to serve gRPC on; port 0 takes a free one.")
+    artifact_root: RootUri = Field(".gpt2/artifacts", description="Folder or URI that artifacts are written under.")
+    allowed_roots: str = Field(
+        "", description="Further folders or URIs that requests may read from, separated by commas."
+    )
+    scratch_folder: Path = Field(
+        Path(".gpt2/scratch"), description="Local folder for work in progress where the artifact root is remote."
+    )
+    database_url: str = Field("", description="SQLAlchemy URL of the job store. Default: SQLite in .gpt2/.")
+    kafka_bootstrap_servers: str = Field(
+        "localhost:9092", description="Kafka brokers, separated by commas; empty: events wait in the outbox."
+    )
+    kafka_topic: str = Field("gpt2.stage-events.v1", description="Topic that events are published to.")
+    tls_certificate_file: Path | None = Field(None, description="PEM certificate chain; with the key, turns TLS on.")
+    tls_key_file: Path | None = Field(None, description="PEM private key of the certificate.")
+    tls_client_ca_file: Path | None = Field(
+        None, description="PEM authorities; callers must show a certificate of one."
+    )
+    auth_token: SecretStr | None = Field(None, description="Bearer token that every call must carry. Secret.")
+    metrics_listen: str = Field("", description="Address and port of the Prometheus page; empty: none.")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
+    cancel_grace_seconds: float = Field(10.0, ge=0, description="Time for a cancelled job to stop before it is killed.")
+    max_attempts: int = Field(5, ge=1, description="Times a job is begun again after restarts before it fails.")
+    queue_limit: int = Field(1000, ge=1, description="Jobs that may wait; further start calls are refused.")
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ValueError("GPT2_TLS_CERTIFICATE_FILE and GPT2_TLS_KEY_FILE go together: set both or neither")
+        if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
+            raise ValueError("GPT2_TLS_CLIENT_CA_FILE needs GPT2_TLS_CERTIFICATE_FILE and GPT2_TLS_KEY_FILE")
+        return self
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """URIs that artifacts and files may be read under, the artifact root first."""
+        further = (part.strip() for part in self.allowed_roots.split(","))
+        return (self.artifact_root, *(_as_uri(part) for part in further if part))
+
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+def load_settings(kind: type[Settings]) -> Settings:
+    """Reads settings from the environment. Raises SettingsError, which names every variable that is wrong."""
+    try:
+        return kind(_secrets_dir=os.environ.get(f"{PREFIX}SECRETS_DIR"))  # type: ignore[call-arg]
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_input=False, include_url=False):
+            name = PREFIX + str(problem["loc"][0]).upper() + ": " if problem["loc"] else ""
+            lines.append(name + problem["msg"].removeprefix("Value error, "))
+        raise SettingsError("\n".join(lines)) from None
+
+
+def describe_settings(kind: type[ServiceSettings]) -> str:
+    """Lists every variable with its default and meaning, for `--help`."""
+    lines = []
+    for name, field in kind.model_fields.items():
+        default = "" if field.default in (None, "") else f" [default: {field.default}]"
+        lines.append(f"  {PREFIX}{name.upper()}{default}\n      {field.description}")
+    return "\n".join(lines)

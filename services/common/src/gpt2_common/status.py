@@ -1,0 +1,85 @@
+"""The one place where errors become gRPC statuses.
+
+The wire carries `google.rpc.Status` with `google.rpc.ErrorInfo` (a stable reason and the parts of the message that
+vary) and, for bad requests, `google.rpc.BadRequest`. An exception that is not ours is a bug: INTERNAL, without details.
+"""
+
+import errno
+from collections.abc import Mapping
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from gpt2_common import errors
+
+ERROR_DOMAIN = "gpt2-pipeline"
+
+CODE_BY_ERROR: Mapping[type[errors.PipelineError], grpc.StatusCode] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DataLoss: grpc.StatusCode.DATA_LOSS,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.JobInterrupted: grpc.StatusCode.CANCELLED,
+}
+
+
+def status_of(error: BaseException) -> status_pb2.Status:
+    """Describes an exception for callers.
+
+    Returns:
+        A status whose message a user can act on. For exceptions that are not ours it says INTERNAL and names the
+        exception's type alone, as its text may hold what callers must not see.
+    """
+    known = _as_pipeline_error(error)
+    if known is None:
+        return status_pb2.Status(
+            code=_number(grpc.StatusCode.INTERNAL),
+            message=f"internal error ({type(error).__name__}): this is a bug; the service's log has the details",
+        )
+    code = next(code for kind, code in CODE_BY_ERROR.items() if isinstance(known, kind))
+    status = status_pb2.Status(code=_number(code), message=known.message)
+    info = error_details_pb2.ErrorInfo(reason=known.reason, domain=ERROR_DOMAIN, metadata=known.metadata)
+    status.details.append(_pack(info))
+    if isinstance(known, errors.InvalidRequest):
+        bad_request = error_details_pb2.BadRequest()
+        for field, description in known.violations:
+            bad_request.field_violations.add(field=field, description=description)
+        status.details.append(_pack(bad_request))
+    return status
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an exception is one that users are meant to see, rather than a bug."""
+    return _as_pipeline_error(error) is not None
+
+
+def code_of(status: status_pb2.Status) -> grpc.StatusCode:
+    """The gRPC status code of a status."""
+    return next(code for code in grpc.StatusCode if _number(code) == status.code)
+
+
+def _as_pipeline_error(error: BaseException) -> errors.PipelineError | None:
+    if isinstance(error, errors.PipelineError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" at {error.filename}" if error.filename else ""
+        return errors.ResourceExhausted(f"no space left on the disk{where}: free some and retry the job")
+    if isinstance(error, MemoryError):
+        return errors.ResourceExhausted("not enough memory: choose smaller sizes or give the service more, and retry")
+    return None
+
+
+def _number(code: grpc.StatusCode) -> int:
+    number: int = code.value[0]
+    return number
+
+
+def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed

@@ -1,0 +1,166 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from gpt2_common.artifacts import ArtifactStore
+from gpt2_common.artifacts.roots import require_allowed
+from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound
+
+
+@pytest.fixture
+def store(tmp_path):
+    root = (tmp_path / "root").as_uri()
+    return ArtifactStore(root, [root], tmp_path / "scratch")
+
+
+def make(store, job_id="run/export", kind="corpus", text="hello", producer=None, parents=()):
+    with store.create(job_id, kind, kind, producer or {"job_id": job_id}, parents) as writer:
+        (writer.folder / "part").mkdir(exist_ok=True)
+        (writer.folder / "part" / "text.txt").write_text(text)
+        (writer.folder / "other.bin").write_bytes(b"\x00\x01")
+        return writer.commit({"documents": 1}, {"language": "en"})
+
+
+def test_what_was_committed_can_be_opened_with_all_that_was_said_of_it(store):
+    parent = make(store, "run/a")
+    made = make(store, "run/b", kind="dataset", parents=[parent])
+    opened = store.open("dataset_uri", made.uri, "dataset", verify=True)
+    assert opened.digest == made.digest
+    assert opened.manifest.counts == {"documents": 1}
+    assert opened.manifest.properties == {"language": "en"}
+    assert opened.manifest.parents[0].digest == parent.digest
+    assert (opened.folder / "part" / "text.txt").read_text() == "hello"
+
+
+def test_the_digest_tells_content_and_nothing_else(store):
+    first = make(store, "run/a", producer={"job_id": "a", "time": "1"})
+    same = make(store, "run/b", producer={"job_id": "b", "time": "2"})
+    other = make(store, "run/c", text="hello!")
+    assert first.digest == same.digest
+    assert other.digest != first.digest
+
+
+def test_nothing_can_be_opened_before_the_commit(store):
+    with store.create("run/a", "corpus", "corpus", {}) as writer:
+        (writer.folder / "text.txt").write_text("half")
+        with pytest.raises(NotFound, match=r"corpus_uri: .* has no manifest.json"):
+            store.open("corpus_uri", writer.uri, "corpus")
+
+
+def test_files_of_an_attempt_before_are_found_again(store):
+    with store.create("run/a", "corpus", "corpus", {}) as writer:
+        (writer.folder / "shard-0").write_text("done")
+    with store.create("run/a", "corpus", "corpus", {}) as writer:
+        assert (writer.folder / "shard-0").read_text() == "done"
+
+
+def test_a_commit_replaces_what_an_attempt_before_committed(store):
+    make(store, text="old")
+    made = make(store, text="new")
+    assert (store.open("uri", made.uri, "corpus", verify=True).folder / "part" / "text.txt").read_text() == "new"
+
+
+def test_an_artifact_of_the_wrong_kind_is_refused_naming_the_field(store):
+    made = make(store)
+    with pytest.raises(InvalidRequest, match=r"tokenizer_uri: .* is a corpus artifact; a tokenizer artifact is needed"):
+        store.open("tokenizer_uri", made.uri, "tokenizer")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "flip"])
+def test_damaged_files_are_found(store, damage):
+    made = make(store)
+    path = made.folder / "part" / "text.txt"
+    if damage == "truncate":
+        path.write_text("hell")
+    elif damage == "delete":
+        path.unlink()
+    else:
+        path.write_text("hallo")
+    with pytest.raises(DataLoss, match=r"part/text.txt .*make the artifact again"):
+        store.open("uri", made.uri, "corpus", verify=True)
+
+
+def edit(path: Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_damaged_manifest_is_found(store):
+    made = make(store)
+    manifest = made.folder / "manifest.json"
+    original = manifest.read_text()
+    for text in ("", "{", "[]", original[:-20], original.replace("text.txt", "else.txt")):
+        manifest.write_text(text)
+        with pytest.raises(DataLoss):
+            store.open("uri", made.uri, "corpus")
+
+
+def test_an_artifact_of_an_unknown_version_is_refused(store):
+    made = make(store)
+    edit(made.folder / "manifest.json", lambda content: content.update(format_version=2))
+    with pytest.raises(FailedPrecondition, match="format 2"):
+        store.open("uri", made.uri, "corpus")
+
+
+@pytest.mark.parametrize("path", ["../../secret", "/etc/passwd", "a/../../b", ""])
+def test_a_manifest_cannot_name_files_outside(store, path):
+    made = make(store)
+    edit(made.folder / "manifest.json", lambda content: content["files"][0].update(path=path))
+    with pytest.raises(DataLoss):
+        store.open("uri", made.uri, "corpus")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "/etc",
+        "file:///etc/passwd",
+        "{root}/../outside",
+        "{root}/%2e%2e/outside",
+        "{root}/link",
+        "{root}/a#b",
+        "{root}/a?b",
+        "file://host{path}",
+        "relative/path",
+        "s3://bucket/corpus",
+        "{root}-beside",
+        "{root}/a\0b",
+        "{root}/" + "x" * 4096,
+    ],
+)
+def test_uris_outside_the_roots_are_refused(store, tmp_path, uri):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "outside")
+    uri = uri.replace("{root}", store.root).replace("{path}", str(tmp_path / "root"))
+    with pytest.raises(InvalidRequest, match="corpus_uri: "):
+        store.open("corpus_uri", uri, "corpus")
+
+
+def test_paths_are_taken_as_uris(store, tmp_path):
+    made = make(store)
+    assert store.open("uri", str(made.folder), "corpus").uri == made.uri
+    assert store.open("uri", made.uri + "/", "corpus").uri == made.uri
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/data/../../other", "s3://bucket/database/x", "s3://else/data/x", "s3://bucket/data/%2e%2e/x"]
+)
+def test_remote_uris_stay_under_their_root(uri):
+    assert require_allowed("uri", "s3://bucket/data/x", ["s3://bucket/data"]) == "s3://bucket/data/x"
+    with pytest.raises(InvalidRequest):
+        require_allowed("uri", uri, ["s3://bucket/data"])
+
+
+def test_an_object_store_holds_artifacts_as_a_disk_does(tmp_path):
+    store = ArtifactStore("memory://bucket/root", ["memory://bucket/root"], tmp_path / "scratch")
+    made = make(store)
+    assert made.uri == "memory://bucket/root/run~export/corpus"
+    # Another service, with a scratch folder of its own.
+    reader = ArtifactStore("memory://bucket/root", ["memory://bucket/root"], tmp_path / "other")
+    opened = reader.open("uri", made.uri, "corpus", verify=True)
+    assert opened.digest == made.digest
+    assert (opened.folder / "part" / "text.txt").read_text() == "hello"
