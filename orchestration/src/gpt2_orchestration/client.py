@@ -1,0 +1,200 @@
+"""Talks to the services: channels with their credentials, start calls, jobs followed to their end.
+
+Where the services are comes from the environment of the process that calls them, never from a pipeline's parameters, so
+that neither addresses nor secrets enter ML Metadata or a cache key.
+
+    GPT2_EXPORTER_ADDRESS, GPT2_TOKENIZER_ADDRESS, GPT2_TRAINER_ADDRESS, GPT2_REGISTRY_ADDRESS   host:port
+    GPT2_CLIENT_TOKEN            bearer token
+    GPT2_CLIENT_CA_FILE          PEM authorities; turns TLS on
+    GPT2_CLIENT_CERTIFICATE_FILE, GPT2_CLIENT_KEY_FILE   for mutual TLS
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from gpt2.jobs.v1 import job_pb2, jobs_service_pb2, jobs_service_pb2_grpc
+from gpt2_orchestration.calls import DEFAULT_PORTS, STUBS, StartCall
+
+CALL_SECONDS = 30.0
+"""Deadline of a call that is answered at once."""
+
+_LOST_SECONDS = 300.0
+"""How long a service may be away in the middle of a job before following it is given up."""
+
+_FINAL = (job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED)
+
+
+class ServiceError(Exception):
+    """A call was refused or a service does not answer; the message says which and what to do."""
+
+
+class JobFailed(ServiceError):
+    """A job ended FAILED or CANCELLED."""
+
+    def __init__(self, job: job_pb2.Job) -> None:
+        self.job = job
+        state = job_pb2.Job.State.Name(job.state).removeprefix("STATE_")
+        super().__init__(f"{job.kind} ({job.job_id}) is {state}: {job.error.message}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientSettings:
+    """Where the services are and how to prove who calls."""
+
+    addresses: Mapping[str, str]
+    token: str | None = field(default=None, repr=False)
+    authority_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ClientSettings":
+        """Reads the variables that this module's docstring lists."""
+
+        def path(name: str) -> Path | None:
+            value = environment.get(name)
+            return Path(value) if value else None
+
+        return cls(
+            addresses={
+                service: environment.get(f"GPT2_{service.upper()}_ADDRESS", f"localhost:{port}")
+                for service, port in DEFAULT_PORTS.items()
+            },
+            token=environment.get("GPT2_CLIENT_TOKEN") or None,
+            authority_file=path("GPT2_CLIENT_CA_FILE"),
+            certificate_file=path("GPT2_CLIENT_CERTIFICATE_FILE"),
+            key_file=path("GPT2_CLIENT_KEY_FILE"),
+        )
+
+
+class ServiceClient:
+    """One service, as a caller sees it.
+
+    Args:
+        service: Its short name.
+        channel: A channel to it.
+        address: Where it is, for errors.
+        token: Bearer token to send.
+    """
+
+    def __init__(self, service: str, channel: grpc.Channel, address: str, token: str | None) -> None:
+        self.service = service
+        self.address = address
+        self._own = STUBS[service](channel)
+        self._jobs = jobs_service_pb2_grpc.JobsServiceStub(channel)
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+
+    def call(self, method: str, request: Message, timeout_seconds: float = CALL_SECONDS) -> Any:
+        """Calls a method of the service's own interface. Raises ServiceError."""
+        return self._call(getattr(self._own, method), request, timeout_seconds)
+
+    def stream(self, method: str, request: Message) -> Iterator[Any]:
+        """Calls a streaming method of the service's own interface. Raises ServiceError."""
+        with self._translated():
+            yield from getattr(self._own, method)(request, metadata=self._metadata)
+
+    def version(self) -> str:
+        """Version of the service's code. Raises ServiceError."""
+        request = jobs_service_pb2.DescribeServiceRequest()
+        answer: jobs_service_pb2.DescribeServiceResponse = self._call(self._jobs.DescribeService, request, CALL_SECONDS)
+        return answer.version
+
+    def start(self, call: StartCall, request: Message) -> job_pb2.Job:
+        """Makes a start call. Raises ServiceError."""
+        job: job_pb2.Job = self.call(call.name, request).job
+        return job
+
+    def jobs(self, run_id: str) -> list[job_pb2.Job]:
+        """The jobs of one run, newest first. Raises ServiceError."""
+        request = jobs_service_pb2.ListJobsRequest(run_id=run_id)
+        return list(self._call(self._jobs.ListJobs, request, CALL_SECONDS).jobs)
+
+    def cancel(self, job_id: str, reason: str) -> job_pb2.Job:
+        """Asks a job to stop. Raises ServiceError."""
+        request = jobs_service_pb2.CancelJobRequest(job_id=job_id, reason=reason)
+        job: job_pb2.Job = self._call(self._jobs.CancelJob, request, CALL_SECONDS).job
+        return job
+
+    def follow(self, job: job_pb2.Job, on_change: Callable[[job_pb2.Job], None]) -> job_pb2.Job:
+        """Follows a job to its end; a service that restarts meanwhile is waited for.
+
+        Args:
+            job: What the start call returned.
+            on_change: Hears of each change.
+
+        Returns:
+            The job, SUCCEEDED.
+
+        Raises:
+            JobFailed: It ended otherwise.
+            ServiceError: The service was away for too long.
+        """
+        lost_since: float | None = None
+        on_change(job)
+        while job.state not in _FINAL:
+            try:
+                request = jobs_service_pb2.WatchJobRequest(job_id=job.job_id, after_revision=job.revision)
+                for answer in self._jobs.WatchJob(request, metadata=self._metadata):
+                    job = answer.job
+                    lost_since = None
+                    on_change(job)
+            except grpc.RpcError as error:
+                now = time.monotonic()
+                lost_since = lost_since or now
+                if error.code() != grpc.StatusCode.UNAVAILABLE or now - lost_since > _LOST_SECONDS:
+                    raise self._translate(error) from error
+                time.sleep(1)
+        if job.state != job_pb2.Job.STATE_SUCCEEDED:
+            raise JobFailed(job)
+        return job
+
+    def _call(self, method: Any, request: Message, timeout_seconds: float) -> Any:
+        with self._translated():
+            return method(request, timeout=timeout_seconds, metadata=self._metadata)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: grpc.RpcError) -> ServiceError:
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            variable = f"GPT2_{self.service.upper()}_ADDRESS"
+            return ServiceError(
+                f"the {self.service} at {self.address} does not answer: "
+                f"start it (`gpt2 stack up`), or correct {variable}"
+            )
+        return ServiceError(f"the {self.service} refused the call ({error.code().name}): {error.details()}")
+
+
+@contextmanager
+def connect(service: str, settings: ClientSettings) -> Iterator[ServiceClient]:
+    """Opens a channel to a service. It connects when it is first used."""
+    address = settings.addresses[service]
+    if settings.authority_file is None:
+        channel = grpc.insecure_channel(address)
+    else:
+        channel = grpc.secure_channel(address, _credentials(settings))
+    with channel:
+        yield ServiceClient(service, channel, address, settings.token)
+
+
+def _credentials(settings: ClientSettings) -> grpc.ChannelCredentials:
+    def read(path: Path | None) -> bytes | None:
+        return path.read_bytes() if path else None
+
+    return grpc.ssl_channel_credentials(
+        root_certificates=read(settings.authority_file),
+        private_key=read(settings.key_file),
+        certificate_chain=read(settings.certificate_file),
+    )

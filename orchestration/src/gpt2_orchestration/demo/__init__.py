@@ -1,0 +1,1 @@
+"""The demonstration: the whole pipeline on text that every machine with Python has."""

@@ -1,0 +1,47 @@
+"""What a pipeline is built with besides its specification: folders, and what the services say of themselves now."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2.exporter.v1 import exporter_service_pb2
+from gpt2_orchestration.calls import DEFAULT_PORTS
+from gpt2_orchestration.client import ClientSettings, connect
+from gpt2_orchestration.specification import PipelineSpecification
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSettings:
+    """Where a pipeline keeps its own things."""
+
+    root: Path
+    """Folder of TFX's artifacts."""
+    metadata: Path
+    """SQLite file of ML Metadata."""
+    enable_cache: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceFacts:
+    """What the services say now; it goes into the cache keys."""
+
+    versions: Mapping[str, str]
+    """Version of each service's code."""
+    snapshot: str = ""
+    """State of the data that is exported; empty where the specification reads files."""
+
+
+def ask_services(specification: PipelineSpecification, client: ClientSettings) -> ServiceFacts:
+    """Asks the services for what the cache keys need. Raises ServiceError."""
+    versions = {}
+    for service in DEFAULT_PORTS:
+        with connect(service, client) as caller:
+            versions[service] = caller.version()
+    snapshot = ""
+    if specification.export_corpus is not None:
+        snapshot = specification.export_corpus.snapshot
+        if not snapshot:
+            request = exporter_service_pb2.DescribeSourceRequest(source=specification.export_corpus.source)
+            with connect("exporter", client) as exporter:
+                snapshot = exporter.call("DescribeSource", request).snapshot
+    return ServiceFacts(versions=versions, snapshot=snapshot)

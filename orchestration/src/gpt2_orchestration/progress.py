@@ -1,0 +1,110 @@
+"""Shows how far a job is: a bar in a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gpt2.jobs.v1 import job_pb2
+
+_LINE_SECONDS = 5.0
+
+
+class JobDisplay(Protocol):
+    """Shows one job."""
+
+    def show(self, job: job_pb2.Job) -> None:
+        """Shows the job as it is now."""
+
+
+class BarDisplay:
+    """A bar that moves, with rate and time left.
+
+    Args:
+        stage: Name before the bar.
+        progress: What draws it.
+    """
+
+    def __init__(self, stage: str, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task(escape(stage), total=None, facts="")
+
+    def show(self, job: job_pb2.Job) -> None:
+        """Moves the bar."""
+        now = job.progress
+        succeeded = job.state == job_pb2.Job.STATE_SUCCEEDED
+        total = 1.0 if succeeded else (now.total or None)
+        done = 1.0 if succeeded else now.done
+        self._progress.update(self._task, total=total, completed=done, facts=escape(describe(job)))
+
+
+class LineDisplay:
+    """A line for each change of state or phase, and every few seconds between.
+
+    Args:
+        stage: Name at the start of each line.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._last: tuple[int, str] | None = None
+        self._shown = 0.0
+
+    def show(self, job: job_pb2.Job) -> None:
+        """Prints a line when there is something new to say."""
+        now = time.monotonic()
+        state = (int(job.state), job.progress.phase)
+        if state == self._last and now - self._shown < _LINE_SECONDS:
+            return
+        self._last, self._shown = state, now
+        print(f"{self._stage:<16} {describe(job)}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def job_display(stage: str) -> Iterator[JobDisplay]:
+    """Shows a job on standard error, as fits what that is."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield LineDisplay(stage)
+        return
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[facts]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, expand=True) as progress:
+        yield BarDisplay(stage, progress)
+
+
+def describe(job: job_pb2.Job) -> str:
+    """How far a job is, in one line: phase, amount, rate, time left, figures."""
+    now = job.progress
+    state = job_pb2.Job.State.Name(job.state).removeprefix("STATE_").lower()
+    if job.state != job_pb2.Job.STATE_RUNNING:
+        return state
+    parts = [now.phase or state]
+    if now.total:
+        parts.append(f"{now.done:,.0f}/{now.total:,.0f} {now.unit}")
+    elif now.done:
+        parts.append(f"{now.done:,.0f} {now.unit}")
+    if now.rate > 0:
+        parts.append(f"{now.rate:,.1f}/s")
+        if now.total > now.done:
+            parts.append(f"{duration((now.total - now.done) / now.rate)} left")
+    parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in sorted(now.metrics.items())]
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: `45s`, `3m20s`, `2h05m`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

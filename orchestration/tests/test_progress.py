@@ -1,0 +1,36 @@
+import pytest
+
+from gpt2.jobs.v1 import job_pb2
+from gpt2_orchestration.progress import LineDisplay, describe, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (59.6, "1m00s"), (45, "45s"), (200, "3m20s"), (7500, "2h05m"), (90000, "25h00m")]
+)
+def test_durations_are_short(seconds, text):
+    assert duration(seconds) == text
+
+
+def running(**progress) -> job_pb2.Job:
+    return job_pb2.Job(state=job_pb2.Job.STATE_RUNNING, progress=job_pb2.Progress(**progress))
+
+
+def test_a_job_is_described_with_amount_rate_time_left_and_figures():
+    job = running(phase="training", done=1500, total=3000, unit="steps", rate=10, metrics={"loss": 5.4321})
+    assert describe(job) == "training  1,500/3,000 steps  10.0/s  2m30s left  loss 5.432"
+
+
+def test_what_is_unknown_is_left_out():
+    assert describe(running(phase="reading", done=10, unit="documents")) == "reading  10 documents"
+    assert describe(running()) == "running"
+    assert describe(job_pb2.Job(state=job_pb2.Job.STATE_QUEUED)) == "queued"
+
+
+def test_lines_are_printed_for_what_is_new_alone(capsys):
+    display = LineDisplay("TrainModel")
+    for done in range(5):
+        display.show(running(phase="training", done=done, total=10, unit="steps"))
+    display.show(job_pb2.Job(state=job_pb2.Job.STATE_SUCCEEDED))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[1].split() == ["TrainModel", "succeeded"]
