@@ -1,0 +1,1 @@
+"""Text files: finding them under the allowed roots, and reading the documents in them."""

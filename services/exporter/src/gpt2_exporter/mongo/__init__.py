@@ -1,0 +1,1 @@
+"""MongoDB: which documents an export reads, and reading them without losing one."""

@@ -1,0 +1,140 @@
+"""A snapshot: which documents of a source there are at one moment, small enough to be passed about as a string.
+
+It holds the number of matching documents and the greatest `_id` of each collection. An export that is given one reads
+no document with a greater `_id`. As ids made by MongoDB's drivers grow with time, later documents stay out; ids that an
+application makes in another order can let one in, which the changed number of documents then shows.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bson.errors import BSONError
+from pymongo import ASCENDING, DESCENDING
+from pymongo.collection import Collection as MongoCollection
+
+from gpt2.exporter.v1 import exporter_service_pb2 as pb
+from gpt2_common.errors import InvalidRequest
+from gpt2_exporter.mongo.connection import Server
+from gpt2_exporter.mongo.filter import parse_filter
+from gpt2_exporter.mongo.identifier import BRACKET_RANGES, CODEC, bracket_of, from_json, out_of_order, to_json
+
+DEFAULT_TEXT_FIELD = "text"
+_VERSION = 1
+
+Query = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionState:
+    """What one collection holds of the source."""
+
+    documents: int
+    """Documents that match."""
+    greatest: tuple[Any, ...]
+    """Greatest matching `_id` of each bracket of types that occurs, in MongoDB's order; mostly one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a source held at one moment."""
+
+    source_digest: str
+    """Which source it is of."""
+    collections: tuple[CollectionState, ...]
+    """In the order of the source's collections."""
+
+    @property
+    def documents(self) -> int:
+        """Documents that match, altogether."""
+        return sum(state.documents for state in self.collections)
+
+    def token(self) -> str:
+        """The snapshot as an opaque string: the same for the same state."""
+        states = [[state.documents, list(state.greatest)] for state in self.collections]
+        return base64.urlsafe_b64encode(to_json([_VERSION, self.source_digest, states]).encode()).decode()
+
+    @classmethod
+    def parse(cls, token: str, source: pb.MongoSource) -> "Snapshot":
+        """Reads a token.
+
+        Raises:
+            InvalidRequest: It is none, or one of another source.
+        """
+        try:
+            version, digest, states = from_json(base64.b64decode(token, altchars=b"-_", validate=True).decode())
+            collections = tuple(CollectionState(int(documents), tuple(ids)) for documents, ids in states)
+        except (ValueError, TypeError, KeyError, BSONError, RecursionError) as error:
+            raise _wrong("is not the `snapshot` of a DescribeSourceResponse") from error
+        if version != _VERSION:
+            raise _wrong(f"was made by another version of the exporter (format {version})")
+        if digest != source_digest(source) or len(collections) != len(source.collections):
+            raise _wrong("describes another source: connection, database, collections, text_field or filter differ")
+        return cls(digest, collections)
+
+
+def take_snapshot(server: Server, source: pb.MongoSource) -> Snapshot:
+    """Looks at what the source holds now. Errors as `connect`."""
+    query = parse_filter(source.filter)
+    database = server.client[source.database]
+    states = [_look_at(database.get_collection(name, codec_options=CODEC), query) for name in source.collections]
+    return Snapshot(source_digest(source), tuple(states))
+
+
+def source_digest(source: pb.MongoSource) -> str:
+    """Names a source: the same for requests that mean the same."""
+    content = [
+        source.connection.upper(),
+        source.database,
+        list(source.collections),
+        source.text_field or DEFAULT_TEXT_FIELD,
+        to_json(parse_filter(source.filter)),
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def narrowed(query: Query, id_range: Mapping[str, Any] | Any) -> Query:
+    """The query, narrowed to ids in a range; the two stand side by side, as the query may speak of `_id` itself."""
+    return {"$and": [query, {"_id": id_range}]} if query else {"_id": id_range}
+
+
+def _look_at(collection: MongoCollection, query: Query) -> CollectionState:
+    documents = collection.count_documents(query)
+    least = _outermost_id(collection, query, ASCENDING)
+    greatest = _outermost_id(collection, query, DESCENDING)
+    if not least or not greatest:
+        return CollectionState(0, ())
+    outer = {bracket_of(least[0]), bracket_of(greatest[0])}
+    if len(outer) == 1:
+        _require_order(collection, query, greatest)
+        return CollectionState(documents, greatest)
+    found = {
+        bracket: _outermost_id(collection, narrowed(query, condition), DESCENDING)
+        for bracket, condition in BRACKET_RANGES.items()
+        if bracket in outer or "$gte" in condition
+    }
+    # Servers of this protocol that are not MongoDB itself may compare values of several brackets.
+    every = (identifier for bracket, ids in found.items() for identifier in ids if bracket_of(identifier) == bracket)
+    return CollectionState(documents, tuple(every))
+
+
+def _require_order(collection: MongoCollection, query: Query, greatest: tuple[Any, ...]) -> None:
+    """Checks that nothing lies beyond the greatest `_id`, as it does on servers that sort numbers as text."""
+    beyond = {"$gt": greatest[0]}
+    # What was added between two looks is greater too, but then so is the greatest at a second look.
+    beyond_it = collection.find_one(narrowed(query, beyond), {"_id": 1}) is not None
+    if beyond_it and _outermost_id(collection, query, DESCENDING) == greatest:
+        raise out_of_order(collection.full_name)
+
+
+def _outermost_id(collection: MongoCollection, query: Query, direction: int) -> tuple[Any, ...]:
+    """The first `_id` in a direction, alone in a tuple; empty when nothing matches."""
+    found = collection.find(query, {"_id": 1}).sort("_id", direction).limit(1)
+    return tuple(document["_id"] for document in found)
+
+
+def _wrong(description: str) -> InvalidRequest:
+    return InvalidRequest([("snapshot", f"{description}: call DescribeSource for this source again")])

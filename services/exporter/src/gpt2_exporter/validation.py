@@ -1,0 +1,126 @@
+"""What can be wrong with a request, found without asking any server: lists of pairs of field and description."""
+
+import codecs
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from gpt2.exporter.v1 import exporter_service_pb2 as pb
+from gpt2_common.errors import InvalidRequest
+from gpt2_exporter.mongo.filter import parse_filter
+from gpt2_exporter.mongo.snapshot import Snapshot
+from gpt2_exporter.settings import ExporterSettings, connection_setting
+
+Problems = list[tuple[str, str]]
+
+_CONNECTION = re.compile(r"[A-Za-z0-9_]{1,64}")
+_DATABASE = re.compile(r'[^/\\. "$*<>:|?\0]{1,63}')
+
+
+def export_problems(request: pb.ExportCorpusRequest, settings: ExporterSettings) -> Problems:
+    """What is wrong with a request for an export."""
+    problems = source_problems(request.HasField("source"), request.source, settings)
+    if not problems and request.snapshot:
+        problems += _violations_of(lambda: Snapshot.parse(request.snapshot, request.source))
+    return problems + _limit_problems(request.max_rejected)
+
+
+def import_problems(request: pb.ImportFilesRequest, require_allowed: Callable[[str, str], str]) -> Problems:
+    """What is wrong with a request for an import.
+
+    Args:
+        request: The request.
+        require_allowed: Takes a field and a URI; raises InvalidRequest when the URI is outside the allowed roots.
+    """
+    problems: Problems = [] if request.uris else [("uris", "is required: name at least one folder, file or glob")]
+    for index, uri in enumerate(request.uris):
+        problems += _violations_of(partial(require_allowed, f"uris[{index}]", uri))
+    problems += _text_field_problems("text_field", request.text_field)
+    problems += _encoding_problems(request.encoding)
+    return problems + _limit_problems(request.max_rejected)
+
+
+def source_problems(present: bool, source: pb.MongoSource, settings: ExporterSettings) -> Problems:
+    """What is wrong with a source.
+
+    Args:
+        present: Whether the request has one at all.
+        source: The source.
+        settings: Which connections there are.
+    """
+    if not present:
+        return [("source", "is required")]
+    return [
+        *_connection_problems(source.connection, settings),
+        *_database_problems(source.database),
+        *_collection_problems(source.collections),
+        *_text_field_problems("source.text_field", source.text_field),
+        *_violations_of(lambda: parse_filter(source.filter)),
+    ]
+
+
+def _connection_problems(connection: str, settings: ExporterSettings) -> Problems:
+    if connection and not _CONNECTION.fullmatch(connection):
+        return [("source.connection", "must be a connection's name: letters, digits and '_', 64 at most")]
+    if settings.connection_uri(connection) is None:
+        known = ", ".join(settings.connections) or "none"
+        return [
+            (
+                "source.connection",
+                f"{connection} is not configured (named connections: {known}): "
+                f"set {connection_setting(connection)} where the exporter runs",
+            )
+        ]
+    return []
+
+
+def _database_problems(database: str) -> Problems:
+    if not database:
+        return [("source.database", "is required")]
+    if not _DATABASE.fullmatch(database):
+        return [("source.database", 'is no name of a MongoDB database: 1 to 63 characters without /\\. "$*<>:|?')]
+    return []
+
+
+def _collection_problems(collections: Sequence[str]) -> Problems:
+    if not collections:
+        return [("source.collections", "is required: name at least one collection")]
+    problems = []
+    for index, name in enumerate(collections):
+        field = f"source.collections[{index}]"
+        if not all(name.split(".")) or "$" in name or "\0" in name or len(name.encode()) > 255:
+            problems.append((field, f"{name!r} is no name of a MongoDB collection"))
+        elif name in collections[:index]:
+            problems.append((field, f"{name} is named twice: its documents would be exported twice"))
+    return problems
+
+
+def _text_field_problems(field: str, path: str) -> Problems:
+    if not path:
+        return []
+    if "\0" in path or any(not part or part.startswith("$") for part in path.split(".")):
+        return [(field, f"{path!r} is no path of a field, such as body.text")]
+    return []
+
+
+def _encoding_problems(encoding: str) -> Problems:
+    if not encoding:
+        return []
+    try:
+        codecs.lookup(encoding)
+        "\n".encode(encoding)
+    except (LookupError, ValueError):
+        return [("encoding", f"{encoding!r} is no known encoding of text: use a name such as utf-8, latin-1 or cp1252")]
+    return []
+
+
+def _limit_problems(max_rejected: int) -> Problems:
+    return [] if max_rejected >= -1 else [("max_rejected", "must be -1 (no limit), 0 or greater")]
+
+
+def _violations_of(check: Callable[[], object]) -> Problems:
+    try:
+        check()
+    except InvalidRequest as error:
+        return list(error.violations)
+    return []

@@ -1,0 +1,220 @@
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pymongo
+import pytest
+
+from gpt2.exporter.v1 import exporter_service_pb2 as pb
+from gpt2_common.jobs.context import Interruption, JobContext, JobIdentity
+from gpt2_exporter.jobs import export_corpus, import_files
+from gpt2_exporter.settings import ExporterSettings
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def mongo_port(tmp_path_factory):
+    """A MongoDB-protocol server as a process; its port."""
+    folder = tmp_path_factory.mktemp("mongo")
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("nx-27017")), "--data-dir", str(folder / "data")]
+    command += [
+        "--host",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "--log-file",
+        str(folder / "log"),
+        "--pid-file",
+        str(folder / "p"),
+    ]
+    with (folder / "out").open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder)
+    client = pymongo.MongoClient("127.0.0.1", port, serverSelectionTimeoutMS=500)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            client.admin.command("ping")
+            break
+        except pymongo.errors.PyMongoError:
+            assert time.monotonic() < deadline, (folder / "out").read_text()
+            assert process.poll() is None
+    client.close()
+    yield port
+    process.kill()
+    process.wait(30)
+
+
+@pytest.fixture
+def mongo(mongo_port):
+    """A client whose databases are gone after the test."""
+    with pymongo.MongoClient("127.0.0.1", mongo_port) as client:
+        yield client
+        for name in client.list_database_names():
+            if name != "admin":
+                client.drop_database(name)
+
+
+class Wire:
+    """A TCP proxy before the server, that can hurt what passes.
+
+    Bytes `~~~` on their way to the client become an encoded lone surrogate, which is broken UTF-8 of the same length.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self.cut_after: int | None = None
+        self.connections_cut = 0
+        self._seen = 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                upstream = socket.create_connection(("127.0.0.1", self._target))
+                threading.Thread(target=self._pass, args=(client, upstream, False), daemon=True).start()
+                threading.Thread(target=self._pass, args=(upstream, client, True), daemon=True).start()
+
+    def _pass(self, source, target, answers):
+        with contextlib.suppress(OSError):
+            while block := source.recv(1 << 16):
+                if answers:
+                    block = block.replace(b"~~~", b"\xed\xa0\x80")
+                    self._seen += len(block)
+                    if self.cut_after is not None and self._seen > self.cut_after:
+                        self._seen = 0
+                        self.connections_cut += 1
+                        break
+                target.sendall(block)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def close(self):
+        self._server.close()
+
+
+@pytest.fixture
+def wire(mongo_port):
+    wire = Wire(mongo_port)
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def settings(mongo_port, tmp_path):
+    return ExporterSettings(
+        mongodb_uri=f"mongodb://127.0.0.1:{mongo_port}",
+        mongodb_timeout_seconds=3,
+        artifact_root=str(tmp_path / "artifacts"),
+        allowed_roots=str(tmp_path / "texts"),
+    )
+
+
+class Progress:
+    """Hears a job's progress; calls back at each."""
+
+    def __init__(self) -> None:
+        self.heard = []
+        self.interruption = Interruption()
+        self.on_progress = lambda _: None
+
+    def __call__(self, progress):
+        self.heard.append(progress)
+        self.on_progress(progress)
+
+
+@pytest.fixture
+def progress():
+    return Progress()
+
+
+@pytest.fixture
+def make_context(settings, progress):
+    def make(job_id="job", attempt=1, request_digest="digest", **changes):
+        identity = JobIdentity(
+            service="exporter", job_id=job_id, run_id=job_id, request_digest=request_digest, attempt=attempt
+        )
+        changed = settings.model_copy(update=changes)
+        return JobContext(identity, changed, progress, progress.interruption)
+
+    return make
+
+
+@pytest.fixture
+def context(make_context):
+    return make_context()
+
+
+@pytest.fixture
+def child_environment(settings):
+    """The environment of a child process with the settings of the test."""
+    return {
+        **os.environ,
+        "GPT2_MONGODB_URI": settings.mongodb_uri.get_secret_value(),
+        "GPT2_ARTIFACT_ROOT": settings.artifact_root,
+        "GPT2_ALLOWED_ROOTS": settings.allowed_roots,
+        "GPT2_KAFKA_BOOTSTRAP_SERVERS": "",
+    }
+
+
+class Corpus:
+    """A corpus that a job made, and what the tests look at in it."""
+
+    def __init__(self, output):
+        self.counts = dict(output.counts)
+        self.digest = output.digest
+        self.folder = Path(output.uri.removeprefix("file://"))
+
+    @property
+    def shards(self):
+        return sorted(self.folder.glob("corpus-*.parquet"))
+
+    @property
+    def rows(self):
+        return [row for shard in self.shards for row in pq.read_table(shard).to_pylist()]
+
+    @property
+    def texts(self):
+        return [row["text"] for row in self.rows]
+
+    @property
+    def rejects(self):
+        return [json.loads(line) for line in (self.folder / "rejects.jsonl").read_text().splitlines()]
+
+    @property
+    def summary(self):
+        return json.loads((self.folder / "summary.json").read_text())
+
+
+@pytest.fixture
+def export():
+    """Runs the job of a request in this process."""
+
+    def run(request, context):
+        work = export_corpus if isinstance(request, pb.ExportCorpusRequest) else import_files
+        [output] = work(request, context)
+        return Corpus(output)
+
+    return run
+
+
+@pytest.fixture
+def open_corpus():
+    return Corpus

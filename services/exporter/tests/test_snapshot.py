@@ -1,0 +1,91 @@
+"""Snapshots: they change when documents come or go, and belong to one source."""
+
+import base64
+
+import pytest
+
+from gpt2.exporter.v1 import exporter_service_pb2 as pb
+from gpt2_common.errors import FailedPrecondition, InvalidRequest
+from gpt2_exporter.mongo.connection import connect
+from gpt2_exporter.mongo.snapshot import Snapshot, take_snapshot
+
+SOURCE = pb.MongoSource(database="news", collections=["articles", "letters"])
+
+
+@pytest.fixture
+def look(settings):
+    def look(source=SOURCE):
+        with connect(settings, source.connection) as server:
+            return take_snapshot(server, source)
+
+    return look
+
+
+def test_it_is_stable_and_changes_with_every_document_that_comes_or_goes(mongo, look):
+    mongo.news.articles.insert_many([{"n": n} for n in range(3)])
+    tokens = [look().token()]
+    assert look().token() == tokens[0]
+    mongo.news.letters.insert_one({"n": 9})
+    tokens.append(look().token())
+    mongo.news.articles.delete_one({"n": 0})
+    tokens.append(look().token())
+    mongo.news.articles.delete_one({"n": 2})
+    tokens.append(look().token())
+    assert len(set(tokens)) == 4
+    assert look().documents == 2
+
+
+def test_it_counts_what_matches(mongo, look):
+    mongo.news.articles.insert_many([{"n": n} for n in range(10)])
+    source = pb.MongoSource(database="news", collections=["articles"], filter='{"n": {"$gte": 4}}')
+    assert look(source).documents == 6
+
+
+def test_an_empty_source_has_one_too(mongo, look):
+    assert look().documents == 0
+    assert Snapshot.parse(look().token(), SOURCE) == look()
+
+
+def test_it_survives_a_round_as_a_string(mongo, look):
+    mongo.news.articles.insert_many([{"_id": "ä"}, {"_id": 5}, {"n": 1}])
+    assert Snapshot.parse(look().token(), SOURCE) == look()
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["x", "!", "ä", base64.b64encode(b"{}").decode(), base64.b64encode(b"[1]").decode(), "A" * 100_000]
+    + [base64.b64encode(text).decode() for text in (b'[1,"a",[[1]]]', b'[2,"a",[]]', b"[" * 50_000, b'[1,"a",5]')],
+)
+def test_what_is_none_is_refused(token):
+    with pytest.raises(InvalidRequest) as error:
+        Snapshot.parse(token, SOURCE)
+    [(field, description)] = error.value.violations
+    assert field == "snapshot"
+    assert "call DescribeSource for this source again" in description
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"database": "other"},
+        {"collections": ["letters", "articles"]},
+        {"filter": '{"a": 1}'},
+        {"connection": "other"},
+        {"text_field": "body"},
+    ],
+)
+def test_that_of_another_source_is_refused(mongo, look, change):
+    fields = {"database": "news", "collections": ["articles", "letters"], **change}
+    with pytest.raises(InvalidRequest, match="describes another source"):
+        Snapshot.parse(look().token(), pb.MongoSource(**fields))
+
+
+def test_defaults_written_out_are_the_same_source(mongo, look):
+    same = pb.MongoSource(database="news", collections=["articles", "letters"], text_field="text", filter="{}")
+    assert Snapshot.parse(look().token(), same) == look()
+
+
+def test_a_server_that_sorts_numbers_as_text_is_refused_instead_of_losing_documents(mongo, look):
+    mongo.news.articles.insert_many([{"_id": number, "text": "a"} for number in range(40)])
+    with pytest.raises(FailedPrecondition, match=r"_ids of news\.articles in their order"):
+        look()
