@@ -1,0 +1,1 @@
+"""Datasets: corpora as shards of token ids, split into training and validation."""

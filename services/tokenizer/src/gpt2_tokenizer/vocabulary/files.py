@@ -1,0 +1,96 @@
+"""The files of a tokenizer artifact: `tokenizer.json`, and OpenAI's pair `encoder.json` and `vocab.bpe`."""
+
+import json
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from gpt2_common.artifacts import Artifact
+from gpt2_common.errors import DataLoss
+from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN, UnsoundVocabulary, Vocabulary
+
+ENCODER_FILE = "encoder.json"
+MERGES_FILE = "vocab.bpe"
+TOKENIZER_FILE = "tokenizer.json"
+FILES = (TOKENIZER_FILE, ENCODER_FILE, MERGES_FILE)
+
+_MERGES_HEADER = "#version: 0.2"
+
+
+def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
+    """Writes the three files into a folder."""
+    (folder / ENCODER_FILE).write_text(json.dumps(vocabulary.ids), encoding="utf-8")
+    lines = [_MERGES_HEADER, *(f"{left} {right}" for left, right in vocabulary.merges)]
+    (folder / MERGES_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / TOKENIZER_FILE).write_text(_complete_tokenizer(vocabulary).to_str(), encoding="utf-8")
+
+
+def read_vocabulary(artifact: Artifact) -> Vocabulary:
+    """Reads the vocabulary of a tokenizer artifact. Raises DataLoss when its files are damaged."""
+    try:
+        return parse_pair(
+            (artifact.folder / ENCODER_FILE).read_text(encoding="utf-8"),
+            (artifact.folder / MERGES_FILE).read_text(encoding="utf-8"),
+        )
+    except (OSError, UnicodeDecodeError, UnsoundVocabulary) as error:
+        raise DataLoss(f"{artifact.uri} holds no sound vocabulary ({error}): make the tokenizer again") from error
+
+
+def parse_pair(encoder: str, merges: str) -> Vocabulary:
+    """Reads a vocabulary from the text of OpenAI's pair.
+
+    Args:
+        encoder: JSON object of the id of each token (`encoder.json` or `vocab.json`).
+        merges: One merge a line, two tokens with a space between (`vocab.bpe` or `merges.txt`).
+
+    Raises:
+        UnsoundVocabulary: They are no such files, or do not fit together.
+    """
+    try:
+        ids = json.loads(encoder)
+    except (ValueError, RecursionError) as error:
+        raise UnsoundVocabulary(f"the file of tokens is no JSON: {error}") from error
+    return Vocabulary.from_parts(checked_ids(ids), _parse_merges(merges))
+
+
+def checked_ids(ids: object) -> dict[str, int]:
+    """Returns what JSON gave when it is an object of integers. Raises UnsoundVocabulary otherwise."""
+    if not isinstance(ids, dict) or not all(type(index) is int for index in ids.values()):
+        raise UnsoundVocabulary("the tokens are not a JSON object that gives each its id")
+    return ids
+
+
+def text_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """An encoder of text alone.
+
+    The end token is not made known to it as special. So `<|endoftext|>` in a text is text: the pre-tokeniser takes it
+    apart (`<|`, `endoftext`, `|>`), and no merge crosses such parts.
+    """
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary.ids, merges=list(vocabulary.merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    return tokenizer
+
+
+def _complete_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """What `tokenizer.json` holds: the same with the end token as special, which `tokenizers` finds in texts."""
+    tokenizer = text_tokenizer(vocabulary)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.add_special_tokens([AddedToken(END_TOKEN, special=True, normalized=False)])
+    return tokenizer
+
+
+def _parse_merges(text: str) -> list[tuple[str, str]]:
+    lines = text.replace("\r\n", "\n").split("\n")
+    begin = 1 if lines[0].startswith("#version") else 0
+    merges = []
+    for number, line in enumerate(lines[begin:], start=begin + 1):
+        if not line:
+            continue
+        parts = line.split(" ")
+        if len(parts) != 2 or not all(parts):
+            raise UnsoundVocabulary(
+                f"line {number} of the merges is not two tokens with a space between: {line[:80]!r}"
+            )
+        merges.append((parts[0], parts[1]))
+    return merges

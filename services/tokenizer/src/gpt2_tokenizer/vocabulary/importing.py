@@ -1,0 +1,111 @@
+"""Takes over the files of other tools, when they are GPT-2's kind of tokenizer: anything else would encode wrongly."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+
+from gpt2_common.errors import FailedPrecondition, NotFound, Unavailable
+from gpt2_tokenizer.vocabulary.files import ENCODER_FILE, MERGES_FILE, TOKENIZER_FILE, checked_ids, parse_pair
+from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN, UnsoundVocabulary, Vocabulary
+
+_PAIRS = ((ENCODER_FILE, MERGES_FILE), ("vocab.json", "merges.txt"))
+_LARGEST_FILE = 256 << 20
+
+
+def import_vocabulary(uri: str) -> Vocabulary:
+    """Reads a folder with OpenAI's pair, the same as `vocab.json` and `merges.txt`, or a `tokenizer.json`.
+
+    Args:
+        uri: The folder, already checked against the allowed roots.
+
+    Raises:
+        NotFound: None of these files is there.
+        FailedPrecondition: They are no byte-level BPE with GPT-2's pre-tokenisation, or do not fit together.
+    """
+    files = _read_files(uri)
+    try:
+        complete = _parse_json(files[TOKENIZER_FILE]) if TOKENIZER_FILE in files else None
+        for encoder, merges in _PAIRS:
+            if encoder in files and merges in files:
+                if complete is not None:
+                    _require_gpt2_kind(complete)
+                return parse_pair(files[encoder], files[merges])
+        if complete is not None:
+            return parse_tokenizer_json(complete)
+    except UnsoundVocabulary as error:
+        raise FailedPrecondition(f"uri: {uri} cannot be imported: {error}") from error
+    raise NotFound(
+        f"uri: {uri} has neither {ENCODER_FILE} and {MERGES_FILE}, nor vocab.json and merges.txt, nor "
+        f"{TOKENIZER_FILE}: name the folder that holds them",
+        uri=uri,
+    )
+
+
+def parse_tokenizer_json(content: Mapping[str, Any]) -> Vocabulary:
+    """Reads a vocabulary from the content of a `tokenizer.json`. Raises UnsoundVocabulary."""
+    _require_gpt2_kind(content)
+    model = content["model"]
+    ids = dict(checked_ids(model.get("vocab")))
+    for added in content.get("added_tokens") or []:
+        if added.get("content") != END_TOKEN:
+            raise UnsoundVocabulary(f"it adds the token {added.get('content')!r}; GPT-2 has {END_TOKEN} alone")
+        ids[END_TOKEN] = added["id"]
+    return Vocabulary.from_parts(ids, [_merge(item) for item in model.get("merges") or []])
+
+
+def _merge(item: Any) -> tuple[str, str]:
+    """One merge, which older files write as one string and newer ones as two."""
+    parts = item.split(" ") if isinstance(item, str) else item
+    if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+        raise UnsoundVocabulary(f"a merge is not two tokens: {str(item)[:80]!r}")
+    return parts[0], parts[1]
+
+
+def _require_gpt2_kind(content: Mapping[str, Any]) -> None:
+    """Raises UnsoundVocabulary when a `tokenizer.json` encodes otherwise than GPT-2 with the same vocabulary."""
+    model = content.get("model") or {}
+    if model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
+        raise UnsoundVocabulary(f"its model is {model.get('type')}, not byte-level BPE")
+    for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+        if model.get(option):
+            raise UnsoundVocabulary(f"its model has {option}, which GPT-2's has not")
+    if model.get("ignore_merges"):
+        raise UnsoundVocabulary("its model ignores merges for whole words, which GPT-2's does not")
+    if content.get("normalizer"):
+        raise UnsoundVocabulary("it changes texts before it encodes them (normalizer), so they could not be restored")
+    splitter = content.get("pre_tokenizer") or {}
+    if splitter.get("type") != "ByteLevel" or not splitter.get("use_regex", True):
+        raise UnsoundVocabulary("its pre-tokenisation is not GPT-2's (ByteLevel with its regular expression)")
+    if splitter.get("add_prefix_space"):
+        raise UnsoundVocabulary("it adds a space before each text (add_prefix_space), which GPT-2's does not")
+
+
+def _parse_json(text: str) -> Mapping[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnsoundVocabulary(f"{TOKENIZER_FILE} is no JSON: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("added_tokens") or [], list):
+        raise UnsoundVocabulary(f"{TOKENIZER_FILE} is not what the tokenizers library writes")
+    return content
+
+
+def _read_files(uri: str) -> dict[str, str]:
+    """The text of each file of the folder that matters, by name."""
+    try:
+        filesystem, root = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise Unavailable(f"{uri} cannot be read here ({error}): install the package for its scheme") from error
+    names = {TOKENIZER_FILE, *(name for pair in _PAIRS for name in pair)}
+    present = {name: f"{root}/{name}" for name in sorted(names) if filesystem.isfile(f"{root}/{name}")}
+    for name, path in present.items():
+        if filesystem.size(path) > _LARGEST_FILE:
+            raise FailedPrecondition(
+                f"uri: {uri}/{name} is larger than {_LARGEST_FILE >> 20} MiB: it is no tokenizer's"
+            )
+    try:
+        return {name: filesystem.cat_file(path).decode("utf-8") for name, path in present.items()}
+    except UnicodeDecodeError as error:
+        raise FailedPrecondition(f"uri: {uri} cannot be imported: a file in it is no UTF-8 ({error})") from error

@@ -1,0 +1,52 @@
+"""What requests can get wrong."""
+
+import pytest
+
+from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
+from gpt2_tokenizer import validation
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({}, []),
+        ({"vocabulary_size": 257, "min_frequency": 1}, []),
+        ({"vocabulary_size": 1_000_000}, []),
+        ({"vocabulary_size": 256}, ["vocabulary_size"]),
+        ({"vocabulary_size": -1, "min_frequency": -1}, ["vocabulary_size", "min_frequency"]),
+        ({"vocabulary_size": 1_000_001}, ["vocabulary_size"]),
+        ({"corpus_uri": ""}, ["corpus_uri"]),
+    ],
+)
+def test_training(fields, wrong):
+    request = pb.TrainTokenizerRequest(**{"corpus_uri": "file:///a", **fields})
+    assert [field for field, _ in validation.train_problems(request)] == wrong
+
+
+@pytest.mark.parametrize(
+    ("fraction", "right"), [(0, 1), (0.5, 1), (1, 0), (-0.1, 0), (float("nan"), 0), (float("inf"), 0), (1e-12, 1)]
+)
+def test_encoding_a_corpus(fraction, right):
+    request = pb.EncodeCorpusRequest(corpus_uri="a", tokenizer_uri="b", validation_fraction=fraction)
+    assert [field for field, _ in validation.encode_corpus_problems(request)] == ["validation_fraction"] * (1 - right)
+
+
+def test_everything_that_is_required_is_named():
+    assert [f for f, _ in validation.encode_corpus_problems(pb.EncodeCorpusRequest())] == [
+        "corpus_uri",
+        "tokenizer_uri",
+    ]
+    assert [f for f, _ in validation.import_problems(pb.ImportTokenizerRequest())] == ["uri"]
+    assert [f for f, _ in validation.encode_problems(pb.EncodeRequest())] == ["tokenizer_uri"]
+
+
+def test_a_text_of_more_than_1_mib_is_refused():
+    fits = pb.EncodeRequest(tokenizer_uri="a", text="ä" * (1 << 19))
+    assert validation.encode_problems(fits) == []
+    over = pb.EncodeRequest(tokenizer_uri="a", text="ä" * (1 << 19) + "a")
+    assert [field for field, _ in validation.encode_problems(over)] == ["text"]
+
+
+@pytest.mark.parametrize(("ids", "wrong"), [([0, 9], []), ([1, 10], ["token_ids[1]"]), ([-1], ["token_ids[0]"])])
+def test_ids_outside_the_vocabulary_are_named(ids, wrong):
+    assert [field for field, _ in validation.decode_problems(ids, 10)] == wrong
