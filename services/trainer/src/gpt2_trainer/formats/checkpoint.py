@@ -1,0 +1,129 @@
+"""A checkpoint's files: architecture, weights, optimizer, state of the training, tokenizer.
+
+config.json             the architecture
+weights.safetensors     float32, named as in `model/weights.py`, the vocabulary exact
+optimizer.safetensors   slots by `<slot>/<weight>`; missing where there is no optimizer
+state.json              how far the training is, with what options, on which data
+tokenizer/              the tokenizer's files; missing where its source had none
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from gpt2_common.errors import DataLoss
+from gpt2_trainer.configuration.architecture import Architecture
+from gpt2_trainer.model.weights import Weights, check_weights, cut_vocabulary
+
+CONFIG, WEIGHTS, OPTIMIZER, STATE, TOKENIZER = (
+    "config.json",
+    "weights.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "tokenizer",
+)
+
+# `transformers` refuses files without it.
+SAFETENSORS_METADATA = {"format": "pt"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """The validation loss, in nats per token, after a number of steps."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingState:
+    """Where a training is."""
+
+    step: int = 0
+    """Updates made."""
+    seed: int = 0
+    config: dict[str, Any] | None = None
+    """TrainingOptions; None for imported weights."""
+    dataset_digest: str = ""
+    tokenizer_digest: str = ""
+    source: str = ""
+    """Where the first weights are from: `new`, or a checkpoint's digest, or the address of an import."""
+    validations: list[Validation] = field(default_factory=list)
+    """All so far, in order."""
+    unreported_losses: list[float] = field(default_factory=list)
+    """Losses since the last report, which go into the next."""
+
+    @property
+    def best(self) -> Validation | None:
+        """The lowest validation of a trained state; the earliest of equals."""
+        trained = [validation for validation in self.validations if validation.step > 0]
+        return min(trained, key=lambda validation: validation.loss, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `state.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "TrainingState":
+        """Reads what `to_json` made. Raises TypeError or KeyError when it is not that."""
+        return cls(**{**content, "validations": [Validation(**item) for item in content["validations"]]})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A checkpoint in memory; the vocabulary is exact."""
+
+    architecture: Architecture
+    weights: Weights
+    slots: Weights
+    state: TrainingState
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, tokenizer: Path | None) -> None:
+    """Writes a checkpoint's files.
+
+    Args:
+        folder: An empty folder.
+        checkpoint: What to write; padding of the vocabulary is cut off.
+        tokenizer: Folder with the tokenizer's files.
+    """
+    architecture = checkpoint.architecture
+    write_json(folder / CONFIG, architecture.to_json())
+    save_file(cut_vocabulary(checkpoint.weights, architecture), folder / WEIGHTS, SAFETENSORS_METADATA)
+    if checkpoint.slots:
+        save_file(cut_vocabulary(checkpoint.slots, architecture), folder / OPTIMIZER)
+    write_json(folder / STATE, checkpoint.state.to_json())
+    if tokenizer is not None:
+        shutil.copytree(tokenizer, folder / TOKENIZER)
+
+
+def read_checkpoint(folder: Path, *, with_optimizer: bool) -> Checkpoint:
+    """Reads a checkpoint's files.
+
+    Args:
+        folder: The checkpoint's folder.
+        with_optimizer: Read the optimizer's slots too.
+
+    Raises:
+        DataLoss: The files are not those of a checkpoint; the message names what is wrong.
+    """
+    try:
+        architecture = Architecture.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        state = TrainingState.from_json(json.loads((folder / STATE).read_text(encoding="utf-8")))
+        weights = load_file(folder / WEIGHTS)
+        check_weights(weights, architecture)
+        has_slots = with_optimizer and (folder / OPTIMIZER).exists()
+        slots = load_file(folder / OPTIMIZER) if has_slots else {}
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise DataLoss(f"the checkpoint in {folder} is damaged ({error}): use another one") from error
+    return Checkpoint(architecture=architecture, weights=weights, slots=slots, state=state)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file for people and programs to read."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,121 @@
+"""The TF SavedModel that TensorFlow Serving loads: GPT-2 with its weights and two signatures.
+
+    logits    token_ids int32 [batch, time]
+              → logits float32 [batch, time, vocabulary]
+    generate  token_ids int32 [batch, time], the prompts; max_tokens int32; temperature float32; top_k int32;
+              top_p float32; seed int64
+              → token_ids int32 [batch, n], what follows each prompt, filled up with the end token; n is at most
+                max_tokens, and less when all rows have ended
+              → lengths int32 [batch], tokens before the end token
+
+It is the same network and the same sampling as in training and in the service, in standard TensorFlow operations. The
+cache of keys and values grows with the text, so that a short prompt costs little and no size is fixed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from gpt2_trainer.configuration.architecture import Architecture
+from gpt2_trainer.generation.decoder import kept_context
+from gpt2_trainer.generation.sampling import draw
+from gpt2_trainer.model.network import Network
+from gpt2_trainer.model.weights import Weights
+
+SIGNATURES = ("logits", "generate")
+
+
+class GrowingMemory:
+    """Keys and values in tensors that grow. Implements network.Memory."""
+
+    def __init__(self, keys: list[Any], values: list[Any]) -> None:
+        self.keys = list(keys)
+        self.values = list(values)
+
+    def extend(self, layer: int, keys: Any, values: Any) -> tuple[Any, Any]:
+        """See network.Memory."""
+        self.keys[layer] = tf.concat([self.keys[layer], keys], axis=2)
+        self.values[layer] = tf.concat([self.values[layer], values], axis=2)
+        return self.keys[layer], self.values[layer]
+
+
+class ServedModel(tf.Module):
+    """A network with its weights.
+
+    Args:
+        architecture: Sizes.
+        weights: Weights by name, the vocabulary exact.
+    """
+
+    def __init__(self, architecture: Architecture, weights: Weights) -> None:
+        super().__init__()
+        self._network = Network(architecture=architecture)
+        self._weights = {name: tf.Variable(value, trainable=False, name=name) for name, value in weights.items()}
+        token_ids = tf.TensorSpec((None, None), tf.int32, "token_ids")
+        controls = (
+            tf.TensorSpec((), tf.int32, "max_tokens"),
+            tf.TensorSpec((), tf.float32, "temperature"),
+            tf.TensorSpec((), tf.int32, "top_k"),
+            tf.TensorSpec((), tf.float32, "top_p"),
+            tf.TensorSpec((), tf.int64, "seed"),
+        )
+        self.logits: Any = tf.function(self._logits, [token_ids], autograph=False)
+        self.generate: Any = tf.function(self._generate, [token_ids, *controls], autograph=False)
+
+    def _logits(self, token_ids: Any) -> dict[str, Any]:
+        n_ctx = self._network.architecture.layers.n_ctx
+        message = f"token_ids: a row has more than the {n_ctx} tokens that the model has positions for"
+        with tf.control_dependencies([tf.debugging.assert_less_equal(tf.shape(token_ids)[1], n_ctx, message)]):
+            return {"logits": self._network.logits(self._weights, tf.identity(token_ids))}
+
+    def _generate(
+        self, token_ids: Any, max_tokens: Any, temperature: Any, top_k: Any, top_p: Any, seed: Any
+    ) -> dict[str, Any]:
+        architecture = self._network.architecture
+        layers, heads, end = architecture.layers.n_layer, architecture.layers.n_head, architecture.end_token_id
+        batch = tf.shape(token_ids)[0]
+        empty = tf.zeros((batch, heads, 0, architecture.head_size))
+        context = token_ids[:, -architecture.layers.n_ctx :]
+        message = "token_ids: each row needs at least one token"
+        with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(token_ids)[1], message)]):
+            context = tf.identity(context)
+
+        def goes_on(number: Any, _context: Any, _keys: Any, _values: Any, _made: Any, ended: Any) -> Any:
+            return (number < max_tokens) & ~tf.reduce_all(ended)
+
+        def step(number: Any, context: Any, keys: Any, values: Any, made: Any, ended: Any) -> Any:
+            logits, context, memory = self._advance(context, keys, values)
+            uniform = tf.random.stateless_uniform([batch], tf.stack([seed, tf.cast(number, tf.int64)]))
+            drawn = tf.where(ended, end, draw(logits, uniform, temperature, top_k, top_p))
+            context, made = (tf.concat([rows, drawn[:, None]], axis=1) for rows in (context, made))
+            return number + 1, context, memory.keys, memory.values, made, ended | (drawn == end)
+
+        rows = tf.TensorShape([None, None])
+        caches = [tf.TensorShape([None, heads, None, architecture.head_size])] * layers
+        made, ended = tf.zeros((batch, 0), tf.int32), tf.zeros(batch, tf.bool)
+        state = (tf.constant(0), context, [empty] * layers, [empty] * layers, made, ended)
+        shapes = (tf.TensorShape([]), rows, caches, caches, rows, tf.TensorShape([None]))
+        *_, made, ended = tf.while_loop(goes_on, step, state, shapes)
+        is_text = tf.math.cumprod(tf.cast(made != end, tf.int32), axis=1)
+        return {"token_ids": made, "lengths": tf.reduce_sum(is_text, axis=1)}
+
+    def _advance(self, context: Any, keys: list[Any], values: list[Any]) -> tuple[Any, Any, GrowingMemory]:
+        """Takes in the tokens that the cache lacks; when it is full, begins anew with the context's last part."""
+        n_ctx = self._network.architecture.layers.n_ctx
+        filled = tf.shape(keys[0])[2]
+        full = filled >= n_ctx
+        context = context[:, tf.where(full, tf.shape(context)[1] - kept_context(n_ctx), 0) :]
+        dropped = tf.where(full, filled, 0)
+        memory = GrowingMemory([item[:, :, dropped:] for item in keys], [item[:, :, dropped:] for item in values])
+        filled -= dropped
+        new = context[:, filled:]
+        positions = tf.range(filled, tf.shape(context)[1])
+        mask = tf.range(tf.shape(context)[1])[None, :] <= positions[:, None]
+        last = tf.shape(new)[1] - 1
+        return self._network.next_logits(self._weights, new, memory, filled, mask, last), context, memory
+
+
+def write_saved_model(folder: Path, model: ServedModel) -> None:
+    """Writes a SavedModel."""
+    tf.saved_model.save(model, str(folder), {"logits": model.logits, "generate": model.generate})

@@ -1,0 +1,152 @@
+"""Generates token by token with a key-value cache of fixed capacity, in few compiled shapes.
+
+Positions are learned, so a full context cannot slide by one token: the cached keys would all be at wrong places. When
+it is full, the last half of it is computed anew as the beginning of a new context; the same rule holds in SavedModels.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from gpt2_trainer.configuration.sampling import SamplingOptions
+from gpt2_trainer.generation.sampling import draw
+from gpt2_trainer.model.backend import compiled
+from gpt2_trainer.model.network import Network, Tensor
+
+_SMALLEST_SHAPE = 16
+_ROOM = 128
+
+Cache = list[tuple[Tensor, Tensor]]
+"""Keys and values of each layer, [batch, head, capacity, head_size]."""
+
+
+def kept_context(n_ctx: int) -> int:
+    """Tokens that stay when the context is full."""
+    return max(1, n_ctx // 2)
+
+
+class FixedMemory:
+    """Keys and values in a cache of fixed capacity, filled from `start` on. Implements network.Memory."""
+
+    def __init__(self, cache: Cache, start: Tensor) -> None:
+        self.cache = list(cache)
+        self._start = start
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """See network.Memory."""
+        old_keys, old_values = self.cache[layer]
+        place = (0, 0, self._start, 0)
+        self.cache[layer] = (ops.slice_update(old_keys, place, keys), ops.slice_update(old_values, place, values))
+        return self.cache[layer]
+
+
+class Decoder:
+    """Generates with one network. Compiled shapes are kept from call to call.
+
+    Args:
+        network: The model, in float32.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._advance = compiled(self._next_tokens, donated=1)
+
+    def generate(
+        self, weights: Mapping[str, Tensor], prompt: Sequence[int], samples: int, options: SamplingOptions, seed: int
+    ) -> Iterator[NDArray[np.int32]]:
+        """Goes on from a prompt without end; the caller stops.
+
+        Args:
+            weights: Weights by name, the vocabulary padded.
+            prompt: Token ids, at least one; of more than n_ctx the last ones count.
+            samples: Sequences to generate side by side.
+            options: How tokens are drawn.
+            seed: Seed; sample i is the same however many there are.
+
+        Yields:
+            int32 [samples], the next token of each.
+        """
+        n_ctx = self._network.architecture.layers.n_ctx
+        random = [np.random.Generator(np.random.Philox(key=[seed % 2**64, sample])) for sample in range(samples)]
+        context = np.asarray([list(prompt)[-n_ctx:]], np.int32)
+        new, filled, cache = context, 0, self._empty_cache(1, context.shape[1])
+        while True:
+            uniform = np.asarray([generator.random(dtype=np.float32) for generator in random], np.float32)
+            drawn, cache = self._run(weights, cache, new, filled, uniform, options)
+            yield drawn
+            filled += new.shape[1]
+            if len(context) < samples:
+                context = np.repeat(context, samples, axis=0)
+                cache = [
+                    (ops.repeat(keys, samples, axis=0), ops.repeat(values, samples, axis=0)) for keys, values in cache
+                ]
+            context = np.concatenate([context, drawn[:, None]], axis=1)[:, -n_ctx:]
+            if filled < n_ctx:
+                new, cache = drawn[:, None], self._grown(cache, filled + 1)
+            else:
+                new, filled = context[:, -kept_context(n_ctx) :], 0
+
+    def _run(
+        self,
+        weights: Mapping[str, Tensor],
+        cache: Cache,
+        new: NDArray[np.int32],
+        filled: int,
+        uniform: NDArray[np.float32],
+        options: SamplingOptions,
+    ) -> tuple[NDArray[np.int32], Cache]:
+        length = new.shape[1]
+        shape = self._rounded(length) if length > 1 else 1
+        padded = np.pad(new, ((0, 0), (0, shape - length)))
+        drawn, cache = self._advance(
+            dict(weights),
+            cache,
+            padded,
+            np.int32(filled),
+            np.int32(length - 1),
+            uniform,
+            np.float32(options.temperature),
+            np.int32(options.top_k),
+            np.float32(options.top_p),
+        )
+        return np.asarray(drawn), cache
+
+    def _next_tokens(
+        self,
+        weights: Mapping[str, Tensor],
+        cache: Cache,
+        new: Tensor,
+        start: Tensor,
+        last: Tensor,
+        uniform: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+    ) -> tuple[Tensor, Cache]:
+        capacity = cache[0][0].shape[2]
+        positions = start + ops.arange(new.shape[1], dtype="int32")
+        # Keys after a token's position are of padding or of an older context: none of them is seen.
+        mask = ops.arange(capacity, dtype="int32")[None, :] <= positions[:, None]
+        memory = FixedMemory(cache, start)
+        logits = self._network.next_logits(weights, new, memory, start, mask, last)
+        return draw(logits, uniform, temperature, top_k, top_p), memory.cache
+
+    def _rounded(self, length: int) -> int:
+        """The next compiled shape: a power of two, at most n_ctx."""
+        return min(max(_SMALLEST_SHAPE, 1 << (length - 1).bit_length()), self._network.architecture.layers.n_ctx)
+
+    def _empty_cache(self, batch: int, length: int) -> Cache:
+        architecture = self._network.architecture
+        # Room for what follows the prompt, so that short generations need one capacity alone.
+        shape = (batch, architecture.layers.n_head, self._rounded(length + _ROOM), architecture.head_size)
+        return [(ops.zeros(shape), ops.zeros(shape)) for _ in range(architecture.layers.n_layer)]
+
+    def _grown(self, cache: Cache, length: int) -> Cache:
+        """The cache, with twice the capacity when `length` tokens do not fit."""
+        missing = self._rounded(length) - cache[0][0].shape[2]
+        if missing <= 0:
+            return cache
+        widths = ((0, 0), (0, 0), (0, missing), (0, 0))
+        return [(ops.pad(keys, widths), ops.pad(values, widths)) for keys, values in cache]

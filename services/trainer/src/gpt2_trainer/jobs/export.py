@@ -1,0 +1,104 @@
+"""ExportModel: makes a servable model of a checkpoint."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from gpt2.artifacts.v1 import artifact_pb2
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_common.artifacts import Artifact, ArtifactWriter
+from gpt2_common.errors import FailedPrecondition, InvalidRequest
+from gpt2_common.jobs.context import JobContext, output
+from gpt2_trainer.formats.checkpoint import TOKENIZER, Checkpoint, read_checkpoint, write_json
+from gpt2_trainer.formats.huggingface import write_huggingface
+from gpt2_trainer.formats.tokenizer_files import check_tokenizer
+from gpt2_trainer.model.backend import select_backend
+from gpt2_trainer.model.weights import count_parameters
+from gpt2_trainer.requests import export_problems
+from gpt2_trainer.settings import TrainerSettings
+
+_SAMPLES = 3
+_SAMPLE_TOKENS = 64
+
+
+def export_model(request: pb.ExportModelRequest, context: JobContext[TrainerSettings]) -> list[artifact_pb2.Artifact]:
+    """Exports a checkpoint.
+
+    Returns:
+        The output `model`: Hugging Face's layout, `saved_model/`, and `model.json`, which says where it is from.
+
+    Raises:
+        PipelineError: The checkpoint is damaged, or no tokenizer goes with it.
+    """
+    if problems := export_problems(request):
+        raise InvalidRequest(problems)
+    context.report("reading", 0, 3, "parts")
+    artifact = context.open("checkpoint_uri", request.checkpoint_uri, "checkpoint", verify=True)
+    checkpoint = read_checkpoint(artifact.folder, with_optimizer=False)
+    tokenizer, parents = _tokenizer(request, context, artifact)
+    check_tokenizer(tokenizer, checkpoint.architecture, "tokenizer_uri" if request.tokenizer_uri else "checkpoint_uri")
+    with context.create("model", "model", parents) as writer:
+        shutil.rmtree(writer.folder)
+        writer.folder.mkdir()
+        context.report("writing weights", 1, 3, "parts")
+        write_huggingface(writer.folder, checkpoint.architecture, checkpoint.weights, tokenizer)
+        context.check_cancelled()
+        context.report("writing the SavedModel", 2, 3, "parts")
+        samples = _write_saved_model(writer.folder, checkpoint)
+        context.check_cancelled()
+        context.report("committing", 3, 3, "parts")
+        return [output("model", _commit(writer, artifact, checkpoint, samples))]
+
+
+def _tokenizer(
+    request: pb.ExportModelRequest, context: JobContext[TrainerSettings], checkpoint: Artifact
+) -> tuple[Path, list[Artifact]]:
+    """Folder of the tokenizer's files, and what the model is made from."""
+    if request.tokenizer_uri:
+        artifact = context.open("tokenizer_uri", request.tokenizer_uri, "tokenizer", verify=True)
+        return artifact.folder, [checkpoint, artifact]
+    folder = checkpoint.folder / TOKENIZER
+    if not folder.is_dir():
+        raise FailedPrecondition("checkpoint_uri: the checkpoint carries no tokenizer: name one in tokenizer_uri")
+    return folder, [checkpoint]
+
+
+def _write_saved_model(folder: Path, checkpoint: Checkpoint) -> list[str]:
+    """Writes it and returns texts that it generates."""
+    # A SavedModel is TensorFlow's, whatever the model was trained with.
+    select_backend("tensorflow")
+    from gpt2_trainer.formats.saved_model import ServedModel, write_saved_model
+    from gpt2_trainer.generation.text import TextCodec
+
+    model = ServedModel(checkpoint.architecture, checkpoint.weights)
+    write_saved_model(folder / "saved_model", model)
+    end = checkpoint.architecture.end_token_id
+    tokens = min(_SAMPLE_TOKENS, checkpoint.architecture.layers.n_ctx)
+    made = model.generate([[end]] * _SAMPLES, tokens, 1.0, 40, 1.0, 0)["token_ids"].numpy()
+    codec = TextCodec(folder, end)
+    return [codec.decode(row.tolist()) for row in made]
+
+
+def _commit(writer: ArtifactWriter, artifact: Artifact, checkpoint: Checkpoint, samples: list[str]) -> Artifact:
+    state, best = checkpoint.state, checkpoint.state.best
+    first = state.validations[0] if state.validations else None
+    facts: dict[str, Any] = {
+        "step": state.step,
+        "validation_loss": best.loss if best else None,
+        "initial_validation_loss": first.loss if first else None,
+        "checkpoint_digest": artifact.digest,
+        "dataset_digest": state.dataset_digest or None,
+        "tokenizer_digest": state.tokenizer_digest or None,
+    }
+    content = {
+        **facts,
+        "source": state.source,
+        "architecture": checkpoint.architecture.to_json(),
+        "parameters": count_parameters(checkpoint.architecture),
+        "validations": [{"step": item.step, "loss": item.loss} for item in state.validations],
+        "train_config": state.config,
+        "samples": samples,
+    }
+    write_json(writer.folder / "model.json", content)
+    counts = {"parameters": count_parameters(checkpoint.architecture)}
+    return writer.commit(counts, {name: str(value) for name, value in facts.items() if value is not None})

@@ -1,0 +1,143 @@
+"""ImportCheckpoint: takes OpenAI's or Hugging Face's weights as a checkpoint. Never makes up what is missing."""
+
+import shutil
+from pathlib import Path
+
+import fsspec
+
+from gpt2.artifacts.v1 import artifact_pb2
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_common.artifacts import Artifact
+from gpt2_common.artifacts.roots import local_path
+from gpt2_common.errors import InvalidRequest
+from gpt2_common.jobs.context import JobContext, output
+from gpt2_trainer.configuration.architecture import OFFICIAL_NAMES, PRESETS, Architecture
+from gpt2_trainer.formats.checkpoint import Checkpoint, TrainingState, write_checkpoint
+from gpt2_trainer.formats.openai_download import ModelDownload
+from gpt2_trainer.formats.tokenizer_files import write_tokenizer
+from gpt2_trainer.model.backend import select_backend
+from gpt2_trainer.model.weights import Weights, count_parameters
+from gpt2_trainer.requests import import_problems
+from gpt2_trainer.settings import TrainerSettings
+
+_OPENAI_CONFIG, _HUGGINGFACE_CONFIG = "hparams.json", "config.json"
+_WANTED = frozenset(
+    {_OPENAI_CONFIG, _HUGGINGFACE_CONFIG, "checkpoint", "model.safetensors", "encoder.json", "vocab.bpe"}
+    | {"vocab.json", "merges.txt"}
+)
+
+
+def import_checkpoint(
+    request: pb.ImportCheckpointRequest, context: JobContext[TrainerSettings]
+) -> list[artifact_pb2.Artifact]:
+    """Imports weights.
+
+    Returns:
+        The output `checkpoint`, and `tokenizer` where the source carries one.
+
+    Raises:
+        PipelineError: The source is unreachable, incomplete or no GPT-2; the message names what is wrong.
+    """
+    if problems := import_problems(request):
+        raise InvalidRequest(problems)
+    field = request.WhichOneof("source") or ""
+    if field == "openai_model":
+        folder, address = _download(request.openai_model, context)
+    else:
+        address = context.require_allowed("uri", request.uri)
+        folder = _local_copy(address, context)
+    context.report("reading")
+    outputs = []
+    tokenizer = _publish_tokenizer(folder, field, context)
+    if tokenizer is not None:
+        outputs.append(output("tokenizer", tokenizer[0]))
+    architecture, weights = _read(folder, tokenizer[1] if tokenizer else None, field)
+    if field == "openai_model" and architecture.layers != PRESETS[OFFICIAL_NAMES[request.openai_model]]:
+        raise InvalidRequest([(field, f"what {address} holds is not of the sizes of {request.openai_model}")])
+    context.check_cancelled()
+    context.report("writing")
+    state = TrainingState(source=address, tokenizer_digest=tokenizer[0].digest if tokenizer else "")
+    checkpoint = Checkpoint(architecture=architecture, weights=weights, slots={}, state=state)
+    with context.create("checkpoint", "checkpoint", [tokenizer[0]] if tokenizer else []) as writer:
+        shutil.rmtree(writer.folder)
+        writer.folder.mkdir()
+        write_checkpoint(writer.folder, checkpoint, _files_of(tokenizer[0], context) if tokenizer else None)
+        properties = {name: str(value) for name, value in architecture.to_json().items()}
+        properties |= {"source": address, "tokenizer_digest": state.tokenizer_digest}
+        committed = writer.commit({"parameters": count_parameters(architecture)}, properties)
+    return [output("checkpoint", committed), *outputs]
+
+
+def _download(name: str, context: JobContext[TrainerSettings]) -> tuple[Path, str]:
+    """Downloads an OpenAI model. Returns its folder and its address."""
+    settings = context.settings
+
+    def progress(done: int, total: int) -> None:
+        context.check_cancelled()
+        context.report("downloading", done, total, "bytes")
+
+    download = ModelDownload(
+        base_url=settings.openai_base_url,
+        model=OFFICIAL_NAMES[name],
+        cache=settings.openai_cache,
+        timeout_seconds=settings.download_timeout_seconds,
+        on_progress=progress,
+    )
+    return download.run(), download.address
+
+
+def _local_copy(uri: str, context: JobContext[TrainerSettings]) -> Path:
+    """The source's folder, or a copy of its files where it is remote."""
+    folder = local_path(uri)
+    if folder is not None:
+        if not folder.is_dir():
+            raise InvalidRequest([("uri", f"{folder} is no folder")])
+        return folder
+    filesystem, root = fsspec.core.url_to_fs(uri)
+    target = context.work / "source"
+    target.mkdir(exist_ok=True)
+    for path in filesystem.ls(root, detail=False):
+        name = path.rsplit("/", 1)[-1]
+        if name in _WANTED or name.startswith("model.ckpt."):
+            context.check_cancelled()
+            context.report("copying")
+            filesystem.get_file(path, str(target / name))
+    return target
+
+
+def _publish_tokenizer(folder: Path, field: str, context: JobContext[TrainerSettings]) -> tuple[Artifact, int] | None:
+    """Publishes the source's tokenizer. Returns it and the id of its end token; None when the source has none."""
+    with context.create("tokenizer", "tokenizer") as writer:
+        shutil.rmtree(writer.folder)
+        writer.folder.mkdir()
+        found = write_tokenizer(folder, writer.folder, field)
+        if found is None:
+            return None
+        end_token_id, size = found
+        properties = {"end_token_id": str(end_token_id), "vocabulary_size": str(size)}
+        return writer.commit({"tokens": size}, properties), end_token_id
+
+
+def _files_of(tokenizer: Artifact, context: JobContext[TrainerSettings]) -> Path:
+    """A folder with a tokenizer's files, without its manifest."""
+    target = context.work / "tokenizer-files"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for entry in tokenizer.manifest.files:
+        shutil.copyfile(tokenizer.folder / entry.path, target / entry.path)
+    return target
+
+
+def _read(folder: Path, end_token_id: int | None, field: str) -> tuple[Architecture, Weights]:
+    if (folder / _OPENAI_CONFIG).is_file():
+        # Only TensorFlow reads its checkpoints.
+        select_backend("tensorflow")
+        from gpt2_trainer.formats.openai import read_openai
+
+        return read_openai(folder, end_token_id, field)
+    if (folder / _HUGGINGFACE_CONFIG).is_file():
+        from gpt2_trainer.formats.huggingface import read_huggingface
+
+        return read_huggingface(folder, field)
+    wanted = f"neither {_OPENAI_CONFIG} (OpenAI) nor {_HUGGINGFACE_CONFIG} (Hugging Face)"
+    raise InvalidRequest([(field, f"{folder} has {wanted}")])

@@ -1,0 +1,218 @@
+"""TrainModel: opens the data, finds where to begin or go on, trains, publishes the outputs."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt2.artifacts.v1 import artifact_pb2
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_common.artifacts import Artifact
+from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest
+from gpt2_common.jobs.context import JobContext, output
+from gpt2_trainer.configuration.architecture import Architecture
+from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_trainer.formats.checkpoint import TOKENIZER, Checkpoint, TrainingState, read_checkpoint
+from gpt2_trainer.formats.tokenizer_files import same_tokenizer
+from gpt2_trainer.model.backend import select_backend
+from gpt2_trainer.model.weights import count_parameters, initial_weights
+from gpt2_trainer.requests import as_table, context_problems, layer_sizes, train_problems, training_options
+from gpt2_trainer.settings import TrainerSettings
+from gpt2_trainer.training.checkpoints import CheckpointFolder
+from gpt2_trainer.training.data import DatasetDescription, TokenStream, TrainingData, ValidationData
+from gpt2_trainer.training.reports import TrainingLogs
+
+
+def train_model(request: pb.TrainModelRequest, context: JobContext[TrainerSettings]) -> list[artifact_pb2.Artifact]:
+    """Trains a model.
+
+    Returns:
+        The outputs `checkpoint` (the best by validation loss), `logs` and `samples`.
+
+    Raises:
+        PipelineError: The request does not fit its inputs, or the training diverged.
+    """
+    if problems := train_problems(request):
+        raise InvalidRequest(problems)
+    return _Training(request, context).run()
+
+
+class _Training:
+    """One attempt of one training."""
+
+    def __init__(self, request: pb.TrainModelRequest, context: JobContext[TrainerSettings]) -> None:
+        self._request = request
+        self._context = context
+        context.report("opening")
+        self._dataset = context.open("dataset_uri", request.dataset_uri, "dataset")
+        self._description = DatasetDescription.read(self._dataset.folder)
+        self._tokenizer = self._dataset.folder / TOKENIZER
+        self._parent: Artifact | None = None
+        if request.WhichOneof("start") == "checkpoint_uri":
+            self._parent = context.open("checkpoint_uri", request.checkpoint_uri, "checkpoint")
+
+    def run(self) -> list[artifact_pb2.Artifact]:
+        """Trains and publishes."""
+        architecture = self._architecture()
+        options = training_options(self._request, architecture.layers.n_ctx)
+        if problems := context_problems(options, architecture.layers.n_ctx):
+            raise InvalidRequest(problems)
+        train, validation = self._data(options)
+        checkpoints = CheckpointFolder(
+            self._context.work / "checkpoints",
+            options.keep_checkpoints,
+            self._tokenizer if self._tokenizer.is_dir() else None,
+        )
+        start = checkpoints.newest()
+        if start is not None and start.state.dataset_digest != self._dataset.digest:
+            raise FailedPrecondition(
+                "the dataset was made anew since this training began: start a new job, so that it sees one dataset"
+            )
+        start = start or self._first(architecture, options)
+        parents = [self._dataset, *([self._parent] if self._parent else [])]
+        with (
+            self._context.create_in_place("logs", "logs", parents) as logs_writer,
+            self._context.create_in_place("samples", "samples", parents) as samples_writer,
+        ):
+            logs = TrainingLogs(logs_writer.folder, start.state.step)
+            state = self._train(options, start, (train, validation), checkpoints, logs, samples_writer.folder)
+            logs.close()
+            published = self._publish(architecture, state, checkpoints, parents)
+            samples_count = len(list(samples_writer.folder.glob("samples-*.txt")))
+            return [
+                output("checkpoint", published),
+                output("logs", logs_writer.commit({"steps": state.step})),
+                output("samples", samples_writer.commit({"files": samples_count})),
+            ]
+
+    def _architecture(self) -> Architecture:
+        sizes = layer_sizes(self._request)
+        if sizes is not None:
+            return Architecture(
+                layers=sizes,
+                vocabulary_size=self._description.vocabulary_size,
+                end_token_id=self._description.end_token_id,
+            )
+        if self._parent is None:
+            raise AssertionError("train_problems lets no request without a start through")
+        parent = read_checkpoint(self._parent.folder, with_optimizer=False)
+        self._require_same_tokenizer(self._parent, parent)
+        return parent.architecture
+
+    def _require_same_tokenizer(self, artifact: Artifact, parent: Checkpoint) -> None:
+        """Token ids must mean the same to the dataset and to the checkpoint."""
+        size = parent.architecture.vocabulary_size
+        advice = "encode the corpus with the tokenizer of the checkpoint"
+        if self._description.vocabulary_size != size:
+            raise FailedPrecondition(
+                f"the dataset has a vocabulary of {self._description.vocabulary_size} tokens and the checkpoint one of "
+                f"{size}: {advice}"
+            )
+        folders = (self._tokenizer, artifact.folder / TOKENIZER)
+        same_digest = parent.state.tokenizer_digest == self._description.tokenizer_digest
+        if not same_digest and all(folder.is_dir() for folder in folders) and not same_tokenizer(*folders):
+            raise FailedPrecondition(f"the dataset was encoded with another tokenizer than the checkpoint's: {advice}")
+
+    def _data(self, options: TrainingOptions) -> tuple[TrainingData, ValidationData]:
+        streams = {split: TokenStream(self._dataset.folder, split) for split in ("train", "validation")}
+        promised = {"train": self._description.train_tokens, "validation": self._description.validation_tokens}
+        for split, stream in streams.items():
+            if len(stream) != promised[split]:
+                raise DataLoss(
+                    f"the {split} split of the dataset has {len(stream)} tokens instead of {promised[split]}: "
+                    "encode the corpus again"
+                )
+        train = TrainingData(
+            streams["train"],
+            options.context_length,
+            options.batch_size,
+            options.seed,
+            options.noise,
+            self._description.vocabulary_size,
+        )
+        validation = ValidationData(
+            streams["validation"], options.context_length, options.validation_sequences, options.micro_batch_size
+        )
+        return train, validation
+
+    def _first(self, architecture: Architecture, options: TrainingOptions) -> Checkpoint:
+        """What a training that has not begun begins with."""
+        if self._parent is None:
+            weights, source = initial_weights(architecture, options.seed), "new"
+        else:
+            weights = read_checkpoint(self._parent.folder, with_optimizer=False).weights
+            source = self._parent.digest
+        state = TrainingState(
+            seed=options.seed,
+            config=options.to_json(),
+            dataset_digest=self._dataset.digest,
+            tokenizer_digest=self._description.tokenizer_digest,
+            source=source,
+        )
+        return Checkpoint(architecture=architecture, weights=weights, slots={}, state=state)
+
+    def _train(
+        self,
+        options: TrainingOptions,
+        start: Checkpoint,
+        data: tuple[TrainingData, ValidationData],
+        checkpoints: CheckpointFolder,
+        logs: TrainingLogs,
+        samples_folder: Path,
+    ) -> TrainingState:
+        # Keras is imported only here, when the inputs are known to be right: it takes seconds.
+        select_backend(self._context.settings.keras_backend)
+        from gpt2_trainer.generation.text import TextCodec
+        from gpt2_trainer.model.network import Network
+        from gpt2_trainer.training.loop import TrainingLoop, TrainingSurroundings
+        from gpt2_trainer.training.samples import SampleWriter
+
+        logs.config(as_table(options))
+        codec = TextCodec(self._tokenizer, start.architecture.end_token_id)
+        network = Network(architecture=start.architecture)
+        surroundings = TrainingSurroundings(
+            train=data[0],
+            validation=data[1],
+            checkpoints=checkpoints,
+            logs=logs,
+            take_samples=SampleWriter(network, options, codec, samples_folder, logs).write,
+            report=lambda phase, step, figures: self._report(phase, step, options.steps, figures),
+            check_interrupted=self._context.check_cancelled,
+        )
+        self._context.report("compiling", start.state.step, options.steps, "steps")
+        return TrainingLoop(options, start, surroundings).run()
+
+    def _report(self, phase: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
+        self._context.report(phase, step, steps, "steps", dict(figures))
+
+    def _publish(
+        self, architecture: Architecture, state: TrainingState, checkpoints: CheckpointFolder, parents: list[Artifact]
+    ) -> Artifact:
+        """Publishes the best checkpoint."""
+        self._context.report("publishing")
+        best = state.best
+        if best is None:
+            raise AssertionError("a training validates after its last step")
+        checkpoints.verify(best.step)
+        with self._context.create("checkpoint", "checkpoint", parents) as writer:
+            shutil.rmtree(writer.folder)
+            writer.folder.mkdir()
+            checkpoints.publish(best.step, writer.folder)
+            counts = {"parameters": count_parameters(architecture), "steps": best.step}
+            return writer.commit(counts, _properties(architecture, state))
+
+
+def _properties(architecture: Architecture, state: TrainingState) -> dict[str, str]:
+    """What the checkpoint's manifest says besides counts."""
+    best = state.best
+    facts: dict[str, Any] = {
+        "step": best.step if best else 0,
+        "last_step": state.step,
+        "validation_loss": best.loss if best else "",
+        "last_validation_loss": state.validations[-1].loss,
+        "initial_validation_loss": state.validations[0].loss,
+        "dataset_digest": state.dataset_digest,
+        "tokenizer_digest": state.tokenizer_digest,
+        **architecture.to_json(),
+    }
+    return {name: str(value) for name, value in facts.items()}

@@ -1,0 +1,169 @@
+"""GPT-2's arithmetic, written once, in Keras operations, for training, generation and export on every backend.
+
+The network is a function of its weights: a mapping from the names in `weights.py` to tensors. A TensorFlow gradient
+tape, `jax.jit`, rematerialisation and a SavedModel all take such functions as they are.
+
+Pre-norm transformer with tied embeddings, tanh GELU, epsilon 1e-5 and no dropout: OpenAI's `gpt-2/src/model.py`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+from keras import ops
+
+from gpt2_trainer.configuration.architecture import Architecture
+from gpt2_trainer.model.weights import LAYER_PARTS, POSITION_EMBEDDING, TOKEN_EMBEDDING, layer_weight
+
+Tensor = Any
+"""A tensor of the backend."""
+
+NORM_EPSILON = 1e-5
+# Great enough that its exponential is 0 in float32 and bfloat16, small enough to be finite in both.
+MASKED = -1e9
+
+
+class Memory(Protocol):
+    """Keeps the keys and values of tokens seen before."""
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds new ones [batch, head, time, head_size] of one layer and returns all of that layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A GPT-2 without its weights.
+
+    Args:
+        architecture: Sizes.
+        precision: Type that matrices are multiplied in; norms, softmax and losses are float32 always.
+        rematerialise: Compute each layer again in the backward pass rather than keep what is inside it.
+    """
+
+    architecture: Architecture
+    precision: str = "float32"
+    rematerialise: bool = False
+
+    def logits(self, weights: Mapping[str, Tensor], token_ids: Tensor) -> Tensor:
+        """Scores of every next token.
+
+        Args:
+            weights: Weights by name, the vocabulary exact or padded.
+            token_ids: int32 [batch, time], time at most n_ctx.
+
+        Returns:
+            float32 [batch, time, vocabulary as in the weights]; what is padding is so low that its chance is 0.
+        """
+        return self._project(weights, self._transform(weights, token_ids))
+
+    def losses(self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of each sequence, in nats, averaged over its tokens.
+
+        Args:
+            weights: Weights by name, the vocabulary exact or padded.
+            token_ids: int32 [batch, time].
+            targets: int32 [batch, time], the token that follows each.
+
+        Returns:
+            float32 [batch].
+        """
+        logits = self.logits(weights, token_ids)
+        return ops.mean(ops.sparse_categorical_crossentropy(targets, logits, from_logits=True), axis=-1)
+
+    def next_logits(
+        self,
+        weights: Mapping[str, Tensor],
+        token_ids: Tensor,
+        memory: Memory,
+        start: Tensor,
+        mask: Tensor,
+        last: Tensor,
+    ) -> Tensor:
+        """Scores of the token that follows new tokens, given those before in a memory.
+
+        Args:
+            weights: Weights by name, the vocabulary exact or padded.
+            token_ids: int32 [batch, time], the new tokens.
+            memory: What the tokens before left; it takes in the new ones.
+            start: int32 scalar, position of the first new token.
+            mask: bool [time, keys], which of the keys that the memory returns each new token sees.
+            last: int32 scalar, index of the new token whose successor is wanted.
+
+        Returns:
+            float32 [batch, vocabulary as in the weights].
+        """
+        hidden = self._transform(weights, token_ids, memory, start, mask)
+        return self._project(weights, ops.take(hidden, last, axis=1))
+
+    def _transform(
+        self,
+        weights: Mapping[str, Tensor],
+        token_ids: Tensor,
+        memory: Memory | None = None,
+        start: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        time = ops.shape(token_ids)[1]
+        if start is None:
+            # A slice, as the gradient of a slice is dense and exact in any order of summation.
+            positions = weights[POSITION_EMBEDDING][:time]
+        else:
+            positions = ops.take(weights[POSITION_EMBEDDING], start + ops.arange(time, dtype="int32"), axis=0)
+        if mask is None:
+            steps = ops.arange(time, dtype="int32")
+            mask = steps[:, None] >= steps[None, :]
+        hidden = ops.cast(ops.take(weights[TOKEN_EMBEDDING], token_ids, axis=0) + positions, self.precision)
+        for layer in range(self.architecture.layers.n_layer):
+            parts = [weights[layer_weight(layer, part)] for part in LAYER_PARTS]
+
+            # All that gradients go to is an argument, as rematerialisation asks; the mask must be none on TensorFlow.
+            def block(hidden: Tensor, *parts: Tensor, layer: int = layer, mask: Tensor = mask) -> Tensor:
+                return self._block(dict(zip(LAYER_PARTS, parts, strict=True)), hidden, mask, layer, memory)
+
+            hidden = (keras.remat(block) if self.rematerialise else block)(hidden, *parts)
+        return self._norm(hidden, weights["ln_f.weight"], weights["ln_f.bias"])
+
+    def _block(
+        self, parts: Mapping[str, Tensor], hidden: Tensor, mask: Tensor, layer: int, memory: Memory | None
+    ) -> Tensor:
+        normed = self._norm(hidden, parts["ln_1.weight"], parts["ln_1.bias"])
+        hidden = hidden + self._attend(parts, normed, mask, layer, memory)
+        normed = self._norm(hidden, parts["ln_2.weight"], parts["ln_2.bias"])
+        inner = ops.gelu(self._linear(parts, "mlp.c_fc", normed), approximate=True)
+        return hidden + self._linear(parts, "mlp.c_proj", inner)
+
+    def _attend(
+        self, parts: Mapping[str, Tensor], hidden: Tensor, mask: Tensor, layer: int, memory: Memory | None
+    ) -> Tensor:
+        batch, time, width = ops.shape(hidden)
+        heads = self.architecture.layers.n_head
+        queries, keys, values = (
+            ops.transpose(ops.reshape(part, (batch, time, heads, self.architecture.head_size)), (0, 2, 1, 3))
+            for part in ops.split(self._linear(parts, "attn.c_attn", hidden), 3, axis=-1)
+        )
+        if memory is not None:
+            keys, values = memory.extend(layer, keys, values)
+        scores = ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2)))
+        scores = ops.cast(scores, "float32") * (1 / math.sqrt(self.architecture.head_size))
+        shares = ops.softmax(ops.where(mask, scores, MASKED), axis=-1)
+        mixed = ops.matmul(ops.cast(shares, self.precision), values)
+        joined = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (batch, time, width))
+        return self._linear(parts, "attn.c_proj", joined)
+
+    def _linear(self, parts: Mapping[str, Tensor], name: str, inputs: Tensor) -> Tensor:
+        kernel = ops.cast(parts[f"{name}.weight"], self.precision)
+        return ops.matmul(inputs, kernel) + ops.cast(parts[f"{name}.bias"], self.precision)
+
+    def _norm(self, hidden: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+        exact = ops.cast(hidden, "float32")
+        centred = exact - ops.mean(exact, axis=-1, keepdims=True)
+        variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
+        return ops.cast(centred * ops.rsqrt(variance + NORM_EPSILON) * gain + bias, self.precision)
+
+    def _project(self, weights: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
+        embedding = ops.cast(weights[TOKEN_EMBEDDING], self.precision)
+        logits = ops.cast(ops.matmul(hidden, ops.transpose(embedding)), "float32")
+        size, rows = self.architecture.vocabulary_size, logits.shape[-1]
+        return logits if size == rows else ops.where(ops.arange(rows) < size, logits, MASKED)

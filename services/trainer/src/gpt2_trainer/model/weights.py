@@ -1,0 +1,154 @@
+"""The weights of a GPT-2: names, shapes, initial values.
+
+Names and layouts are those of Hugging Face's GPT-2 (`wte.weight`, `h.0.attn.c_attn.weight`, …; matrices are
+[input, output], as OpenAI's are), so that a checkpoint's `weights.safetensors` needs no translation. All are float32.
+
+    wte.weight [vocabulary, n_embd]         h.i.ln_1.weight, h.i.ln_1.bias [n_embd]
+    wpe.weight [n_ctx, n_embd]              h.i.attn.c_attn.weight [n_embd, 3 n_embd], .bias [3 n_embd]
+    ln_f.weight, ln_f.bias [n_embd]         h.i.attn.c_proj.weight [n_embd, n_embd], .bias [n_embd]
+                                            h.i.ln_2.weight, h.i.ln_2.bias [n_embd]
+                                            h.i.mlp.c_fc.weight [n_embd, 4 n_embd], .bias [4 n_embd]
+                                            h.i.mlp.c_proj.weight [4 n_embd, n_embd], .bias [n_embd]
+"""
+
+import math
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2_trainer.configuration.architecture import Architecture
+
+Weights = dict[str, NDArray[np.float32]]
+
+TOKEN_EMBEDDING = "wte.weight"
+POSITION_EMBEDDING = "wpe.weight"
+LAYER_PARTS = (
+    "ln_1.weight",
+    "ln_1.bias",
+    "attn.c_attn.weight",
+    "attn.c_attn.bias",
+    "attn.c_proj.weight",
+    "attn.c_proj.bias",
+    "ln_2.weight",
+    "ln_2.bias",
+    "mlp.c_fc.weight",
+    "mlp.c_fc.bias",
+    "mlp.c_proj.weight",
+    "mlp.c_proj.bias",
+)
+
+
+def layer_weight(layer: int, part: str) -> str:
+    """Name of one weight of one layer, counted from 0."""
+    return f"h.{layer}.{part}"
+
+
+def is_layer_weight(name: str) -> bool:
+    """Whether a weight belongs to a transformer layer, rather than to the embeddings or the last norm."""
+    return name.startswith("h.")
+
+
+def is_decayed(name: str) -> bool:
+    """Whether weight decay applies: to matrices, not to biases, gains and positions."""
+    return name == TOKEN_EMBEDDING or (
+        is_layer_weight(name) and name.endswith(("c_attn.weight", "_proj.weight", "c_fc.weight"))
+    )
+
+
+def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight by name, with the exact vocabulary."""
+    sizes = architecture.layers
+    width = sizes.n_embd
+    layer_shapes: dict[str, tuple[int, ...]] = {
+        "ln_1.weight": (width,),
+        "ln_1.bias": (width,),
+        "attn.c_attn.weight": (width, 3 * width),
+        "attn.c_attn.bias": (3 * width,),
+        "attn.c_proj.weight": (width, width),
+        "attn.c_proj.bias": (width,),
+        "ln_2.weight": (width,),
+        "ln_2.bias": (width,),
+        "mlp.c_fc.weight": (width, 4 * width),
+        "mlp.c_fc.bias": (4 * width,),
+        "mlp.c_proj.weight": (4 * width, width),
+        "mlp.c_proj.bias": (width,),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        TOKEN_EMBEDDING: (architecture.vocabulary_size, width),
+        POSITION_EMBEDDING: (sizes.n_ctx, width),
+    }
+    for layer in range(sizes.n_layer):
+        shapes |= {layer_weight(layer, part): layer_shapes[part] for part in LAYER_PARTS}
+    return shapes | {"ln_f.weight": (width,), "ln_f.bias": (width,)}
+
+
+def count_parameters(architecture: Architecture) -> int:
+    """Number of weights, the vocabulary's exact."""
+    return sum(math.prod(shape) for shape in weight_shapes(architecture).values())
+
+
+def initial_weights(architecture: Architecture, seed: int) -> Weights:
+    """Draws the weights of a new model.
+
+    As OpenAI's code: 0.02 for matrices and token embeddings, 0.01 for positions, gains 1, biases 0. Projections back
+    into the residual stream are scaled by 1/sqrt(2 n_layer), as the GPT-2 paper says. Each weight has its own stream
+    of random numbers, made of the seed and its name, so that it does not depend on the others.
+    """
+    return {
+        name: _initial_weight(name, shape, architecture.layers.n_layer, seed)
+        for name, shape in weight_shapes(architecture).items()
+    }
+
+
+def _initial_weight(name: str, shape: tuple[int, ...], layers: int, seed: int) -> NDArray[np.float32]:
+    if name.endswith(".bias"):
+        return np.zeros(shape, np.float32)
+    if len(shape) == 1:
+        return np.ones(shape, np.float32)
+    deviation = 0.01 if name == POSITION_EMBEDDING else 0.02
+    if name.endswith("c_proj.weight"):
+        deviation /= math.sqrt(2 * layers)
+    generator = np.random.Generator(np.random.Philox(key=[seed % 2**64, zlib.crc32(name.encode())]))
+    values = generator.standard_normal(shape, np.float32)
+    values *= np.float32(deviation)
+    return values
+
+
+def check_weights(weights: Mapping[str, NDArray[np.generic]], architecture: Architecture) -> None:
+    """Checks that every weight is there in its shape.
+
+    Raises:
+        ValueError: One is missing, unknown or of another shape; the message names it.
+    """
+    shapes = weight_shapes(architecture)
+    if missing := [name for name in shapes if name not in weights]:
+        raise ValueError(f"the weight {missing[0]} is missing ({len(missing)} of {len(shapes)} are)")
+    if unknown := [name for name in weights if name not in shapes]:
+        raise ValueError(f"the weight {unknown[0]} belongs to no GPT-2 of these sizes ({len(unknown)} do not)")
+    for name, shape in shapes.items():
+        if weights[name].shape != shape:
+            raise ValueError(f"the weight {name} has shape {list(weights[name].shape)} instead of {list(shape)}")
+
+
+def pad_vocabulary(tensors: Weights, architecture: Architecture) -> Weights:
+    """Adds rows of zeros to the token embedding, and to its optimizer slots, up to the padded vocabulary."""
+    missing = architecture.padded_vocabulary_size - architecture.vocabulary_size
+    return {
+        name: np.pad(tensor, ((0, missing), (0, 0))) if missing and _has_vocabulary(name) else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def cut_vocabulary(tensors: Weights, architecture: Architecture) -> Weights:
+    """Takes away the rows that `pad_vocabulary` added."""
+    return {
+        name: tensor[: architecture.vocabulary_size] if _has_vocabulary(name) else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _has_vocabulary(name: str) -> bool:
+    # A slot's name ends with its weight's.
+    return name.rpartition("/")[2] == TOKEN_EMBEDDING

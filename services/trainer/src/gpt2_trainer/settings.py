@@ -1,0 +1,38 @@
+"""The trainer's settings: the common ones, and its own."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import Field, field_validator
+
+from gpt2_common.settings import ServiceSettings
+
+
+class TrainerSettings(ServiceSettings):
+    """What the trainer can be told. Field `x` is the variable GPT2_X."""
+
+    listen: str = Field("127.0.0.1:50053", description="Address and port to serve gRPC on; port 0 takes a free one.")
+    keras_backend: Literal["tensorflow", "jax"] = Field(
+        cast(Any, None),
+        description="What Keras trains with: tensorflow or jax. Default: the variable KERAS_BACKEND, or tensorflow.",
+    )
+    openai_base_url: str = Field(
+        "https://openaipublic.blob.core.windows.net/gpt-2/models",
+        pattern="^https?://.+",
+        description="Folder with OpenAI's models by size; a mirror of it will do.",
+    )
+    openai_cache: Path = Field(Path(".gpt2/openai"), description="Local folder that downloaded models are kept in.")
+    download_timeout_seconds: float = Field(30.0, gt=0, description="Longest silence of a download.")
+    generate_backend: Literal["tensorflow", "jax"] = Field(
+        "jax", description="What Keras generates text with; JAX is the faster to start and to run on CPUs."
+    )
+    generate_idle_seconds: float = Field(
+        300.0, ge=0, description="Time after which a model that generates no text is put out of memory."
+    )
+    generate_models: int = Field(2, ge=1, description="Models that may be in memory to generate text.")
+
+    @field_validator("keras_backend", mode="before")
+    @classmethod
+    def _backend_of_keras(cls, value: str | None) -> str:
+        return value or os.environ.get("KERAS_BACKEND") or "tensorflow"

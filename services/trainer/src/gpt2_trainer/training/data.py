@@ -1,0 +1,176 @@
+"""Batches of a dataset artifact, each a pure function of the seed and the step.
+
+A split is one stream of tokens in several memory-mapped shards. It is cut into windows of `context_length` + 1 tokens
+that overlap by one, so that each token but the first is a target once an epoch.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2_common.errors import DataLoss, InvalidRequest
+from gpt2_trainer.training.order import permute
+
+TokenIds = NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetDescription:
+    """What a dataset's `dataset.json` says."""
+
+    vocabulary_size: int
+    end_token_id: int
+    tokenizer_digest: str
+    train_tokens: int
+    validation_tokens: int
+
+    @classmethod
+    def read(cls, folder: Path) -> "DatasetDescription":
+        """Reads it. Raises DataLoss when it is not what the tokenizer service writes."""
+        try:
+            content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+            return cls(
+                vocabulary_size=int(content["vocabulary_size"]),
+                end_token_id=int(content["end_token_id"]),
+                tokenizer_digest=str(content["tokenizer_digest"]),
+                train_tokens=int(content["train"]["tokens"]),
+                validation_tokens=int(content["validation"]["tokens"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataLoss(f"dataset.json of the dataset is damaged ({error!r}): encode the corpus again") from error
+
+
+class TokenStream:
+    """One split of a dataset, read as one stream.
+
+    Args:
+        folder: Folder of the dataset.
+        split: `train` or `validation`.
+    """
+
+    def __init__(self, folder: Path, split: str) -> None:
+        paths = sorted(folder.glob(f"{split}-*.npy"))
+        self._shards = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
+        self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self._shards else 0
+
+    def read(self, start: int, length: int) -> TokenIds:
+        """Copies tokens, across shards where need be. int32 [length]; the range must lie in the stream."""
+        tokens = np.empty(length, np.int32)
+        filled = 0
+        shard = int(np.searchsorted(self._ends, start, side="right"))
+        while filled < length:
+            offset = start + filled - (int(self._ends[shard - 1]) if shard else 0)
+            piece = self._shards[shard][offset : offset + length - filled]
+            tokens[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            shard += 1
+        return tokens
+
+
+class TrainingData:
+    """Batches of the train split.
+
+    Args:
+        stream: The train split.
+        context_length: Tokens in a sequence.
+        batch_size: Sequences in a batch.
+        seed: Seed of the order and of the noise.
+        noise: Chance that an input token is replaced by a random one.
+        vocabulary_size: Tokens to draw noise from.
+
+    Raises:
+        InvalidRequest: The split is shorter than one sequence.
+    """
+
+    def __init__(
+        self, stream: TokenStream, context_length: int, batch_size: int, seed: int, noise: float, vocabulary_size: int
+    ) -> None:
+        self._stream = stream
+        self._context_length = context_length
+        self._batch_size = batch_size
+        self._seed = seed
+        self._noise = noise
+        self._vocabulary_size = vocabulary_size
+        self.windows = count_windows(stream, context_length, "train")
+
+    def batch(self, step: int) -> tuple[TokenIds, TokenIds]:
+        """Inputs and targets of a step, counted from 0; each int32 [batch_size, context_length]."""
+        numbers = np.arange(step * self._batch_size, (step + 1) * self._batch_size, dtype=np.int64)
+        rows = np.empty((self._batch_size, self._context_length + 1), np.int32)
+        for epoch in np.unique(numbers // self.windows):
+            chosen = numbers // self.windows == epoch
+            windows = permute(numbers[chosen] % self.windows, self.windows, self._seed, int(epoch))
+            for row, window in zip(np.flatnonzero(chosen), windows, strict=True):
+                rows[row] = self._stream.read(int(window) * self._context_length, self._context_length + 1)
+        return self._disturb(rows[:, :-1], step), np.ascontiguousarray(rows[:, 1:])
+
+    def _disturb(self, inputs: TokenIds, step: int) -> TokenIds:
+        if not self._noise:
+            return np.ascontiguousarray(inputs)
+        random = np.random.Generator(np.random.Philox(key=[self._seed % 2**64, step]))
+        replaced = random.random(inputs.shape) < self._noise
+        other = random.integers(0, self._vocabulary_size, inputs.shape, dtype=np.int32)
+        return np.where(replaced, other, inputs)
+
+
+class ValidationData:
+    """The validation sequences: the same ones each time, spread evenly over the validation split.
+
+    Args:
+        stream: The validation split.
+        context_length: Tokens in a sequence.
+        sequences: Sequences to use; all where the split has fewer.
+        batch_size: Sequences in a batch.
+
+    Raises:
+        InvalidRequest: The split is shorter than one sequence.
+    """
+
+    def __init__(self, stream: TokenStream, context_length: int, sequences: int, batch_size: int) -> None:
+        self._stream = stream
+        self._context_length = context_length
+        self._batch_size = batch_size
+        windows = count_windows(stream, context_length, "validation")
+        count = min(sequences, windows)
+        self._starts = [number * windows // count * context_length for number in range(count)]
+
+    @property
+    def sequences(self) -> int:
+        """Sequences in use."""
+        return len(self._starts)
+
+    def batches(self) -> Iterator[tuple[TokenIds, TokenIds, int]]:
+        """Inputs, targets (int32 [batch_size, context_length]) and how many of the rows count.
+
+        The last batch is filled up with repeated rows, so that all have one shape and are compiled once.
+        """
+        for first in range(0, len(self._starts), self._batch_size):
+            starts = self._starts[first : first + self._batch_size]
+            filled = starts + [starts[0]] * (self._batch_size - len(starts))
+            rows = np.stack([self._stream.read(start, self._context_length + 1) for start in filled])
+            yield np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:]), len(starts)
+
+
+def count_windows(stream: TokenStream, context_length: int, split: str) -> int:
+    """Windows in a split. Raises InvalidRequest, saying what would fit, when there is none."""
+    tokens = len(stream)
+    if tokens > context_length:
+        return (tokens - 1) // context_length
+    fits = f"a context_length of at most {tokens - 1} fits" if tokens > 1 else "no context_length fits"
+    advice = " or encode it with a greater share for validation" if split == "validation" else ""
+    raise InvalidRequest(
+        [
+            (
+                "config.context_length",
+                f"the {split} split of the dataset has {tokens} tokens, and one sequence takes {context_length + 1}: "
+                f"{fits}; choose that, use a larger corpus{advice}",
+            )
+        ]
+    )

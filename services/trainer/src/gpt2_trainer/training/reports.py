@@ -1,0 +1,109 @@
+"""What a training says while it runs: a log line, TensorBoard events and `metrics.jsonl`, all with the same figures."""
+
+import json
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+_log = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+
+
+class TrainingLogs:
+    """The logs folder of a training, readable while it grows.
+
+    Args:
+        folder: Where to write. Figures after `step` that an attempt before has left are removed.
+        step: Updates made so far.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        metrics = folder / METRICS
+        kept = [line for line in _whole_lines(metrics) if json.loads(line)["step"] <= step] if step else []
+        temporary = folder / f".{METRICS}"
+        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.replace(metrics)
+        self._metrics = metrics.open("a", encoding="utf-8")
+        # TensorBoard reads all files of a folder in the order of their names, as one run.
+        name = f"events.out.tfevents.{time.time_ns() // 1000:020d}.{socket.gethostname()}.{os.getpid()}"
+        self._events = RecordWriter((folder / name).open("wb"))
+        self._write(event_pb2.Event(file_version="brain.Event:2"))
+        # Tells TensorBoard to forget what an attempt before has said of later steps.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(event_pb2.Event(step=step + 1, session_log=start))
+
+    def figures(self, step: int, figures: Mapping[str, float]) -> None:
+        """Writes figures to `metrics.jsonl` and, as scalars, to TensorBoard."""
+        # A figure that is no finite number is null: JSON has no other word for it.
+        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
+        self._metrics.flush()
+        values = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
+        self._write(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=values)))
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Writes a text to TensorBoard."""
+        metadata = summary_pb2.SummaryMetadata(plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="text"))
+        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+        tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()], tensor_shape=shape)
+        value = summary_pb2.Summary.Value(tag=name, metadata=metadata, tensor=tensor)
+        self._write(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=[value])))
+
+    def config(self, config: Mapping[str, Any]) -> None:
+        """Writes the options of the training to TensorBoard, as text."""
+        rows = "\n".join(f"| {name} | {value} |" for name, value in config.items())
+        self.text(0, "config", f"| option | value |\n|---|---|\n{rows}")
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._metrics.close()
+        self._events.close()
+
+    def _write(self, event: event_pb2.Event) -> None:
+        event.wall_time = time.time()
+        self._events.write(event.SerializeToString())
+        self._events.flush()
+
+
+def log_report(step: int, steps: int, figures: Mapping[str, float]) -> None:
+    """Writes one line on the training to the log, with the same figures as fields."""
+    rate = figures["tokens_per_second"]
+    seconds = (steps - step) * figures["seconds_per_step"]
+    _log.info(
+        "step %d of %d: loss %.4f, learning rate %.3g, gradient norm %.3f, %.0f tokens/s, %s to go",
+        step,
+        steps,
+        figures["loss"],
+        figures["learning_rate"],
+        figures["gradient_norm"],
+        rate,
+        format_duration(seconds),
+        extra={"step": step, **figures},
+    )
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for people, such as `1:02:03`."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}"
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines of a file; one that was being written when its writer was killed is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]

@@ -1,0 +1,151 @@
+"""One training step and one validation step: the part that is the same on every backend.
+
+The backends differ in how they take a gradient and where they keep the state; `step_tensorflow.py` and `step_jax.py`
+each do that and nothing else.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_trainer.model.network import Network
+from gpt2_trainer.model.weights import Weights, is_layer_weight
+from gpt2_trainer.training import optimizer
+from gpt2_trainer.training.optimizer import Tensors
+from gpt2_trainer.training.schedule import learning_rate
+
+Loss = Callable[[Tensors, Any, Any], Any]
+ValueAndGradients = Callable[[Loss, Tensors, Any, Any], tuple[Any, Tensors]]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step says; the values may still be on their way from the device.
+
+    `loss` is the mean cross-entropy in nats, `gradient_norm` the global norm before clipping; float32 scalars.
+    """
+
+    loss: Any
+    gradient_norm: Any
+    learning_rate: Any
+
+
+class Stepper(Protocol):
+    """The state of a training on one backend: weights and optimizer slots."""
+
+    def train(self, step: int, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> StepResult:
+        """Makes the update number `step`, from 0. Token ids are int32 [batch_size, context_length]."""
+
+    def validate(self, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Mean loss of each sequence, float32 [batch]; changes nothing."""
+
+    def weights(self) -> Weights:
+        """A copy of the weights, the vocabulary padded."""
+
+    def slots(self) -> Weights:
+        """A copy of the optimizer's slots by `<slot name>/<weight name>`."""
+
+    def tensors(self) -> Tensors:
+        """The weights where they are, to read only, until the next step."""
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """The arithmetic of a step.
+
+    Args:
+        network: The model.
+        options: Training options.
+    """
+
+    network: Network
+    options: TrainingOptions
+
+    def is_trained(self, name: str) -> bool:
+        """Whether the training changes a weight."""
+        return is_layer_weight(name) or not self.options.only_train_transformer_layers
+
+    def first_slots(self, weights: Weights) -> Weights:
+        """Slots of a new optimizer: zeros."""
+        names = optimizer.slot_names(self.options)
+        return {
+            f"{slot}/{name}": np.zeros_like(weights[name])
+            for slot in names
+            for name in weights
+            if self.is_trained(name)
+        }
+
+    def run(
+        self, take_gradients: ValueAndGradients, weights: Tensors, slots: Tensors, step: Any, inputs: Any, targets: Any
+    ) -> tuple[Tensors, Tensors, tuple[Any, Any, Any]]:
+        """Computes one update.
+
+        Args:
+            take_gradients: The backend's way to a loss and its gradients.
+            weights: All weights by name.
+            slots: Optimizer slots.
+            step: int32 scalar, updates made before.
+            inputs: int32 [batch_size, context_length].
+            targets: As inputs.
+
+        Returns:
+            New trained weights, new slots, and loss, gradient norm and learning rate.
+        """
+        trained = {name: value for name, value in weights.items() if self.is_trained(name)}
+        frozen = {name: value for name, value in weights.items() if not self.is_trained(name)}
+
+        def loss_of(trained: Tensors, inputs: Any, targets: Any) -> Any:
+            return ops.mean(self.network.losses(trained | frozen, inputs, targets))
+
+        loss, gradients = self._accumulated(take_gradients, loss_of, trained, inputs, targets)
+        gradients, norm = optimizer.clip(gradients, self.options.clip_norm)
+        rate = learning_rate(self.options, step)
+        new_weights, new_slots = optimizer.update(self.options, rate, step, trained, slots, gradients)
+        return new_weights, new_slots, (loss, norm, rate)
+
+    def _accumulated(
+        self, take_gradients: ValueAndGradients, loss_of: Loss, trained: Tensors, inputs: Any, targets: Any
+    ) -> tuple[Any, Tensors]:
+        """Mean loss and gradients over the micro-batches, one after the other, so that memory holds one at a time."""
+        parts, size = self.options.accumulate_gradients, self.options.micro_batch_size
+        if parts == 1:
+            return take_gradients(loss_of, trained, inputs, targets)
+        shape = (parts, size, self.options.context_length)
+        inputs, targets = ops.reshape(inputs, shape), ops.reshape(targets, shape)
+        names = list(trained)
+
+        def add(part: Any, sums: tuple[Any, ...]) -> tuple[Any, ...]:
+            chosen = (ops.take(tensor, part, axis=0) for tensor in (inputs, targets))
+            loss, gradients = take_gradients(loss_of, trained, *chosen)
+            terms = (loss, *(gradients[name] for name in names))
+            return tuple(total + term for total, term in zip(sums, terms, strict=True))
+
+        zeros = (ops.zeros((), "float32"), *(ops.zeros_like(trained[name]) for name in names))
+        loss, *gradients = ops.fori_loop(0, parts, add, zeros)
+        return loss / parts, {name: total / parts for name, total in zip(names, gradients, strict=True)}
+
+
+def create_stepper(step: TrainingStep, weights: Weights, slots: Weights | None) -> Stepper:
+    """Puts a training's state on the backend that Keras was started with.
+
+    Args:
+        step: What to compute.
+        weights: Weights by name, the vocabulary padded.
+        slots: Optimizer slots; None: new ones.
+    """
+    # Sums over all weights are the same to the last bit only in the same order, wherever the weights come from.
+    weights = dict(sorted(weights.items()))
+    slots = step.first_slots(weights) if slots is None else slots
+    if keras.config.backend() == "jax":
+        from gpt2_trainer.training.step_jax import JaxStepper  # imports JAX
+
+        return JaxStepper(step, weights, slots)
+    from gpt2_trainer.training.step_tensorflow import TensorFlowStepper  # imports TensorFlow
+
+    return TensorFlowStepper(step, weights, slots)

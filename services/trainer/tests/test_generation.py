@@ -1,0 +1,156 @@
+"""Generation: sampling, the cache, the end, stops and streamed text."""
+
+import numpy as np
+import pytest
+from trainer_support import computations, reference
+from trainer_support.data import END_TOKEN_ID, VOCABULARY_SIZE, make_tokenizer, random_weights, small_architecture
+
+from gpt2_common.errors import DataLoss
+from gpt2_trainer.configuration.sampling import SamplingOptions
+from gpt2_trainer.generation.text import TextCodec, TextStream, byte_of_character
+
+GREEDY = SamplingOptions(temperature=0.0)
+ARCHITECTURE = small_architecture()
+WEIGHTS = random_weights(ARCHITECTURE)
+
+
+@pytest.mark.parametrize("length", [1, 16, 40])
+def test_greedy_generation_equals_full_recomputation(backend, length):
+    """Past the end of the context, twice over."""
+    prompt = np.random.default_rng(length).integers(0, VOCABULARY_SIZE, length).tolist()
+    made = backend(computations.generated, ARCHITECTURE, WEIGHTS, prompt, 2, 40, GREEDY, 0)
+    expected = reference.greedy(WEIGHTS, prompt, 40, 2, 2, 16)
+    assert made.tolist() == [expected, expected]
+
+
+def test_a_growing_cache_changes_nothing(jax_process):
+    architecture = small_architecture(n_layer=1, n_ctx=256)
+    weights = random_weights(architecture)
+    made = jax_process(computations.generated, architecture, weights, [1, 2, 3], 1, 200, GREEDY, 0)
+    assert made[0].tolist() == reference.greedy(weights, [1, 2, 3], 200, 1, 2, 256)
+
+
+def test_a_context_of_one_token_works(jax_process):
+    architecture = small_architecture(n_ctx=1)
+    weights = random_weights(architecture)
+    made = jax_process(computations.generated, architecture, weights, [5, 6], 1, 5, GREEDY, 0)
+    assert made[0].tolist() == reference.greedy(weights, [5, 6], 5, 2, 2, 1)
+
+
+def test_a_sample_depends_on_the_seed_and_its_number_alone(jax_process):
+    def made(samples, seed):
+        options = SamplingOptions(top_k=0)
+        return jax_process(computations.generated, ARCHITECTURE, WEIGHTS, [1], samples, 20, options, seed).tolist()
+
+    three = made(3, seed=4)
+    assert three[:1] == made(1, seed=4)
+    assert three[0] != three[1]
+    assert three[0] != made(1, seed=5)[0]
+
+
+def draws(backend, logits, temperature=1.0, top_k=0, top_p=1.0, count=2000):
+    uniform = ((np.arange(count) + 0.5) / count).astype(np.float32)
+    values = np.float32(temperature), np.int32(top_k), np.float32(top_p)
+    drawn = backend(computations.drawn, np.array([logits], np.float32), uniform, *values)
+    return np.bincount(drawn, minlength=len(logits)) / count
+
+
+LOGITS = np.log([0.1, 0.4, 0.05, 0.3, 0.15])
+
+
+@pytest.mark.parametrize(
+    ("controls", "expected"),
+    [
+        ({}, [0.1, 0.4, 0.05, 0.3, 0.15]),
+        ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"top_k": 99}, [0.1, 0.4, 0.05, 0.3, 0.15]),
+        ({"top_p": 0.6}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"top_p": 0.71}, [0, 0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85]),
+        ({"top_p": 1e-9}, [0, 1, 0, 0, 0]),
+        # top_p counts what top_k has left: 4/7 is over a half.
+        ({"top_k": 2, "top_p": 0.5}, [0, 1, 0, 0, 0]),
+        ({"temperature": 0.5}, np.square([0.1, 0.4, 0.05, 0.3, 0.15]) / 0.285),
+        ({"temperature": 0.0}, [0, 1, 0, 0, 0]),
+        ({"temperature": 0.0, "top_k": 3}, [0, 1, 0, 0, 0]),
+    ],
+)
+def test_tokens_are_drawn_by_their_chances(backend, controls, expected):
+    np.testing.assert_allclose(draws(backend, LOGITS, **controls), expected, atol=0.002)
+
+
+def test_random_numbers_at_the_edges_draw_likely_tokens(backend):
+    logits = np.array([[0.0, 5.0, -1e9, 1.0]] * 2, np.float32)
+    uniform = np.array([0.0, np.nextafter(np.float32(1), np.float32(0))], np.float32)
+    drawn = backend(computations.drawn, logits, uniform, np.float32(1), np.int32(0), np.float32(1))
+    assert drawn[0] == 1
+    assert drawn[1] in (0, 3)
+
+
+@pytest.fixture
+def codec(tmp_path):
+    return TextCodec(make_tokenizer(tmp_path), END_TOKEN_ID)
+
+
+def byte_tokens(codec, text):
+    """One token for each byte of a text."""
+    characters = {byte: character for character, byte in byte_of_character().items()}
+    tokens = {codec.token_bytes(number): number for number in range(VOCABULARY_SIZE)}
+    assert len(characters) == 256
+    return [tokens[bytes([byte])] for byte in text.encode()]
+
+
+def test_characters_are_never_cut(codec):
+    text = "aé漢🎉z"
+    stream = TextStream(codec, ())
+    pieces = [stream.add(token) for token in byte_tokens(codec, text)]
+    assert "".join(pieces) == text
+    assert [piece for piece in pieces if piece] == list(text)
+
+
+def test_an_unfinished_character_at_the_end_is_left_out(codec):
+    assert codec.decode(byte_tokens(codec, "a🎉")[:-1]) == "a"
+
+
+def test_bytes_that_are_no_text_become_replacement_characters(codec):
+    broken = [byte_tokens(codec, "é")[0], *byte_tokens(codec, "a")]
+    assert codec.decode(broken) == "\ufffda"
+
+
+def test_decoding_stops_at_the_end_token(codec):
+    tokens = byte_tokens(codec, "ab")
+    assert codec.decode([tokens[0], END_TOKEN_ID, tokens[1]]) == "a"
+
+
+def test_prompts_become_tokens(codec):
+    assert codec.encode_prompt("") == [END_TOKEN_ID]
+    assert [codec.token_bytes(token) for token in codec.encode_prompt("the theü")] == [b"the", b" the", "ü".encode()]
+    assert codec.encode_prompt("a<|endoftext|>")[-1] == END_TOKEN_ID
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "shown"),
+    [
+        ("one END two", ("END",), "one "),
+        ("one EN two", ("END",), "one EN two"),
+        ("aab", ("ab",), "a"),
+        ("abc", ("c", "bc"), "a"),
+        ("xéy", ("é",), "x"),
+        ("\n\nx", ("\n\n",), ""),
+        ("ends with E", ("END",), "ends with E"),
+    ],
+)
+def test_stops_are_found_across_tokens_and_never_shown(codec, text, stops, shown):
+    stream, pieces = TextStream(codec, stops), []
+    for token in byte_tokens(codec, text):
+        pieces.append(stream.add(token))
+        if stream.stopped:
+            break
+    pieces.append(stream.rest())
+    assert "".join(pieces) == shown
+    assert stream.stopped == any(stop in text for stop in stops)
+
+
+def test_a_broken_tokenizer_is_data_loss(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataLoss, match=r"tokenizer.json cannot be read as a tokenizer"):
+        TextCodec(tmp_path, 0)

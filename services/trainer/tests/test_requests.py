@@ -1,0 +1,164 @@
+"""Requests become options with the defaults that the protocol promises, or violations that name each field."""
+
+import pytest
+
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_trainer import requests
+from gpt2_trainer.configuration.sampling import SamplingOptions
+
+MODEL = pb.ModelConfig(n_layer=2, n_head=2, n_embd=8, n_ctx=32)
+
+
+def train_request(start=None, **config):
+    return pb.TrainModelRequest(
+        dataset_uri="file:///d", config=pb.TrainConfig(**{"steps": 200, **config}), **(start or {"model": MODEL})
+    )
+
+
+def options(request):
+    assert requests.train_problems(request) == []
+    return requests.training_options(request, 32)
+
+
+def test_defaults_are_those_of_the_protocol():
+    chosen = options(train_request())
+    assert chosen.to_json() == {
+        "steps": 200,
+        "batch_size": 8,
+        "accumulate_gradients": 1,
+        "context_length": 32,
+        "optimizer": "adamw",
+        "learning_rate": 0.0006,
+        "schedule": "cosine",
+        "warmup_steps": 10,
+        "final_learning_rate_fraction": 0.1,
+        "weight_decay": 0.1,
+        "clip_norm": 1.0,
+        "noise": 0.0,
+        "only_train_transformer_layers": False,
+        "memory_saving_gradients": False,
+        "precision": "float32",
+        "validate_every": 20,
+        "validation_sequences": 64,
+        "save_every": 20,
+        "keep_checkpoints": 2,
+        "sample_every": 0,
+        "sample_num": 1,
+        "sample_length": 128,
+        "sample_prompt": "",
+        "sampling": {"temperature": 1.0, "top_k": 40, "top_p": 1.0},
+        "seed": 0,
+        "report_every": 10,
+    }
+    assert type(chosen).from_json(chosen.to_json()) == chosen
+
+
+def test_zeros_that_are_given_count():
+    chosen = options(train_request(final_learning_rate_fraction=0.0, weight_decay=0.0, clip_norm=0.0, warmup_steps=-1))
+    assert chosen.final_learning_rate_fraction == chosen.weight_decay == chosen.clip_norm == chosen.warmup_steps == 0
+    given = pb.SamplingConfig(temperature=0.0, top_k=0, top_p=0.5)
+    assert requests.sampling_options(given) == SamplingOptions(temperature=0.0, top_k=0, top_p=0.5)
+
+
+def test_few_steps_have_sensible_defaults():
+    chosen = options(train_request(steps=3))
+    assert (chosen.validate_every, chosen.save_every, chosen.warmup_steps) == (1, 1, 0)
+    assert options(train_request(steps=100_000)).save_every == 1000
+
+
+def test_a_checkpoint_is_trained_more_gently():
+    assert options(train_request({"checkpoint_uri": "file:///c"})).learning_rate == 0.00002
+
+
+@pytest.mark.parametrize(("name", "layers"), [("124M", 12), ("117M", 12), ("345M", 24), ("355M", 24), ("1558M", 48)])
+def test_sizes_go_by_old_and_new_names(name, layers):
+    request = train_request({"model_size": name})
+    assert requests.train_problems(request) == []
+    assert requests.layer_sizes(request).n_layer == layers
+
+
+def test_other_optimizers_have_no_decay():
+    assert options(train_request(optimizer="sgd")).weight_decay == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "part"),
+    [
+        ({"steps": 0}, "config.steps", "at least 1"),
+        ({"batch_size": -1}, "config.batch_size", "at least 1"),
+        ({"accumulate_gradients": 3}, "config.accumulate_gradients", "divide batch_size, which is 8"),
+        ({"context_length": 33}, "config.context_length", "at most 32"),
+        ({"context_length": -1}, "config.context_length", "at least 1"),
+        ({"optimizer": "lion"}, "config.optimizer", "one of adamw, adam, sgd, not 'lion'"),
+        ({"learning_rate": -1.0}, "config.learning_rate", "over 0"),
+        ({"learning_rate": float("nan")}, "config.learning_rate", "over 0"),
+        ({"learning_rate": float("inf")}, "config.learning_rate", "over 0"),
+        ({"schedule": "step"}, "config.schedule", "one of cosine, linear, constant"),
+        ({"warmup_steps": -2}, "config.warmup_steps", "at least 0"),
+        ({"warmup_steps": 201}, "config.warmup_steps", "at most the 200 steps"),
+        ({"final_learning_rate_fraction": 1.1}, "config.final_learning_rate_fraction", "from 0 to 1"),
+        ({"weight_decay": -0.1}, "config.weight_decay", "0 or greater"),
+        ({"weight_decay": 0.1, "optimizer": "adam"}, "config.weight_decay", "adamw only"),
+        ({"clip_norm": -1.0}, "config.clip_norm", "0 (no limit) or greater"),
+        ({"noise": 1.5}, "config.noise", "from 0 to 1"),
+        ({"precision": "float16"}, "config.precision", "one of float32, bfloat16"),
+        ({"validate_every": -1}, "config.validate_every", "at least 1"),
+        ({"validation_sequences": -1}, "config.validation_sequences", "at least 1"),
+        ({"save_every": -1}, "config.save_every", "at least 1"),
+        ({"keep_checkpoints": -1}, "config.keep_checkpoints", "at least 1"),
+        ({"sample_every": -1}, "config.sample_every", "at least 0"),
+        ({"sample_num": -1}, "config.sample_num", "at least 1"),
+        ({"sample_length": -1}, "config.sample_length", "at least 1"),
+        ({"report_every": -1}, "config.report_every", "at least 1"),
+        ({"sampling": pb.SamplingConfig(top_p=0.0)}, "config.sampling.top_p", "over 0 and at most 1"),
+    ],
+)
+def test_each_wrong_option_is_named(config, field, part):
+    [(found, description)] = requests.train_problems(train_request(**config))
+    assert found == field
+    assert part in description
+
+
+@pytest.mark.parametrize(
+    ("request_", "fields"),
+    [
+        (pb.TrainModelRequest(), ["dataset_uri", "start", "config.steps"]),
+        (train_request({"model_size": "9000B"}), ["model_size"]),
+        (train_request({"checkpoint_uri": ""}), ["checkpoint_uri"]),
+        (train_request({"model": pb.ModelConfig(n_layer=1, n_head=3, n_embd=8, n_ctx=4)}), ["model.n_head"]),
+        (train_request({"model": pb.ModelConfig()}), ["model.n_layer", "model.n_head", "model.n_embd", "model.n_ctx"]),
+    ],
+)
+def test_wrong_starts_are_named(request_, fields):
+    assert [field for field, _ in requests.train_problems(request_)] == fields
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"model_uri": ""}, "model_uri"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 1_000_001}, "max_tokens"),
+        ({"samples": 65}, "samples"),
+        ({"samples": -1}, "samples"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"stop": ["x", ""]}, "stop[1]"),
+        ({"sampling": pb.SamplingConfig(temperature=-1.0)}, "sampling.temperature"),
+        ({"sampling": pb.SamplingConfig(temperature=float("nan"))}, "sampling.temperature"),
+        ({"sampling": pb.SamplingConfig(top_k=-1)}, "sampling.top_k"),
+        ({"sampling": pb.SamplingConfig(top_p=1.1)}, "sampling.top_p"),
+    ],
+)
+def test_each_wrong_wish_for_text_is_named(changes, field):
+    request = pb.GenerateRequest(**{"model_uri": "file:///m", **changes})
+    assert [found for found, _ in requests.generate_problems(request)] == [field]
+
+
+def test_imports_and_exports_need_a_source():
+    assert requests.import_problems(pb.ImportCheckpointRequest())[0][0] == "source"
+    assert requests.import_problems(pb.ImportCheckpointRequest(uri=""))[0][0] == "uri"
+    [(field, description)] = requests.import_problems(pb.ImportCheckpointRequest(openai_model="2B"))
+    assert field == "openai_model"
+    assert "124M, 117M, 355M, 345M, 774M, 1558M" in description
+    assert requests.import_problems(pb.ImportCheckpointRequest(openai_model="117M")) == []
+    assert requests.export_problems(pb.ExportModelRequest())[0][0] == "checkpoint_uri"

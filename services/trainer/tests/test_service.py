@@ -1,0 +1,207 @@
+"""The trainer as its callers see it: a real process, over real sockets, from dataset to streamed text."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from trainer_support.data import make_dataset
+
+from gpt2.jobs.v1 import job_pb2, jobs_service_pb2, jobs_service_pb2_grpc
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2.trainer.v1 import trainer_service_pb2_grpc
+
+Reason = pb.GenerateResponse
+IDLE_SECONDS = 3.0
+
+
+class Trainer:
+    """The service's process and its clients."""
+
+    def __init__(self, folder):
+        environment = {
+            **os.environ,
+            "GPT2_LISTEN": "127.0.0.1:0",
+            "GPT2_ARTIFACT_ROOT": str(folder / "artifacts"),
+            "GPT2_ALLOWED_ROOTS": str(folder),
+            "GPT2_DATABASE_URL": f"sqlite:///{folder / 'jobs.db'}",
+            "GPT2_KAFKA_BOOTSTRAP_SERVERS": "",
+            "GPT2_KERAS_BACKEND": "jax",
+            "GPT2_GENERATE_IDLE_SECONDS": str(IDLE_SECONDS),
+        }
+        self.log = folder / "trainer.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gpt2_trainer"], env=environment, stderr=log, cwd=folder
+            )
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self._port()}")
+        self.trainer = trainer_service_pb2_grpc.TrainerServiceStub(self.channel)
+        self.jobs = jobs_service_pb2_grpc.JobsServiceStub(self.channel)
+        health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest(), timeout=60, wait_for_ready=True)
+
+    def _port(self):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for line in self.log.read_text().splitlines():
+                if '"port": ' in line:
+                    return int(line.partition('"port": ')[2].rstrip("}").partition(",")[0])
+            time.sleep(0.05)
+        raise AssertionError(self.log.read_text())
+
+    def finish(self, job):
+        request = jobs_service_pb2.WatchJobRequest(job_id=job.job_id)
+        *_, last = (answer.job for answer in self.jobs.WatchJob(request, timeout=120))
+        return last
+
+    def generate(self, **arguments):
+        """Text and finish reason of each sample."""
+        texts, reasons = {}, {}
+        for answer in self.trainer.Generate(pb.GenerateRequest(**arguments), timeout=120):
+            texts[answer.sample] = texts.get(answer.sample, "") + answer.text
+            if answer.finish_reason:
+                reasons[answer.sample] = answer.finish_reason
+        return texts, reasons
+
+    def workers(self):
+        """Processes that generate text."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(child) for child in children if b"generation.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("service")
+    make_dataset(folder / "dataset")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(folder):
+    service = Trainer(folder)
+    yield service
+    service.channel.close()
+    service.process.terminate()
+    assert service.process.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def model_uri(service, folder):
+    """A model that was trained and exported by the service."""
+    request = pb.TrainModelRequest(
+        job=job_pb2.JobOptions(job_id="run/train"),
+        dataset_uri=(folder / "dataset").as_uri(),
+        model=pb.ModelConfig(n_layer=1, n_head=2, n_embd=16, n_ctx=16),
+        config=pb.TrainConfig(steps=4, batch_size=4, sample_length=1),
+    )
+    trained = service.finish(service.trainer.TrainModel(request).job)
+    assert trained.state == job_pb2.Job.STATE_SUCCEEDED, trained.error
+    assert [output.name for output in trained.outputs] == ["checkpoint", "logs", "samples"]
+    assert trained.progress.phase == "publishing"
+    assert service.trainer.TrainModel(request).job.outputs == trained.outputs
+    export = pb.ExportModelRequest(checkpoint_uri=trained.outputs[0].uri)
+    exported = service.finish(service.trainer.ExportModel(export).job)
+    assert exported.state == job_pb2.Job.STATE_SUCCEEDED, exported.error
+    return exported.outputs[0].uri
+
+
+def test_the_service_itself_loads_no_framework(service, model_uri):
+    service.generate(model_uri=model_uri, max_tokens=1)
+    loaded = Path(f"/proc/{service.process.pid}/maps").read_text()
+    assert "python" in loaded
+    assert not [name for name in ("_pywrap_tensorflow", "jaxlib", "keras") if name in loaded]
+
+
+def test_text_is_generated_side_by_side(service, model_uri):
+    arguments = {"model_uri": model_uri, "prompt": "the", "samples": 3, "max_tokens": 20, "seed": 1}
+    texts, reasons = service.generate(**arguments)
+    assert set(reasons) == {0, 1, 2}
+    assert set(reasons.values()) <= {Reason.FINISH_REASON_LENGTH, Reason.FINISH_REASON_END_TOKEN}
+    assert len(set(texts.values())) == 3
+    assert service.generate(**arguments) == (texts, reasons)
+    assert service.generate(**{**arguments, "seed": 2})[0] != texts
+
+
+def test_without_a_seed_each_call_differs(service, model_uri):
+    texts = {service.generate(model_uri=model_uri, max_tokens=30)[0][0] for _ in range(3)}
+    assert len(texts) == 3
+
+
+def test_a_stop_ends_a_sample(service, model_uri):
+    arguments = {"model_uri": model_uri, "max_tokens": 40, "seed": 5}
+    [text] = service.generate(**arguments)[0].values()
+    stop = next(character for character in text[3:] if character not in text[:3] and character != "\ufffd")
+    texts, reasons = service.generate(**arguments, stop=[stop])
+    assert texts[0] == text[: text.index(stop)]
+    assert reasons == {0: Reason.FINISH_REASON_STOP}
+
+
+def test_a_cancelled_call_stops_the_work_and_the_next_one_is_served(service, model_uri):
+    service.generate(model_uri=model_uri, max_tokens=1)
+    [before] = service.workers()
+    call = service.trainer.Generate(pb.GenerateRequest(model_uri=model_uri, max_tokens=1_000_000, seed=1), timeout=120)
+    next(iter(call))
+    call.cancel()
+    started = time.monotonic()
+    texts, _ = service.generate(model_uri=model_uri, max_tokens=3, seed=1)
+    assert time.monotonic() - started < 10
+    assert list(texts) == [0]
+    [after] = service.workers()
+    assert after == before
+
+
+def test_an_idle_model_is_put_out_of_memory_and_comes_back(service, model_uri):
+    service.generate(model_uri=model_uri, max_tokens=1)
+    assert len(service.workers()) == 1
+    deadline = time.monotonic() + IDLE_SECONDS + 10
+    while service.workers():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert service.generate(model_uri=model_uri, max_tokens=1)[1]
+
+
+def test_a_generating_process_that_dies_is_said_and_replaced(service, model_uri):
+    service.generate(model_uri=model_uri, max_tokens=1)
+    call = service.trainer.Generate(pb.GenerateRequest(model_uri=model_uri, max_tokens=1_000_000), timeout=120)
+    next(iter(call))
+    [worker] = service.workers()
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "has died" in caught.value.details()
+    assert service.generate(model_uri=model_uri, max_tokens=1)[1]
+
+
+def _answered(answer):
+    return list(answer) if hasattr(answer, "__iter__") else answer
+
+
+def violations(call):
+    with pytest.raises(grpc.RpcError) as caught:
+        _answered(call())
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    for detail in rpc_status.from_call(caught.value).details:
+        if detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+            bad_request = error_details_pb2.BadRequest()
+            detail.Unpack(bad_request)
+            return [violation.field for violation in bad_request.field_violations]
+    raise AssertionError("no BadRequest in the details")
+
+
+def test_wrong_requests_are_refused_with_their_fields(service, folder):
+    stub = service.trainer
+    train = pb.TrainModelRequest(job=job_pb2.JobOptions(job_id="../x"), config=pb.TrainConfig(steps=1, noise=2.0))
+    assert violations(lambda: stub.TrainModel(train)) == ["job.job_id", "dataset_uri", "start", "config.noise"]
+    assert violations(lambda: stub.ImportCheckpoint(pb.ImportCheckpointRequest())) == ["source"]
+    assert violations(lambda: stub.ExportModel(pb.ExportModelRequest())) == ["checkpoint_uri"]
+    assert violations(lambda: stub.Generate(pb.GenerateRequest(model_uri="file:///etc"))) == ["model_uri"]
+    dataset = (folder / "dataset").as_uri()
+    assert violations(lambda: stub.Generate(pb.GenerateRequest(model_uri=dataset))) == ["model_uri"]
+    assert violations(lambda: stub.Generate(pb.GenerateRequest(samples=99))) == ["model_uri", "samples"]

@@ -1,0 +1,197 @@
+"""TrainModel as a job: its outputs, its lineage, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from trainer_support import computations
+from trainer_support.data import (
+    END_TOKEN_ID,
+    VOCABULARY_SIZE,
+    make_checkpoint,
+    make_dataset,
+    random_weights,
+    small_architecture,
+)
+
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+
+TRAIN = ("gpt2_trainer.jobs.train", "train_model", "TrainModelRequest")
+MODEL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 16}
+
+
+@pytest.fixture
+def train(jax_process, tmp_path):
+    make_dataset(tmp_path / "dataset")
+
+    def run(start=None, job_id="job", dataset="dataset", settings=None, **config):
+        values = {"steps": 6, "batch_size": 4, "learning_rate": 0.02, "sample_length": 1, "warmup_steps": -1, **config}
+        request = pb.TrainModelRequest(
+            dataset_uri=(tmp_path / dataset).as_uri(),
+            config=pb.TrainConfig(**values),
+            **(start or {"model": pb.ModelConfig(**MODEL)}),
+        )
+        options = {"keras_backend": "jax", **(settings or {})}
+        return jax_process(computations.run_job, *TRAIN, request.SerializeToString(), str(tmp_path), job_id, **options)
+
+    return run
+
+
+def folder(output):
+    return Path(output["uri"].removeprefix("file://"))
+
+
+def metrics(outputs):
+    return [json.loads(line) for line in (folder(outputs["logs"]) / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_outputs_tell_what_happened(train):
+    outputs = train(validate_every=2, save_every=3, report_every=4, sample_num=2, sample_prompt="Über", seed=5)
+    assert set(outputs) == {"checkpoint", "logs", "samples"}
+    checkpoint = folder(outputs["checkpoint"])
+    lines = metrics(outputs)
+    losses = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+    assert list(losses) == [0, 2, 4, 6]
+    assert losses[6] < losses[0] - 0.1
+    best = min((step for step in losses if step), key=losses.get)
+    properties = outputs["checkpoint"]
+    assert (properties["step"], properties["last_step"]) == (str(best), "6")
+    assert float(properties["validation_loss"]) == losses[best]
+    assert float(properties["initial_validation_loss"]) == losses[0]
+    assert [line["step"] for line in lines if "loss" in line] == [4, 6]
+    assert set(lines[-2]) == {"step", "loss", "learning_rate", "gradient_norm", "tokens_per_second"}
+    assert lines[-1]["validation_perplexity"] == pytest.approx(np.exp(losses[6]))
+    state = json.loads((checkpoint / "state.json").read_text())
+    assert state["step"] == best
+    assert state["config"]["seed"] == 5
+    assert json.loads((checkpoint / "config.json").read_text()) == {
+        **MODEL,
+        "vocabulary_size": VOCABULARY_SIZE,
+        "end_token_id": END_TOKEN_ID,
+    }
+    weights = load_file(checkpoint / "weights.safetensors")
+    assert weights["wte.weight"].shape == (VOCABULARY_SIZE, 16)
+    slots = load_file(checkpoint / "optimizer.safetensors")
+    assert {f"{slot}/{name}" for slot in ("first_moment", "second_moment") for name in weights} == set(slots)
+    assert slots["first_moment/wte.weight"].shape == (VOCABULARY_SIZE, 16)
+    assert (checkpoint / "tokenizer/tokenizer.json").is_file()
+    samples = (folder(outputs["samples"]) / "samples-6.txt").read_text()
+    assert samples.count("Über") == 2
+    parents = json.loads((checkpoint / "manifest.json").read_text())["parents"]
+    assert [parent["kind"] for parent in parents] == ["dataset"]
+
+
+def test_tensorboard_has_figures_config_and_samples(train):
+    outputs = train(report_every=3)
+    [events] = folder(outputs["logs"]).glob("events.out.tfevents.*")
+    tags = {value.tag for event in EventFileLoader(str(events)).Load() for value in event.summary.value}
+    assert tags == {
+        "loss",
+        "learning_rate",
+        "gradient_norm",
+        "tokens_per_second",
+        "validation_loss",
+        "validation_perplexity",
+        "config",
+        "samples",
+    }
+
+
+def test_the_best_checkpoint_is_published_and_not_the_last(train):
+    # Two steps that learn, then a rate so high that all is lost again.
+    outputs = train(steps=8, learning_rate=5.0, warmup_steps=8, optimizer="adam", validate_every=1, save_every=8)
+    losses = {line["step"]: line["validation_loss"] for line in metrics(outputs) if "validation_loss" in line}
+    best = min((step for step in losses if step), key=losses.get)
+    assert best < 8
+    assert outputs["checkpoint"]["step"] == str(best)
+    assert float(outputs["checkpoint"]["last_validation_loss"]) == losses[8]
+
+
+def test_training_goes_on_from_a_checkpoint_with_a_new_optimizer(train, tmp_path):
+    architecture = small_architecture(n_layer=1)
+    made = make_checkpoint(tmp_path / "parent", architecture, random_weights(architecture))
+    start = {"checkpoint_uri": made.uri}
+    outputs = train(start, only_train_transformer_layers=True, learning_rate=0.001)
+    before, after = (load_file(path / "weights.safetensors") for path in (made.folder, folder(outputs["checkpoint"])))
+    for name in before:
+        assert np.array_equal(before[name], after[name]) != name.startswith("h."), name
+    state = json.loads((folder(outputs["checkpoint"]) / "state.json").read_text())
+    assert state["source"] == made.digest
+    slots = load_file(folder(outputs["checkpoint"]) / "optimizer.safetensors")
+    assert all("/h." in name for name in slots)
+    parents = json.loads((folder(outputs["checkpoint"]) / "manifest.json").read_text())["parents"]
+    assert [parent["digest"] for parent in parents][1] == made.digest
+
+
+def test_a_finished_training_that_is_run_again_gives_the_same(train):
+    """A retry after the work was done, but before its service heard of it."""
+    first, again = train(), train()
+    assert again["checkpoint"]["digest"] == first["checkpoint"]["digest"]
+    assert len(metrics(again)) == len(metrics(first))
+
+
+def test_divergence_ends_the_job_and_keeps_the_last_good_checkpoint(train, tmp_path):
+    error = train(steps=30, optimizer="sgd", learning_rate=1e30, clip_norm=0.0, warmup_steps=30, save_every=1)["error"]
+    assert error["type"] == "FailedPrecondition"
+    assert "the training diverged at step" in error["message"]
+    assert "lower learning_rate" in error["message"]
+    kept = sorted((tmp_path / "artifacts/job/.work/checkpoints").glob("step-*"))
+    assert kept
+    assert f"the checkpoint of step {int(kept[-1].name[5:])} is kept" in error["message"]
+    assert all(np.isfinite(value).all() for value in load_file(kept[-1] / "weights.safetensors").values())
+
+
+def test_a_context_longer_than_the_data_says_what_fits(train, tmp_path):
+    make_dataset(tmp_path / "short", train=3000, validation=12)
+    error = train(dataset="short")["error"]
+    assert error["type"] == "InvalidRequest"
+    assert "config.context_length: the validation split of the dataset has 12 tokens" in error["message"]
+    assert "at most 11 fits" in error["message"]
+    assert train(dataset="short", job_id="other", context_length=11).keys() == {"checkpoint", "logs", "samples"}
+
+
+def test_an_empty_validation_split_is_refused(train, tmp_path):
+    make_dataset(tmp_path / "empty", validation=0)
+    assert "the validation split of the dataset has 0 tokens" in train(dataset="empty")["error"]["message"]
+
+
+def test_a_checkpoint_with_another_vocabulary_is_refused(train, tmp_path):
+    architecture = small_architecture(n_layer=1)
+    other = type(architecture)(layers=architecture.layers, vocabulary_size=300, end_token_id=299)
+    made = make_checkpoint(tmp_path / "parent", other, random_weights(other))
+    error = train({"checkpoint_uri": made.uri})["error"]
+    assert error["type"] == "FailedPrecondition"
+    assert f"vocabulary of {VOCABULARY_SIZE} tokens and the checkpoint one of 300" in error["message"]
+
+
+def test_a_checkpoint_with_a_shorter_context_is_refused(train, tmp_path):
+    architecture = small_architecture(n_layer=1, n_ctx=8)
+    made = make_checkpoint(tmp_path / "parent", architecture, random_weights(architecture))
+    error = train({"checkpoint_uri": made.uri}, context_length=9)["error"]
+    assert error["message"] == "config.context_length: must be at most 8, the positions that the model has"
+
+
+def test_a_dataset_that_lost_a_shard_is_refused(train, tmp_path):
+    (tmp_path / "dataset/train-00001.npy").unlink()
+    assert train()["error"]["type"] == "DataLoss"
+
+
+def test_a_dataset_that_changed_under_a_training_is_refused(train, tmp_path):
+    assert "error" not in train()
+    shutil.rmtree(tmp_path / "dataset")
+    make_dataset(tmp_path / "dataset", train=2000)
+    error = train()["error"]
+    assert error["type"] == "FailedPrecondition"
+    assert "dataset was made anew" in error["message"]
+
+
+@pytest.mark.parametrize("uri", ["file:///etc", "../dataset", "s3://elsewhere/d"])
+def test_data_outside_the_roots_is_refused(train, tmp_path, uri, jax_process):
+    request = pb.TrainModelRequest(dataset_uri=uri, model=pb.ModelConfig(**MODEL), config=pb.TrainConfig(steps=1))
+    result = jax_process(computations.run_job, *TRAIN, request.SerializeToString(), str(tmp_path), "job")
+    assert result["error"]["type"] == "InvalidRequest"
+    assert result["error"]["message"].startswith("dataset_uri: ")

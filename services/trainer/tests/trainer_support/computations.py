@@ -1,0 +1,142 @@
+"""What the tests let a process with one of Keras' backends compute. All take and return NumPy arrays."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from gpt2_trainer.model.weights import cut_vocabulary, pad_vocabulary
+
+
+def network_logits(architecture, weights, token_ids, padded=True, **options):
+    from keras import ops
+
+    from gpt2_trainer.model.network import Network
+
+    weights = pad_vocabulary(weights, architecture) if padded else weights
+    return ops.convert_to_numpy(Network(architecture=architecture, **options).logits(weights, token_ids))
+
+
+def train_steps(architecture, weights, options, batches, **network_options):
+    """Trains a few steps. Returns the weights, and loss, gradient norm and learning rate of each step."""
+    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.training.step import TrainingStep, create_stepper
+
+    network = Network(architecture=architecture, precision=options.precision, **network_options)
+    stepper = create_stepper(TrainingStep(network, options), pad_vocabulary(weights, architecture), None)
+    results = [stepper.train(number, *batch) for number, batch in enumerate(batches)]
+    figures = [(float(item.loss), float(item.gradient_norm), float(item.learning_rate)) for item in results]
+    return cut_vocabulary(stepper.weights(), architecture), figures
+
+
+def validation_losses(architecture, weights, options, inputs, targets):
+    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.training.step import TrainingStep, create_stepper
+
+    step = TrainingStep(Network(architecture=architecture), options)
+    return create_stepper(step, pad_vocabulary(weights, architecture), None).validate(inputs, targets)
+
+
+def learning_rates(options, steps):
+    from gpt2_trainer.training.schedule import learning_rate
+
+    return [float(learning_rate(options, step)) for step in steps]
+
+
+def optimizer_updates(options, weights, gradients):
+    """Updates weights with given gradients at the options' learning rate."""
+    from keras import ops
+
+    from gpt2_trainer.training import optimizer
+
+    def tensors(values):
+        return {name: ops.convert_to_tensor(value) for name, value in values.items()}
+
+    slots = {
+        f"{slot}/{name}": np.zeros_like(value)
+        for slot in optimizer.slot_names(options)
+        for name, value in weights.items()
+    }
+    state = tensors(weights), tensors(slots)
+    for step, gradient in enumerate(gradients):
+        state = optimizer.update(options, options.learning_rate, np.int32(step), *state, tensors(gradient))
+    return {name: ops.convert_to_numpy(value) for name, value in state[0].items()}
+
+
+def clipped(gradients, greatest):
+    from keras import ops
+
+    from gpt2_trainer.training.optimizer import clip
+
+    tensors, norm = clip({name: ops.convert_to_tensor(value) for name, value in gradients.items()}, greatest)
+    return {name: ops.convert_to_numpy(value) for name, value in tensors.items()}, float(norm)
+
+
+def generated(architecture, weights, prompt, samples, count, sampling, seed):
+    """Tokens [samples, count] of the decoder."""
+    from keras import ops
+
+    from gpt2_trainer.generation.decoder import Decoder
+    from gpt2_trainer.model.network import Network
+
+    tensors = {name: ops.convert_to_tensor(value) for name, value in weights.items()}
+    tokens = Decoder(Network(architecture=architecture)).generate(tensors, prompt, samples, sampling, seed)
+    return np.stack(list(islice(tokens, count)), axis=1)
+
+
+def drawn(logits, uniform, temperature, top_k, top_p):
+    from keras import ops
+
+    from gpt2_trainer.generation.sampling import draw
+
+    return ops.convert_to_numpy(draw(ops.convert_to_tensor(logits), uniform, temperature, top_k, top_p))
+
+
+def served_logits(folder, token_ids):
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(Path(folder)))
+    return model.signatures["logits"](token_ids=tf.constant(token_ids, tf.int32))["logits"].numpy()
+
+
+def served_text(folder, prompts, max_tokens, temperature=0.0, top_k=0, top_p=1.0, seed=0):
+    import tensorflow as tf
+
+    generate = tf.saved_model.load(str(Path(folder))).signatures["generate"]
+    answer = generate(
+        token_ids=tf.constant(prompts, tf.int32),
+        max_tokens=tf.constant(max_tokens, tf.int32),
+        temperature=tf.constant(temperature, tf.float32),
+        top_k=tf.constant(top_k, tf.int32),
+        top_p=tf.constant(top_p, tf.float32),
+        seed=tf.constant(seed, tf.int64),
+    )
+    return answer["token_ids"].numpy(), answer["lengths"].numpy()
+
+
+def write_openai_checkpoint(folder, variables):
+    """A TensorFlow checkpoint with named variables, as OpenAI's tools wrote them."""
+    import tensorflow as tf
+
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        for name, value in variables.items():
+            tf.compat.v1.get_variable(name, initializer=value)
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver().save(session, str(Path(folder) / "model.ckpt"), write_meta_graph=False)
+
+
+def run_job(module, function, request_type, request, folder, job_id, **settings):
+    """Runs a job function. Returns URI and properties of each output, or the error's type and text."""
+    import importlib
+
+    from gpt2.trainer.v1 import trainer_service_pb2
+    from gpt2_common.errors import PipelineError
+    from trainer_support.jobs import make_context
+
+    context = make_context(Path(folder), job_id, **settings)
+    message = getattr(trainer_service_pb2, request_type).FromString(request)
+    try:
+        outputs = getattr(importlib.import_module(module), function)(message, context)
+    except PipelineError as error:
+        return {"error": {"type": type(error).__name__, "message": str(error)}}
+    return {item.name: {"uri": item.uri, "digest": item.digest, **item.properties} for item in outputs}

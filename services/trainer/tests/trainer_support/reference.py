@@ -1,0 +1,78 @@
+"""GPT-2 and AdamW in plain NumPy, in float64, written from the papers and OpenAI's code: what ours must agree with."""
+
+import numpy as np
+
+
+def softmax(values):
+    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def norm(values, gain, bias):
+    mean = values.mean(axis=-1, keepdims=True)
+    return gain * (values - mean) / np.sqrt(values.var(axis=-1, keepdims=True) + 1e-5) + bias
+
+
+def gelu(values):
+    return 0.5 * values * (1 + np.tanh(np.sqrt(2 / np.pi) * (values + 0.044715 * values**3)))
+
+
+def logits(weights, token_ids, n_layer, n_head):
+    """[batch, time] -> [batch, time, vocabulary], with OpenAI's mask."""
+    weights = {name: value.astype(np.float64) for name, value in weights.items()}
+    time = token_ids.shape[1]
+    hidden = weights["wte.weight"][token_ids] + weights["wpe.weight"][:time]
+    mask = np.tri(time)
+    for layer in range(n_layer):
+        part = {name.removeprefix(f"h.{layer}."): value for name, value in weights.items()}
+        inner = norm(hidden, part["ln_1.weight"], part["ln_1.bias"])
+        queries, keys, values = np.split(inner @ part["attn.c_attn.weight"] + part["attn.c_attn.bias"], 3, axis=-1)
+        mixed = np.empty_like(queries)
+        size = queries.shape[-1] // n_head
+        for head in range(n_head):
+            columns = slice(head * size, (head + 1) * size)
+            scores = queries[..., columns] @ keys[..., columns].transpose(0, 2, 1) / np.sqrt(size)
+            mixed[..., columns] = softmax(scores * mask - 1e10 * (1 - mask)) @ values[..., columns]
+        hidden = hidden + mixed @ part["attn.c_proj.weight"] + part["attn.c_proj.bias"]
+        inner = norm(hidden, part["ln_2.weight"], part["ln_2.bias"])
+        inner = gelu(inner @ part["mlp.c_fc.weight"] + part["mlp.c_fc.bias"])
+        hidden = hidden + inner @ part["mlp.c_proj.weight"] + part["mlp.c_proj.bias"]
+    return norm(hidden, weights["ln_f.weight"], weights["ln_f.bias"]) @ weights["wte.weight"].T
+
+
+def losses(weights, token_ids, targets, n_layer, n_head):
+    """Mean cross-entropy of each row."""
+    chances = softmax(logits(weights, token_ids, n_layer, n_head))
+    return -np.log(np.take_along_axis(chances, targets[..., None], axis=-1))[..., 0].mean(axis=-1)
+
+
+def greedy(weights, prompt, count, n_layer, n_head, n_ctx):
+    """Goes on from a prompt with a full recomputation for each token, by the decoder's rule for full contexts."""
+    context, made = list(prompt)[-n_ctx:], []
+    for _ in range(count):
+        if len(context) > n_ctx:
+            context = context[-max(1, n_ctx // 2) :]
+        made.append(int(logits(weights, np.array([context]), n_layer, n_head)[0, -1].argmax()))
+        context.append(made[-1])
+    return made
+
+
+class AdamW:
+    """Loshchilov and Hutter, algorithm 2, with the decay scaled by the learning rate."""
+
+    def __init__(self, betas, decay, is_decayed):
+        self.betas, self.decay, self.is_decayed = betas, decay, is_decayed
+        self.first, self.second, self.step = {}, {}, 0
+
+    def update(self, weights, gradients, rate):
+        self.step += 1
+        updated = {}
+        for name, gradient in gradients.items():
+            gradient = gradient.astype(np.float64)
+            self.first[name] = self.betas[0] * self.first.get(name, 0) + (1 - self.betas[0]) * gradient
+            self.second[name] = self.betas[1] * self.second.get(name, 0) + (1 - self.betas[1]) * gradient**2
+            first = self.first[name] / (1 - self.betas[0] ** self.step)
+            second = self.second[name] / (1 - self.betas[1] ** self.step)
+            decay = rate * self.decay * weights[name] if self.is_decayed(name) else 0
+            updated[name] = weights[name] - decay - rate * first / (np.sqrt(second) + 1e-8)
+        return updated
