@@ -1,0 +1,206 @@
+"""Makes a version of a model in MLflow: a run with parameters and metrics, the served model, and the version itself.
+
+Each step looks for what an attempt before has made, by the tags `gpt2.job_id` and `gpt2.request_digest` that are
+written in one go with it; so a job that was killed anywhere goes on there, and makes one version. The version comes
+last: what has one is whole.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt2_common.errors import FailedPrecondition, JobInterrupted, PipelineError
+from gpt2_registry.mlflow_connection import MlflowConnection
+from gpt2_registry.registration import MetricPoint, ModelFacts
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.models import ModelSignature
+
+_METRICS_A_BATCH = 1000
+_PARAMETERS_A_BATCH = 100
+_SERVING_CODE = Path(__file__).with_name("serving_model.py")
+_REQUIREMENTS = ("tensorflow>=2.21,<3", "tokenizers>=0.21,<1", "numpy>=2,<3")
+"""What the served model needs. TensorFlow reads a SavedModel of the same or an older version."""
+
+
+class VersionWriter:
+    """One version of one model, made for one job. For one process at a time.
+
+    Args:
+        connection: The MLflow server.
+        model_name: Whose version it is.
+        identity: Tags that name the job, and nothing else.
+    """
+
+    def __init__(self, connection: MlflowConnection, model_name: str, identity: Mapping[str, str]) -> None:
+        self._connection = connection
+        self._model_name = model_name
+        self._identity = dict(identity)
+        self._filter = " and ".join(f"tags.`{name}` = '{value}'" for name, value in identity.items())
+
+    def find_version(self) -> int | None:
+        """The version that the job has made; None when it has made none yet."""
+        with self._connection.client() as client:
+            query = f"name = '{self._model_name}' and {self._filter}"
+            found = client.search_model_versions(query, max_results=1)
+        return int(found[0].version) if found else None
+
+    def open_run(self) -> "Run":
+        """Finds or creates the run, and marks it as running."""
+        with self._connection.client() as client:
+            experiment = self._experiment(client)
+            found = client.search_runs([experiment], self._filter, max_results=1)
+            if not found:
+                return client.create_run(experiment, tags=self._identity, run_name=self._identity["gpt2.job_id"])
+            client.update_run(found[0].info.run_id, status="RUNNING")
+            return found[0]
+
+    def log_facts(self, run: "Run", facts: ModelFacts, tags: Mapping[str, str]) -> None:
+        """Logs parameters, tags and samples. May be repeated."""
+        from mlflow.entities import Param, RunTag
+
+        parameters = [Param(name, value) for name, value in facts.parameters().items()]
+        with self._connection.client() as client:
+            for batch in _batches(parameters, _PARAMETERS_A_BATCH):
+                client.log_batch(run.info.run_id, params=batch)
+            client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+            if samples := facts.samples():
+                client.log_text(run.info.run_id, samples, "samples.txt")
+
+    def log_metrics(self, run: "Run", points: Iterable[MetricPoint]) -> Iterator[int]:
+        """Logs metrics over their steps. Yields how many were logged so far. May be repeated.
+
+        MLflow takes a value with the same step and time as one that it has as the same value; so times are those of the
+        run's start, whenever they are logged.
+        """
+        from mlflow.entities import Metric
+
+        time = run.info.start_time
+        logged = 0
+        metrics = (Metric(point.name, point.value, time, point.step) for point in points)
+        for batch in _batches(metrics, _METRICS_A_BATCH):
+            with self._connection.client() as client:
+                client.log_batch(run.info.run_id, metrics=batch)
+            logged += len(batch)
+            yield logged
+
+    def log_model(self, run: "Run", facts: ModelFacts) -> str:
+        """Uploads the served model, unless an attempt before has. Returns its id in MLflow.
+
+        One that an attempt before has left unfinished is deleted: it cannot be told what of it has arrived.
+        """
+        with self._connection.client() as client:
+            for found in self._logged_models(client, run):
+                if str(found.status) == "READY":
+                    return str(found.model_id)
+                client.delete_logged_model(found.model_id)
+            return self._upload(run, facts)
+
+    def create_version(self, run: "Run", model_id: str, tags: Mapping[str, str]) -> int:
+        """Creates the version, with all of its tags. Returns its number."""
+        with self._connection.client() as client:
+            self._ensure_model(client)
+            created = client.create_model_version(
+                self._model_name,
+                f"models:/{model_id}",
+                run.info.run_id,
+                tags={**tags, **self._identity},
+                model_id=model_id,
+            )
+        if str(created.status) != "READY":
+            raise FailedPrecondition(f"MLflow did not make version {created.version}: {created.status_message}")
+        return int(created.version)
+
+    @contextmanager
+    def status_told(self, run: "Run") -> Iterator[None]:
+        """Tells MLflow how the run ends."""
+        try:
+            yield
+        except BaseException as error:
+            # What went wrong matters more than that MLflow could not be told.
+            with suppress(PipelineError):
+                self._end(run, "KILLED" if isinstance(error, JobInterrupted) else "FAILED")
+            raise
+        self._end(run, "FINISHED")
+
+    def run_url(self, run_id: str) -> str:
+        """Page of a run in MLflow's user interface."""
+        with self._connection.client() as client:
+            experiment = client.get_run(run_id).info.experiment_id
+        return f"{self._connection.uri}/#/experiments/{experiment}/runs/{run_id}"
+
+    def _end(self, run: "Run", status: str) -> None:
+        with self._connection.client() as client:
+            client.set_terminated(run.info.run_id, status)
+
+    def _experiment(self, client: "MlflowClient") -> str:
+        """Runs of one model share an experiment of its name, to be compared there."""
+        from mlflow.exceptions import MlflowException
+
+        found = client.get_experiment_by_name(self._model_name)
+        if found is not None:
+            return str(found.experiment_id)
+        try:
+            return str(client.create_experiment(self._model_name))
+        except MlflowException as error:
+            # Another job created it between our look and this.
+            found = client.get_experiment_by_name(self._model_name)
+            if found is None:
+                raise error
+            return str(found.experiment_id)
+
+    def _ensure_model(self, client: "MlflowClient") -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.create_registered_model(self._model_name, description="GPT-2, registered by the pipeline")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _logged_models(self, client: "MlflowClient", run: "Run") -> list["LoggedModel"]:
+        found = client.search_logged_models([run.info.experiment_id], self._filter)
+        return [model for model in found if model.source_run_id == run.info.run_id]
+
+    def _upload(self, run: "Run", facts: ModelFacts) -> str:
+        import mlflow
+
+        # It warns that there is no input example; it would run one, which takes TensorFlow and the whole model.
+        with mlflow.start_run(run_id=run.info.run_id), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(_SERVING_CODE),
+                artifacts=facts.served_files(),
+                signature=serving_signature(),
+                pip_requirements=list(_REQUIREMENTS),
+                tags=self._identity,
+            )
+        return str(logged.model_id)
+
+
+def serving_signature() -> "ModelSignature":
+    """What the served model takes and gives."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    text = DataType.string
+    parameters = [
+        ParamSpec("temperature", DataType.double, 1.0),
+        ParamSpec("top_k", DataType.long, 40),
+        ParamSpec("top_p", DataType.double, 1.0),
+        ParamSpec("max_tokens", DataType.long, 128),
+        ParamSpec("seed", DataType.long, 0),
+    ]
+    return ModelSignature(Schema([ColSpec(text)]), Schema([ColSpec(text)]), ParamSchema(parameters))
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch

@@ -1,0 +1,138 @@
+"""The gRPC face of the registry. Translates messages; decides nothing."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc.aio
+import sqlalchemy as sql
+
+from gpt2.registry.v1 import registry_service_pb2 as pb
+from gpt2.registry.v1 import registry_service_pb2_grpc
+from gpt2_common.artifacts import ArtifactStore
+from gpt2_common.errors import Unavailable
+from gpt2_common.events.cloudevent import CloudEvent
+from gpt2_common.events.outbox import add_to_outbox
+from gpt2_common.jobs.manager import JobManager
+from gpt2_common.jobs.service import page_size
+from gpt2_common.server import ServiceDefinition, ServiceSurroundings
+from gpt2_registry import validation
+from gpt2_registry.jobs import REGISTER_MODEL
+from gpt2_registry.labels import LabelChange, Labels
+from gpt2_registry.mlflow_connection import MlflowConnection
+from gpt2_registry.mlflow_registry import MlflowRegistry, RegisteredVersion
+from gpt2_registry.settings import RegistrySettings
+
+_CALL_SECONDS = 60.0
+
+Result = TypeVar("Result")
+
+
+class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
+    """Serves gpt2.registry.v1.RegistryService.
+
+    Args:
+        jobs: Where jobs are started.
+        artifacts: Which URIs are allowed.
+        registry: The models.
+        labels: Their labels.
+    """
+
+    def __init__(self, jobs: JobManager, artifacts: ArtifactStore, registry: MlflowRegistry, labels: Labels) -> None:
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._registry = registry
+        self._labels = labels
+
+    async def RegisterModel(self, request: pb.RegisterModelRequest, context: Any) -> pb.RegisterModelResponse:  # noqa: ARG002
+        """Starts a registration."""
+        problems = validation.register_problems(request, self._artifacts.require_allowed)
+        return pb.RegisterModelResponse(job=await self._jobs.start(REGISTER_MODEL, request, problems))
+
+    async def GetModelVersion(self, request: pb.GetModelVersionRequest, context: Any) -> pb.GetModelVersionResponse:  # noqa: ARG002
+        """Returns one version."""
+        validation.require(validation.get_problems(request))
+        version = await _in_thread(self._get, request)
+        return pb.GetModelVersionResponse(model_version=_message(version))
+
+    async def ListModelVersions(
+        self,
+        request: pb.ListModelVersionsRequest,
+        context: Any,  # noqa: ARG002
+    ) -> pb.ListModelVersionsResponse:
+        """Lists versions, newest first."""
+        validation.require(validation.list_problems(request))
+        size = page_size(request.page_size)
+        versions, token = await _in_thread(self._registry.page, request.model_name, size, request.page_token)
+        return pb.ListModelVersionsResponse(model_versions=map(_message, versions), next_page_token=token)
+
+    async def SetLabel(self, request: pb.SetLabelRequest, context: Any) -> pb.SetLabelResponse:  # noqa: ARG002
+        """Gives a label to a version."""
+        validation.require(validation.set_label_problems(request))
+        previous = await _in_thread(self._labels.set, _change(request), request.version)
+        version = await _in_thread(self._registry.version, request.model_name, request.version)
+        return pb.SetLabelResponse(model_version=_message(version), previous_version=previous)
+
+    async def ClearLabel(self, request: pb.ClearLabelRequest, context: Any) -> pb.ClearLabelResponse:  # noqa: ARG002
+        """Takes a label away."""
+        validation.require(validation.clear_label_problems(request))
+        return pb.ClearLabelResponse(previous_version=await _in_thread(self._labels.clear, _change(request)))
+
+    def _get(self, request: pb.GetModelVersionRequest) -> RegisteredVersion:
+        if request.WhichOneof("selector") == "label":
+            return self._registry.version_by_label(request.model_name, request.label)
+        return self._registry.version(request.model_name, request.version)
+
+
+async def _in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Calls what asks MLflow in a thread. Raises Unavailable when MLflow is too slow."""
+    try:
+        async with asyncio.timeout(_CALL_SECONDS):
+            return await asyncio.to_thread(function, *arguments)
+    except TimeoutError:
+        raise Unavailable(
+            f"MLflow did not answer in {_CALL_SECONDS:.0f} s: look at its load, or at GPT2_MLFLOW_TRACKING_URI"
+        ) from None
+
+
+def _change(request: pb.SetLabelRequest | pb.ClearLabelRequest) -> LabelChange:
+    return LabelChange(model_name=request.model_name, label=request.label, actor=request.actor, reason=request.reason)
+
+
+def _message(version: RegisteredVersion) -> pb.ModelVersion:
+    message = pb.ModelVersion(
+        model_name=version.model_name,
+        version=version.version,
+        labels=version.labels,
+        model_uri=version.uri,
+        mlflow_run_id=version.run_id,
+        tags=version.tags,
+        metrics=version.metrics,
+    )
+    message.create_time.FromMilliseconds(version.created_millis)
+    return message
+
+
+def _publisher(engine: sql.Engine, wake_relay: Callable[[], None]) -> Callable[[CloudEvent], None]:
+    def publish(event: CloudEvent) -> None:
+        with engine.begin() as connection:
+            add_to_outbox(connection, event)
+        wake_relay()
+
+    return publish
+
+
+def _add_servicer(surroundings: ServiceSurroundings[RegistrySettings], server: grpc.aio.Server) -> None:
+    registry = MlflowRegistry(MlflowConnection(surroundings.settings.mlflow_tracking_uri))
+    labels = Labels(registry, _publisher(surroundings.engine, surroundings.wake_relay))
+    servicer = RegistryServicer(surroundings.jobs, surroundings.artifacts, registry, labels)
+    registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server)
+
+
+REGISTRY = ServiceDefinition(
+    name="registry",
+    grpc_service=pb.DESCRIPTOR.services_by_name["RegistryService"].full_name,
+    settings=RegistrySettings,
+    kinds=(REGISTER_MODEL,),
+    add_servicer=_add_servicer,
+)

@@ -1,0 +1,27 @@
+"""What the registry can be told: the common settings, and where MLflow is."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+from gpt2_common.settings import ServiceSettings
+
+
+def _plain_http_uri(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be the address of an MLflow server, such as http://localhost:5000")
+    if parts.username or parts.password:
+        raise ValueError("must hold no user or password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+    return value.rstrip("/")
+
+
+class RegistrySettings(ServiceSettings):
+    """Settings of the registry. Credentials for MLflow are read from MLflow's own variables alone."""
+
+    listen: str = Field("127.0.0.1:50054", description="Address and port to serve gRPC on; port 0 takes a free one.")
+    mlflow_tracking_uri: Annotated[str, AfterValidator(_plain_http_uri)] = Field(
+        "http://localhost:5000",
+        description="Address of MLflow's server. User and password, or a token, go into MLflow's own variables.",
+    )

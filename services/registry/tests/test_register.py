@@ -1,0 +1,232 @@
+"""RegisterModel's work, in this process, against a real MLflow server."""
+
+import math
+import sys
+from unittest.mock import Mock
+
+import mlflow
+import pytest
+
+from gpt2.registry.v1 import registry_service_pb2 as pb
+from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, JobCancelled, NotFound, Unavailable
+from gpt2_common.events.outbox import waiting_events
+from gpt2_common.jobs.context import Interruption
+from gpt2_common.jobs.store import open_database
+from gpt2_registry.jobs import register_model
+from gpt2_registry.mlflow_versions import VersionWriter
+
+from .conftest import PROVENANCE, free_port
+
+METRICS = [
+    {"step": 1, "loss": 9.5, "learning_rate": 0.001, "gradient_norm": None},
+    {"step": 2, "validation_loss": 3.5, "validation_perplexity": math.exp(3.5)},
+    {"step": 3, "loss": 8.5, "learning_rate": 0.0005, "gradient_norm": 1.0},
+]
+
+
+@pytest.fixture
+def client(mlflow_uri):
+    return mlflow.MlflowClient(mlflow_uri, mlflow_uri)
+
+
+@pytest.fixture
+def name(request):
+    return f"{request.node.name[:60]}".replace("[", "-").replace("]", "")
+
+
+def versions_of(client, name):
+    return client.search_model_versions(f"name = '{name}'")
+
+
+def test_version_has_all_of_it(client, name, artifacts, make_context):
+    request = pb.RegisterModelRequest(
+        model_uri=artifacts.model(), logs_uri=artifacts.logs(METRICS), model_name=name, tags={"team": "news"}
+    )
+    [output] = register_model(request, make_context("demo/register"))
+
+    assert (output.name, output.kind, output.uri) == ("version", "version", f"models:/{name}/1")
+    assert output.counts == {"version": 1, "validation_loss": 3.25}
+    assert output.properties["model_name"] == name
+    assert output.properties["version"] == "1"
+    assert output.properties["model_uri"] == output.uri
+    [version] = versions_of(client, name)
+    assert output.properties["run_url"].endswith(f"/runs/{version.run_id}")
+    assert version.tags["gpt2.job_id"] == "demo/register"
+    assert version.tags["gpt2.run_id"] == "run-of-demo/register"
+    assert version.tags["gpt2.model_digest"] == output.digest
+    assert version.tags["gpt2.dataset_digest"] == PROVENANCE["dataset_digest"]
+    assert version.tags["gpt2.tokenizer_digest"] == PROVENANCE["tokenizer_digest"]
+    assert version.tags["gpt2.validation_loss"] == "3.25"
+    assert version.tags["readiness"] == "draft"
+    assert version.tags["team"] == "news"
+
+    run = client.get_run(version.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.learning_rate"] == "0.0006"
+    assert run.data.params["train.sampling.top_k"] == "40"
+    assert run.data.params["model.n_layer"] == "2"
+    assert [(item.step, item.value) for item in client.get_metric_history(version.run_id, "loss")] == [
+        (1, 9.5),
+        (3, 8.5),
+    ]
+    assert [item.value for item in client.get_metric_history(version.run_id, "gradient_norm")] == [1.0]
+    assert run.data.metrics["validation_perplexity"] == pytest.approx(math.exp(3.5))
+    assert "Grüße" in mlflow.artifacts.load_text(f"{run.info.artifact_uri}/samples.txt")
+
+
+def test_nothing_is_pickled_and_tensorflow_is_not_imported(client, name, artifacts, make_context, tmp_path):
+    before = "tensorflow" in sys.modules
+    [output] = register_model(
+        pb.RegisterModelRequest(model_uri=artifacts.model(), model_name=name), make_context("pickle")
+    )
+    assert ("tensorflow" in sys.modules) == before
+    [version] = versions_of(client, name)
+    downloads = tmp_path / "downloads"
+    mlflow.artifacts.download_artifacts(output.uri, dst_path=str(downloads), tracking_uri=client.tracking_uri)
+    files = {path.name for path in downloads.rglob("*") if path.is_file()}
+    assert {"serving_model.py", "saved_model.pb", "tokenizer.json", "config.json", "MLmodel"} <= files
+    assert not [file for file in files if file.endswith((".pkl", ".pickle"))]
+    assert "model.safetensors" not in files
+    assert version.status == "READY"
+
+
+def test_metrics_come_in_batches(client, name, artifacts, make_context):
+    logs = artifacts.logs([{"step": step, "loss": float(step), "rate": 1.0} for step in range(1, 1203)])
+    register_model(
+        pb.RegisterModelRequest(model_uri=artifacts.model(), logs_uri=logs, model_name=name), make_context("b")
+    )
+    [version] = versions_of(client, name)
+    history = client.get_metric_history(version.run_id, "loss")
+    assert sorted(item.step for item in history) == list(range(1, 1203))
+
+
+def test_model_without_provenance_is_registered(client, name, artifacts, make_context):
+    uri = artifacts.model(provenance=None)
+    [output] = register_model(pb.RegisterModelRequest(model_uri=uri, model_name=name), make_context("bare"))
+    assert output.counts == {"version": 1}
+
+
+def test_model_without_logs_has_the_validations_of_its_provenance(client, name, artifacts, make_context):
+    register_model(pb.RegisterModelRequest(model_uri=artifacts.model(), model_name=name), make_context("no-logs"))
+    [version] = versions_of(client, name)
+    history = client.get_metric_history(version.run_id, "validation_loss")
+    assert [(item.step, item.value) for item in history] == [(10, 4.0), (20, 3.25)]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: no handler of ours hears of it in time."""
+
+
+@pytest.mark.parametrize("method", ["open_run", "log_facts", "_upload", "log_model", "create_version"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_job_makes_one_version(client, name, artifacts, make_context, monkeypatch, method, moment):
+    request = pb.RegisterModelRequest(
+        model_uri=artifacts.model(), logs_uri=artifacts.logs(METRICS), model_name=name, label="staging"
+    )
+    with monkeypatch.context() as patch:
+        original = getattr(VersionWriter, method)
+
+        def dying(*arguments):
+            if moment == "after":
+                original(*arguments)
+            raise Killed
+
+        patch.setattr(VersionWriter, method, dying)
+        patch.setattr(VersionWriter, "_end", Mock())
+        with pytest.raises(Killed):
+            register_model(request, make_context("killed"))
+    first = register_model(request, make_context("killed"))
+    again = register_model(request, make_context("killed"))
+    assert first == again
+    [version] = versions_of(client, name)
+    assert version.version == "1"
+    experiment = client.get_experiment_by_name(name)
+    [run] = client.search_runs([experiment.experiment_id])
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 2
+    assert len(client.search_logged_models([experiment.experiment_id])) == 1
+
+
+def test_half_uploaded_model_is_made_again(client, name, artifacts, make_context, monkeypatch):
+    request = pb.RegisterModelRequest(model_uri=artifacts.model(), model_name=name)
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.log_model_artifacts", Mock(side_effect=Killed))
+        patch.setattr("mlflow.MlflowClient.finalize_logged_model", Mock())
+        with pytest.raises(Killed):
+            register_model(request, make_context("half"))
+    experiment = client.get_experiment_by_name(name).experiment_id
+    [unfinished] = client.search_logged_models([experiment])
+    assert str(unfinished.status) != "READY"
+    register_model(request, make_context("half"))
+    [whole] = client.search_logged_models([experiment])
+    assert whole.model_id != unfinished.model_id
+
+
+def test_other_job_makes_another_version(client, name, artifacts, make_context):
+    request = pb.RegisterModelRequest(model_uri=artifacts.model(), model_name=name)
+    numbers = [register_model(request, make_context(job))[0].properties["version"] for job in ("one", "two")]
+    assert numbers == ["1", "2"]
+
+
+def test_label_is_set_once_and_its_event_waits(client, name, artifacts, make_context, tmp_path):
+    request = pb.RegisterModelRequest(model_uri=artifacts.model(), model_name=name, label="staging", reason="nightly")
+    register_model(request, make_context("labelled"))
+    assert client.get_model_version_by_alias(name, "staging").version == "1"
+    client.delete_registered_model_alias(name, "staging")
+    register_model(request, make_context("labelled"))
+    # Somebody took it away since: a repetition of the job does not give it back.
+    assert "staging" not in client.get_registered_model(name).aliases
+    with open_database(f"sqlite:///{tmp_path / 'registry.db'}") as engine:
+        [waiting] = waiting_events(engine, "/gpt2/registry", 10)
+    assert waiting.event.key == name
+    assert waiting.event.type == "gpt2.events.v1.ModelLabelChanged"
+
+
+def test_cancelled_job_leaves_no_version(client, name, artifacts, make_context):
+    interruption = Interruption()
+    interruption.cancel()
+    request = pb.RegisterModelRequest(model_uri=artifacts.model(), model_name=name)
+    with pytest.raises(JobCancelled):
+        register_model(request, make_context("cancelled", interruption))
+    assert versions_of(client, name) == []
+    [run] = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    assert run.info.status == "KILLED"
+
+
+def test_wrong_kind_of_artifact(artifacts, make_context):
+    request = pb.RegisterModelRequest(model_uri=artifacts.make("corpus", {"a": "b"}), model_name="m")
+    with pytest.raises(InvalidRequest, match=r"model_uri: .* is a corpus artifact; a model artifact is needed"):
+        register_model(request, make_context("kind"))
+    request = pb.RegisterModelRequest(model_uri=artifacts.model(), logs_uri=artifacts.model(), model_name="m")
+    with pytest.raises(InvalidRequest, match="logs_uri"):
+        register_model(request, make_context("kind"))
+
+
+def test_missing_and_damaged_artifacts(artifacts, make_context):
+    def run(**fields):
+        return register_model(pb.RegisterModelRequest(model_name="m", **fields), make_context("damaged"))
+
+    with pytest.raises(NotFound, match="is no artifact"):
+        run(model_uri=(artifacts.root / "nothing").as_uri())
+    with pytest.raises(FailedPrecondition, match=r"lacks tokenizer\.json: make it with ExportModel"):
+        run(model_uri=artifacts.model(**{"tokenizer.json": None}))
+    with pytest.raises(DataLoss, match=r"model\.json is damaged"):
+        run(model_uri=artifacts.model(**{"model.json": "{"}))
+    uri = artifacts.model()
+    path = artifacts.root / uri.rsplit("/", 2)[1] / "model" / "config.json"
+    path.write_bytes(path.read_bytes().replace(b"6", b"7"))
+    with pytest.raises(DataLoss, match=r"config\.json is not what was written"):
+        run(model_uri=uri)
+
+
+def test_damaged_metrics_leave_no_version(client, name, artifacts, make_context):
+    logs = artifacts.make("logs", {"metrics.jsonl": '{"step": 1, "loss": 1.0}\n{"step": 2, "lo\n'})
+    request = pb.RegisterModelRequest(model_uri=artifacts.model(), logs_uri=logs, model_name=name)
+    with pytest.raises(DataLoss, match="line 2 is damaged"):
+        register_model(request, make_context("metrics"))
+    assert versions_of(client, name) == []
+
+
+def test_mlflow_that_is_down_is_named(artifacts, make_context):
+    request = pb.RegisterModelRequest(model_uri=artifacts.model(), model_name="m")
+    with pytest.raises(Unavailable, match="GPT2_MLFLOW_TRACKING_URI"):
+        register_model(request, make_context("down", uri=f"http://127.0.0.1:{free_port()}"))
