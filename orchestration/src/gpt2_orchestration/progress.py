@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from gpt2.jobs.v1 import job_pb2
 
 _LINE_SECONDS = 5.0
+_SHOWN = ("loss", "validation_loss")
+"""Figures that are shown; TensorBoard shows all."""
 
 
 class JobDisplay(Protocol):
@@ -97,7 +99,7 @@ def describe(job: job_pb2.Job) -> str:
         parts.append(f"{now.rate:,.1f}/s")
         if now.total > now.done:
             parts.append(f"{duration((now.total - now.done) / now.rate)} left")
-    parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in sorted(now.metrics.items())]
+    parts += [f"{name.replace('_', ' ')} {now.metrics[name]:.4g}" for name in _SHOWN if name in now.metrics]
     return "  ".join(parts)
 
 

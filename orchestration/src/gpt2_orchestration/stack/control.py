@@ -1,0 +1,87 @@
+"""Asks about, and stops, a stack that runs in another process."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2_orchestration.stack.errors import NotRunning, StackError
+from gpt2_orchestration.stack.process import ProcessState
+from gpt2_orchestration.stack.process_table import is_alive, resident_bytes, wait_gone
+from gpt2_orchestration.stack.record import ProcessRecord, StackRecord, is_held, read_record
+from gpt2_orchestration.stack.settings import StackFolder
+
+_STOP_SECONDS = 60.0
+_KILL_SECONDS = 15.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessStatus:
+    """One process of a running stack, now."""
+
+    name: str
+    state: str
+    """waiting, starting, ready, failed or stopped."""
+    pid: int
+    """0 while it does not run."""
+    address: str
+    resident_bytes: int
+    """Memory of it and its descendants."""
+    uptime_seconds: float
+    restarts: int
+    start_seconds: float
+    """Time that its latest start took; 0 while it is not ready."""
+    log: Path
+    note: str
+    """What a user should know of it."""
+
+
+def stack_status(folder: Path) -> tuple[ProcessStatus, ...]:
+    """How the processes of a stack are, in the order of their start. Raises NotRunning."""
+    layout = StackFolder(folder.absolute())
+    record = _running(layout)
+    return tuple(_status(process, layout) for process in record.processes)
+
+
+def stop_stack(folder: Path) -> None:
+    """Stops a stack and waits until all of it is gone.
+
+    Raises:
+        NotRunning: There is none.
+        StackError: It could not be stopped.
+    """
+    layout = StackFolder(folder.absolute())
+    record = _running(layout)
+    os.kill(record.supervisor.pid, signal.SIGTERM)
+    if wait_gone([record.supervisor], _STOP_SECONDS) and is_held(layout):
+        # Its guard ends the rest.
+        os.kill(record.supervisor.pid, signal.SIGKILL)
+    identities = [process.identity for process in record.processes if process.identity is not None]
+    left = wait_gone(identities, _KILL_SECONDS)
+    if left:
+        raise StackError(f"processes {', '.join(str(item.pid) for item in left)} did not stop: end them yourself")
+
+
+def _running(folder: StackFolder) -> StackRecord:
+    record = read_record(folder) if is_held(folder) else None
+    if record is None or not is_alive(record.supervisor):
+        raise NotRunning(f"no stack runs in {folder.root}: `gpt2 stack up` starts one")
+    return record
+
+
+def _status(process: ProcessRecord, folder: StackFolder) -> ProcessStatus:
+    identity = process.identity if process.identity is not None and is_alive(process.identity) else None
+    died = identity is None and process.state in (ProcessState.STARTING, ProcessState.READY)
+    return ProcessStatus(
+        name=process.name,
+        state=ProcessState.WAITING.value if died else process.state,
+        pid=identity.pid if identity else 0,
+        address=process.address,
+        resident_bytes=resident_bytes(identity) if identity else 0,
+        uptime_seconds=time.time() - identity.started if identity else 0.0,
+        restarts=process.restarts,
+        start_seconds=process.start_seconds,
+        log=folder.log(process.name),
+        note=process.note,
+    )

@@ -1,0 +1,168 @@
+"""What the eight processes of the stack are: how each is started, where it answers, and how one sees that it does."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from gpt2_orchestration.stack.ports import HOST, choose_ports
+from gpt2_orchestration.stack.readiness import grpc_answers, http_answers, kafka_answers, mongodb_answers
+from gpt2_orchestration.stack.settings import StackFolder, StackSettings
+
+EVENT_TOPIC = "gpt2.stage-events.v1"
+DEAD_LETTER_TOPIC = f"{EVENT_TOPIC}.dlq"
+SERVICES = ("exporter", "tokenizer", "trainer", "registry")
+
+_BACKEND_GRACE_SECONDS = 5.0
+_STOP_SERVICES, _STOP_BACKENDS = 0, 1
+# What a shell may have set for real services, and what would break the stack's: all four on one metrics port, or TLS
+# that the checks do not speak.
+_NOT_INHERITED = (
+    "GPT2_METRICS_LISTEN",
+    "GPT2_TLS_CERTIFICATE_FILE",
+    "GPT2_TLS_KEY_FILE",
+    "GPT2_TLS_CLIENT_CA_FILE",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessDefinition:
+    """One process of a stack."""
+
+    name: str
+    command: Sequence[str]
+    is_ready: Callable[[str], bool]
+    """Whether it answers at an address."""
+    address: str = ""
+    """Its `host:port`; empty where it chooses that itself."""
+    address_file: Path | None = None
+    """Where it writes its address, if it chooses that itself."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """All of its environment, but for `needs`."""
+    needs: Mapping[str, str] = field(default_factory=dict)
+    """Variables that hold the address of another process, by that process's name. It starts when those are known, and
+    again when one has changed."""
+    start_timeout_seconds: float = 60.0
+    stop_grace_seconds: float = _BACKEND_GRACE_SECONDS
+    stop_order: int = _STOP_BACKENDS
+    """Those with a lower number are stopped before those with a higher one."""
+    note: str = ""
+    """What a user should know of it."""
+
+
+def define_stack(settings: StackSettings, folder: StackFolder) -> tuple[ProcessDefinition, ...]:
+    """Defines the processes, with ports that are free now."""
+    addresses = {name: f"{HOST}:{port}" for name, port in choose_ports(settings.ports).items()}
+    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+    # Freed memory goes back sooner: eight processes share one machine.
+    environment = {**inherited, "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
+    backends = (
+        _mongodb(addresses["mongodb"], settings, folder, environment),
+        _kafka(settings, folder, environment),
+        _mlflow(addresses["mlflow"], settings, folder, environment),
+        _tensorboard(addresses["tensorboard"], settings, folder, environment),
+    )
+    services = (_service(name, addresses, settings, folder, environment) for name in SERVICES)
+    return (*backends, *services)
+
+
+def _mongodb(
+    address: str, settings: StackSettings, folder: StackFolder, environment: Mapping[str, str]
+) -> ProcessDefinition:
+    data = folder.data / "mongodb"
+    data.mkdir(exist_ok=True)
+    pid_file = folder.data / "mongodb.pid"
+    # It believes any process that has the pid in its file to be itself. Here the lock of the stack tells.
+    pid_file.unlink(missing_ok=True)
+    options = ("--data-dir", str(data), "--log-file", os.devnull, "--pid-file", str(pid_file))
+    return ProcessDefinition(
+        name="mongodb",
+        command=_python("nx_27017.nx_27017", *_listen(address), *options),
+        address=address,
+        is_ready=mongodb_answers,
+        environment=environment,
+        start_timeout_seconds=settings.start_timeout_seconds,
+        note="stand-in that speaks MongoDB's protocol over SQLite",
+    )
+
+
+def _kafka(settings: StackSettings, folder: StackFolder, environment: Mapping[str, str]) -> ProcessDefinition:
+    address_file = folder.data / "kafka.address"
+    module = "gpt2_orchestration.stack.kafka_broker"
+    return ProcessDefinition(
+        name="kafka",
+        command=_python(module, str(address_file), EVENT_TOPIC, DEAD_LETTER_TOPIC),
+        address_file=address_file,
+        is_ready=kafka_answers,
+        environment=environment,
+        start_timeout_seconds=settings.start_timeout_seconds,
+        note="stand-in that speaks Kafka's protocol; keeps nothing on disk: events are lost when it stops",
+    )
+
+
+def _mlflow(
+    address: str, settings: StackSettings, folder: StackFolder, environment: Mapping[str, str]
+) -> ProcessDefinition:
+    module = "gpt2_orchestration.stack.mlflow_server"
+    return ProcessDefinition(
+        name="mlflow",
+        command=_python(module, str(folder.data / "mlflow"), *address.split(":")),
+        address=address,
+        is_ready=partial(http_answers, path="/health"),
+        environment=environment,
+        start_timeout_seconds=settings.mlflow_start_timeout_seconds,
+    )
+
+
+def _tensorboard(
+    address: str, settings: StackSettings, folder: StackFolder, environment: Mapping[str, str]
+) -> ProcessDefinition:
+    module = "gpt2_orchestration.stack.tensorboard_server"
+    return ProcessDefinition(
+        name="tensorboard",
+        command=_python(module, "--logdir", str(folder.artifacts), *_listen(address)),
+        address=address,
+        is_ready=partial(http_answers, path="/data/environment"),
+        environment=environment,
+        start_timeout_seconds=settings.start_timeout_seconds,
+    )
+
+
+def _service(
+    name: str,
+    addresses: Mapping[str, str],
+    settings: StackSettings,
+    folder: StackFolder,
+    environment: Mapping[str, str],
+) -> ProcessDefinition:
+    own = {
+        "GPT2_LISTEN": addresses[name],
+        "GPT2_ARTIFACT_ROOT": str(folder.artifacts),
+        "GPT2_SCRATCH_FOLDER": str(folder.data / "scratch" / name),
+        "GPT2_DATABASE_URL": f"sqlite:///{folder.data / name}.db",
+        "GPT2_KAFKA_TOPIC": EVENT_TOPIC,
+        "GPT2_MONGODB_URI": f"mongodb://{addresses['mongodb']}",
+        "GPT2_MLFLOW_TRACKING_URI": f"http://{addresses['mlflow']}",
+    }
+    return ProcessDefinition(
+        name=name,
+        command=_python(f"gpt2_{name}"),
+        address=addresses[name],
+        is_ready=grpc_answers,
+        environment={**environment, **settings.environment, **own},
+        needs={"GPT2_KAFKA_BOOTSTRAP_SERVERS": "kafka"},
+        start_timeout_seconds=settings.start_timeout_seconds,
+        stop_grace_seconds=settings.stop_grace_seconds,
+        stop_order=_STOP_SERVICES,
+    )
+
+
+def _python(module: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module, *arguments)
+
+
+def _listen(address: str) -> tuple[str, ...]:
+    host, _, port = address.partition(":")
+    return ("--host", host, "--port", port)

@@ -1,0 +1,103 @@
+"""The guard: a small process that ends the stack when its supervisor dies in a way that it cannot handle.
+
+It reads `add PID` and `remove PID` from the supervisor, each PID the leader of a process group. The end of the line
+means that the supervisor is gone, be it by `kill -9`: the groups that are left are then told to stop, and killed.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+_GRACE_SECONDS = 5.0
+
+
+class GuardLine:
+    """The supervisor's side: a guard process, and what it was told."""
+
+    def __init__(self) -> None:
+        self._groups: set[int] = set()
+        self._process = _start()
+
+    def add(self, leader: int) -> None:
+        """Tells the guard of a process group."""
+        self._groups.add(leader)
+        self._send(f"add {leader}")
+
+    def remove(self, leader: int) -> None:
+        """Tells the guard that a process group has ended."""
+        self._groups.discard(leader)
+        self._send(f"remove {leader}")
+
+    def ensure_alive(self) -> None:
+        """Replaces a guard that has died."""
+        if self._process.poll() is not None:
+            self._process = _start()
+            for leader in self._groups:
+                self._send(f"add {leader}")
+
+    def close(self) -> None:
+        """Ends the guard, which ends what is left."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        self._process.wait()
+
+    def _send(self, line: str) -> None:
+        stream = self._process.stdin
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.write(line.encode() + b"\n")
+                stream.flush()
+
+
+def main(commands: IO[str]) -> None:
+    """Follows the supervisor to its end, then ends what is left.
+
+    Args:
+        commands: What the supervisor sends.
+    """
+    groups: set[int] = set()
+    for line in commands:
+        action, _, leader = line.strip().partition(" ")
+        if action == "add":
+            groups.add(int(leader))
+        else:
+            groups.discard(int(leader))
+    end_groups(groups)
+
+
+def end_groups(groups: Iterable[int]) -> None:
+    """Tells process groups to stop, and kills those that have not after a few seconds."""
+    alive = [leader for leader in groups if _signal(leader, signal.SIGTERM)]
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while alive and time.monotonic() < deadline:
+        time.sleep(0.1)
+        alive = [leader for leader in alive if _signal(leader, 0)]
+    for leader in alive:
+        _signal(leader, signal.SIGKILL)
+
+
+def _signal(leader: int, number: int) -> bool:
+    """Signals a group. Returns whether it is there."""
+    try:
+        os.killpg(leader, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _start() -> "subprocess.Popen[bytes]":
+    # A session of its own: what ends the supervisor's terminal or group must not end the guard with it. Run as a file:
+    # it needs the standard library alone.
+    command = [sys.executable, "-I", "-S", str(Path(__file__))]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+
+if __name__ == "__main__":
+    main(sys.stdin)

@@ -1,0 +1,132 @@
+"""`stack.json`, which says what runs, and the lock that says whether anything does.
+
+The lock is the operating system's: it is gone with the supervisor, however that ends. A record without a lock is what a
+crashed stack left; it is never believed.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2_orchestration.stack.errors import AlreadyRunning
+from gpt2_orchestration.stack.process_table import ProcessIdentity, kill_group, wait_gone
+from gpt2_orchestration.stack.settings import StackFolder
+
+_FORMAT = 1
+_GONE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessRecord:
+    """One process, as the supervisor last saw it."""
+
+    name: str
+    state: str
+    address: str
+    """`host:port`; empty while unknown."""
+    identity: ProcessIdentity | None
+    restarts: int
+    start_seconds: float
+    """Time that its latest start took; 0 while it is not ready."""
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StackRecord:
+    """A stack, as its supervisor last saw it."""
+
+    supervisor: ProcessIdentity
+    artifact_root: str
+    processes: tuple[ProcessRecord, ...]
+
+
+def write_record(folder: StackFolder, record: StackRecord) -> None:
+    """Replaces `stack.json` at once."""
+    temporary = folder.record.with_suffix(".tmp")
+    content = {"format": _FORMAT, **asdict(record)}
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder.record)
+
+
+def read_record(folder: StackFolder) -> StackRecord | None:
+    """Reads `stack.json`; None when there is none, or it is not one of this version."""
+    try:
+        content = json.loads(folder.record.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            return None
+        return StackRecord(
+            supervisor=ProcessIdentity(**content["supervisor"]),
+            artifact_root=content["artifact_root"],
+            processes=tuple(_process(item) for item in content["processes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def exclusive(folder: StackFolder) -> Iterator[None]:
+    """Holds the folder for one supervisor, and clears up what a crashed one has left in it.
+
+    Raises:
+        AlreadyRunning: Another process holds it.
+    """
+    with folder.lock.open("a") as lock:
+        if not _try_lock(lock.fileno()):
+            raise AlreadyRunning(_already_running(folder))
+        _end_leftovers(folder)
+        try:
+            yield
+        finally:
+            folder.record.unlink(missing_ok=True)
+
+
+def is_held(folder: StackFolder) -> bool:
+    """Whether a supervisor holds the folder."""
+    try:
+        with folder.lock.open("r") as lock:
+            return not _try_lock(lock.fileno(), fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+
+
+def rotate_log(path: Path) -> None:
+    """Sets the log of the stack before aside, so that a log is about one run."""
+    if path.exists():
+        path.replace(path.with_suffix(".previous.log"))
+
+
+def _try_lock(descriptor: int, mode: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _already_running(folder: StackFolder) -> str:
+    record = read_record(folder)
+    who = f" (process {record.supervisor.pid})" if record else ""
+    return (
+        f"a stack already runs in {folder.root}{who}: `gpt2 stack status` shows it, `gpt2 stack down` stops it; "
+        "or choose another folder"
+    )
+
+
+def _end_leftovers(folder: StackFolder) -> None:
+    """Waits until the guard of a crashed stack has ended its processes; ends what is left then."""
+    record = read_record(folder)
+    if record is None or record.supervisor.pid == os.getpid():
+        return
+    identities = [process.identity for process in record.processes if process.identity is not None]
+    for left in wait_gone(identities, _GONE_SECONDS):
+        kill_group(left)
+
+
+def _process(item: dict[str, Any]) -> ProcessRecord:
+    identity = item.pop("identity")
+    return ProcessRecord(**item, identity=ProcessIdentity(**identity) if identity else None)

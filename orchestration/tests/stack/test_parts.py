@@ -1,0 +1,54 @@
+"""The stack's small parts: ports, restarts, addresses that are taken."""
+
+import socket
+
+import pytest
+
+from gpt2_orchestration.stack.control import stop_stack
+from gpt2_orchestration.stack.errors import NotRunning
+from gpt2_orchestration.stack.kafka_broker import BrokerError, MockBroker
+from gpt2_orchestration.stack.ports import HOST, choose_ports
+from gpt2_orchestration.stack.restarts import RestartPolicy
+
+
+def test_free_port_is_taken_as_preferred():
+    free = choose_ports({"one": 0})["one"]
+    assert choose_ports({"one": free}) == {"one": free}
+
+
+@pytest.mark.parametrize("address", [HOST, "0.0.0.0"])
+def test_taken_port_is_replaced(address):
+    with socket.socket() as taken:
+        taken.bind((address, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert choose_ports({"one": port})["one"] not in (0, port)
+
+
+def test_no_two_ports_are_alike():
+    free = choose_ports({"one": 0})["one"]
+    assert len(set(choose_ports({"one": free, "two": free, "three": 0}).values())) == 3
+
+
+def test_restarts_wait_longer_each_time_and_end():
+    policy = RestartPolicy()
+    assert [policy.note_death(1000.0 + second) for second in range(6)] == [1, 2, 4, 8, 16, None]
+
+
+def test_steady_process_begins_anew():
+    policy = RestartPolicy()
+    assert policy.note_death(1000.0) == 1
+    assert not policy.is_due(1000.5)
+    assert policy.is_due(1001.0)
+    assert policy.note_death(2000.0) == 1
+    assert policy.deaths == 2
+
+
+def test_down_without_a_stack_says_so(tmp_path):
+    with pytest.raises(NotRunning, match="no stack runs in"):
+        stop_stack(tmp_path)
+
+
+def test_library_without_mock_cluster_is_an_error():
+    with pytest.raises(BrokerError, match="no mock cluster"):
+        MockBroker(object())  # type: ignore[arg-type]
