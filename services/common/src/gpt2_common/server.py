@@ -30,7 +30,7 @@ from gpt2_common.interceptor import CallInterceptor
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.jobs.manager import JobManager
 from gpt2_common.jobs.service import JobsServicer
-from gpt2_common.jobs.store import JobStore, open_database
+from gpt2_common.jobs.store import JobStore, database_url, open_database
 from gpt2_common.logs import configure_logs
 from gpt2_common.metrics import ServiceMetrics
 from gpt2_common.settings import Settings, SettingsError, describe_settings, load_settings
@@ -97,7 +97,7 @@ async def serve(definition: ServiceDefinition[Settings], settings: Settings) -> 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     with ExitStack() as stack:
-        engine = stack.enter_context(open_database(_database_url(definition.name, settings)))
+        engine = stack.enter_context(open_database(database_url(definition.name, settings)))
         relay = _start_relay(definition.name, settings, engine, stack)
         metrics = ServiceMetrics()
         store = JobStore(engine, definition.name, settings.queue_limit)
@@ -189,11 +189,3 @@ def _read(name: str, path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SettingsError(f"GPT2_{name}: {path} cannot be read: {error.strerror}") from error
-
-
-def _database_url(name: str, settings: Settings) -> str:
-    if settings.database_url:
-        return settings.database_url
-    path = Path(".gpt2").absolute() / f"{name}.db"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{path}"

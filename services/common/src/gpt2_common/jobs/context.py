@@ -76,7 +76,7 @@ class JobContext(Generic[Settings]):
         self._store = ArtifactStore(settings.artifact_root, settings.roots, settings.scratch_folder)
         self._send_progress = send_progress
         self._interruption = interruption
-        self._rate = _Rate()
+        self._rates: dict[str, _Rate] = {}
         self._last_report = 0.0
         self._phase = ""
 
@@ -116,14 +116,12 @@ class JobContext(Generic[Settings]):
         now = time.monotonic()
         if phase != self._phase:
             self._phase = phase
-            self._rate = _Rate()
         elif now - self._last_report < _REPORT_SECONDS and done != total:
             return
         self._last_report = now
+        rate = self._rates.setdefault(phase, _Rate())
         self._send_progress(
-            job_pb2.Progress(
-                phase=phase, done=done, total=total, unit=unit, rate=self._rate.add(now, done), metrics=metrics
-            )
+            job_pb2.Progress(phase=phase, done=done, total=total, unit=unit, rate=rate.add(now, done), metrics=metrics)
         )
 
     def require_allowed(self, field: str, uri: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import cast
 
 import sqlalchemy as sql
@@ -24,7 +25,7 @@ from gpt2_common.errors import AlreadyExists, FailedPrecondition, JobCancelled, 
 from gpt2_common.events.cloudevent import CloudEvent
 from gpt2_common.events.outbox import OUTBOX_METADATA, add_to_outbox
 from gpt2_common.jobs.definition import StartRequest
-from gpt2_common.settings import SettingsError
+from gpt2_common.settings import ServiceSettings, SettingsError
 from gpt2_common.status import status_of
 
 State = job_pb2.Job.State
@@ -332,6 +333,15 @@ def request_digest(request: StartRequest) -> str:
     work = type(message).FromString(message.SerializeToString())
     work.ClearField("job")
     return hashlib.sha256(work.SerializeToString(deterministic=True)).hexdigest()
+
+
+def database_url(service: str, settings: ServiceSettings) -> str:
+    """The URL of a service's database: the setting, or a SQLite file in `.gpt2/`, which is made when it is missing."""
+    if settings.database_url:
+        return settings.database_url
+    folder = Path(".gpt2").absolute()
+    folder.mkdir(exist_ok=True)
+    return f"sqlite:///{folder / service}.db"
 
 
 @contextmanager

@@ -1,0 +1,58 @@
+"""The embedded stack, once for all tests across services, with its clients."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pymongo import MongoClient
+
+from gpt2_orchestration.client import ClientSettings
+from gpt2_orchestration.demo.demo import service_addresses
+from gpt2_orchestration.stack.addresses import StackAddresses
+from gpt2_orchestration.stack.running import running_stack
+from gpt2_orchestration.stack.settings import StackSettings
+
+
+@dataclass(frozen=True)
+class RunningStack:
+    """A running stack."""
+
+    folder: Path
+    addresses: StackAddresses
+    client: ClientSettings
+    mongodb: MongoClient
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory) -> Iterator[RunningStack]:
+    folder = tmp_path_factory.mktemp("stack") / ".gpt2"
+    settings = StackSettings(folder=folder, environment={"GPT2_ALLOWED_ROOTS": str(folder.parent)})
+    with running_stack(settings) as addresses, MongoClient(addresses.mongodb_uri) as mongodb:
+        yield RunningStack(folder, addresses, ClientSettings(addresses=service_addresses(addresses)), mongodb)
+
+
+@pytest.fixture
+def service_environment(stack, monkeypatch) -> None:
+    """Tells TFX components where the services are, as the environment of a runner does."""
+    for service, address in stack.client.addresses.items():
+        monkeypatch.setenv(f"GPT2_{service.upper()}_ADDRESS", address)
+
+
+@pytest.fixture(scope="session")
+def grpcurl(tmp_path_factory) -> Path:
+    """Folder with a `grpcurl`: built from its Go module where Go is, else a client that does the same by reflection."""
+    folder = tmp_path_factory.mktemp("bin")
+    if shutil.which("go"):
+        command = ["go", "install", "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"]
+        environment = {**os.environ, "GOBIN": str(folder), "CGO_ENABLED": "0"}
+        subprocess.run(command, env=environment, check=True, timeout=600)
+    else:
+        stand_in = folder / "grpcurl"
+        stand_in.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("grpcurl.py")} "$@"\n')
+        stand_in.chmod(0o755)
+    return folder
