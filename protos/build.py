@@ -21,6 +21,7 @@ from google.rpc import status_pb2
 
 PROTOS = Path(__file__).parent
 STUBS = PROTOS / "src" / "gpt2"
+BIN = Path(sys.executable).parent
 
 
 def includes() -> list[str]:
@@ -37,8 +38,10 @@ def protoc(sources: Path, *arguments: str) -> None:
 
 def generate(target: Path) -> None:
     """Writes the package of stubs into an empty folder."""
+    # The plugins are named by path, as this environment need not be on the PATH.
+    plugins = [f"--plugin={name}={BIN / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
     for flag in ("python_out=", "grpc_python_out=", "mypy_out=quiet:", "mypy_grpc_out=quiet:"):
-        protoc(PROTOS, f"--{flag}{target}")
+        protoc(PROTOS, *plugins, f"--{flag}{target}")
     package = target / "gpt2"
     for folder in [package, *(path for path in package.rglob("*") if path.is_dir())]:
         (folder / "__init__.py").touch()
@@ -75,7 +78,7 @@ def image(sources: Path, target: Path) -> Path:
 
 def buf(*arguments: str) -> int:
     """Runs buf with this folder's configuration."""
-    command = [str(Path(sys.executable).with_name("buf")), *arguments, "--config", str(PROTOS / "buf.yaml")]
+    command = [str(BIN / "buf"), *arguments, "--config", str(PROTOS / "buf.yaml")]
     return subprocess.run(command, check=False).returncode
 
 
