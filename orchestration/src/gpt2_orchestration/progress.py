@@ -76,11 +76,11 @@ def job_display(stage: str) -> Iterator[JobDisplay]:
         return
     columns = (
         TextColumn("{task.description:<16}"),
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=20),
         TextColumn("{task.fields[facts]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, expand=True) as progress:
+    with Progress(*columns, console=console) as progress:
         yield BarDisplay(stage, progress)
 
 
