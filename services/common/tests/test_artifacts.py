@@ -156,11 +156,11 @@ def test_remote_uris_stay_under_their_root(uri):
 
 
 def test_an_object_store_holds_artifacts_as_a_disk_does(tmp_path):
-    store = ArtifactStore("memory://bucket/root", ["memory://bucket/root"], tmp_path / "scratch")
+    store = ArtifactStore("memory://bucket/data", ["memory://bucket/data"], tmp_path / "scratch")
     made = make(store)
-    assert made.uri == "memory://bucket/root/run~export/corpus"
+    assert made.uri == "memory://bucket/data/run~export/corpus"
     # Another service, with a scratch folder of its own.
-    reader = ArtifactStore("memory://bucket/root", ["memory://bucket/root"], tmp_path / "other")
+    reader = ArtifactStore("memory://bucket/data", ["memory://bucket/data"], tmp_path / "other")
     opened = reader.open("uri", made.uri, "corpus", verify=True)
     assert opened.digest == made.digest
     assert (opened.folder / "part" / "text.txt").read_text() == "hello"
