@@ -155,7 +155,7 @@ def _say_where(folder: Path, addresses: StackAddresses) -> None:
     port = addresses.mlflow_uri.rpartition(":")[2]
     board = addresses.tensorboard_uri.rpartition(":")[2]
     _say(f"everything is in {folder.absolute()}: artifacts/, logs/, data/ (MLflow, job stores, ML Metadata)")
-    _say(f"to look at it: gpt2 stack up --folder {folder}")
+    _say(f"to look at it: {sys.argv[0]} stack up --folder {folder}")
     _say(f"then MLflow is at http://localhost:{port} and TensorBoard at http://localhost:{board}")
 
 
