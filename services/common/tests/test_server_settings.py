@@ -111,8 +111,13 @@ def test_metrics_count_calls_and_events_that_wait(make_service):
     port = free_port()
     service = make_service(GPT2_METRICS_LISTEN=f"127.0.0.1:{port}").start().wait_until_ready()
     service.run("succeed")
+    with pytest.raises(grpc.RpcError):
+        service.submit()
     page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
     assert 'gpt2_calls_total{code="OK",method="/gpt2.exporter.v1.ExporterService/ImportFiles"} 1.0' in page
+    assert (
+        'gpt2_calls_total{code="INVALID_ARGUMENT",method="/gpt2.exporter.v1.ExporterService/ImportFiles"} 1.0' in page
+    )
     assert "gpt2_outbox_events 3.0" in page
 
 

@@ -16,6 +16,8 @@ from gpt2_common.status import code_of, is_expected, status_of
 
 _log = logging.getLogger(__name__)
 
+_NO_TOKEN = "the call carries no valid token: send the metadata 'authorization: Bearer <token>'"
+
 # Probes of orchestrators carry no token, and learn nothing but whether the service is up.
 _OPEN_SERVICES = ("/grpc.health.v1.Health/",)
 
@@ -62,7 +64,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 code = grpc.StatusCode.UNKNOWN
                 raise
             except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                code = await _abort(context, details.method, error)
+                code = code_of(status_of(error))
+                await _abort(context, details.method, error)
             finally:
                 self._done(details.method, code, started)
 
@@ -93,7 +96,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     def _require_authorised(self, details: grpc.HandlerCallDetails) -> None:
         if not self._is_authorised(details):
-            raise Unauthenticated("the call carries no valid token: send the metadata 'authorization: Bearer <token>'")
+            raise Unauthenticated(_NO_TOKEN)
 
     def _done(self, method: str, code: grpc.StatusCode, started: float) -> None:
         seconds = time.monotonic() - started
@@ -113,8 +116,7 @@ async def _abort(context: Any, method: str, error: Exception) -> NoReturn:
 
 def _refuse_stream(handler: Any) -> Any:
     async def call(_requests: Any, context: Any) -> None:
-        error = Unauthenticated("the call carries no valid token: send the metadata 'authorization: Bearer <token>'")
-        await context.abort_with_status(rpc_status.to_status(status_of(error)))
+        await context.abort_with_status(rpc_status.to_status(status_of(Unauthenticated(_NO_TOKEN))))
 
     if handler.response_streaming:
         return grpc.stream_stream_rpc_method_handler(call)
