@@ -7,11 +7,11 @@ from pathlib import Path
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
+from gpt2_common.durable import write_durable
 from gpt2_common.errors import FailedPrecondition
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_common.jobs.definition import JobKind
 from gpt2_exporter.corpus.export import OUTPUT, RejectLimit, write_corpus
-from gpt2_exporter.corpus.shards import write_synced
 from gpt2_exporter.files.listing import list_files
 from gpt2_exporter.files.reading import DEFAULT_ENCODING, FileDocuments
 from gpt2_exporter.mongo.connection import Server, connect
@@ -70,7 +70,7 @@ def _fix_snapshot(request: pb.ExportCorpusRequest, work: Path, server: Server) -
     else:
         snapshot = take_snapshot(server, request.source)
         _require_documents(request.source, snapshot)
-        write_synced(noted, json.dumps(snapshot.token()))
+        write_durable(noted, json.dumps(snapshot.token()))
     _require_documents(request.source, snapshot)
     return snapshot
 

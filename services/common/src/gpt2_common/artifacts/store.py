@@ -4,7 +4,6 @@ A local artifact is written in a folder beside its place and committed by one re
 uploaded first and the manifest last. Either way, what has a manifest is whole.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import fsspec
 
 from gpt2_common.artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest, Parent, scan, sha256_of
 from gpt2_common.artifacts.roots import local_path, require_allowed
+from gpt2_common.durable import sync, write_durable
 from gpt2_common.errors import DataLoss, InvalidRequest, NotFound, Unavailable
 
 
@@ -80,8 +80,8 @@ class ArtifactWriter:
         if target is None:
             return self._upload(manifest)
         for entry in manifest.files:
-            _sync(self.folder / entry.path)
-        _write_synced(self.folder / MANIFEST_NAME, manifest.to_json())
+            sync(self.folder / entry.path)
+        write_durable(self.folder / MANIFEST_NAME, manifest.to_json())
         if self.folder != target:
             _replace(self.folder, target)
         return Artifact(self.uri, manifest, target)
@@ -214,7 +214,7 @@ class ArtifactStore:
             (temporary / entry.path).parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(f"{root}/{entry.path}", str(temporary / entry.path))
         check_files(Artifact(uri, manifest, temporary), verify=True)
-        _write_synced(temporary / MANIFEST_NAME, manifest.to_json())
+        write_durable(temporary / MANIFEST_NAME, manifest.to_json())
         _replace(temporary, target)
         return target
 
@@ -259,19 +259,6 @@ def _filesystem(uri: str) -> tuple[Any, str]:
     return filesystem, root
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_synced(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _sync(path)
-
-
 def _replace(source: Path, target: Path) -> None:
     """Puts a folder in its place by one rename; a folder that is there goes first."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -280,4 +267,4 @@ def _replace(source: Path, target: Path) -> None:
         target.rename(old / target.name)
         shutil.rmtree(old)
     source.rename(target)
-    _sync(target.parent)
+    sync(target.parent)

@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2_exporter.corpus.shards import shard_name, write_synced
+from gpt2_common.durable import write_durable
+from gpt2_exporter.corpus.shards import shard_name
 from gpt2_exporter.corpus.tally import Tally
 
 _FILE = "export.json"
@@ -33,7 +34,7 @@ class Checkpoint:
             "tally": self.tally.to_json(),
             "after": self.after,
         }
-        write_synced(work / _FILE, json.dumps(content))
+        write_durable(work / _FILE, json.dumps(content))
 
     @classmethod
     def load(cls, work: Path, corpus: Path, request_digest: str, fingerprint: str) -> "Checkpoint":

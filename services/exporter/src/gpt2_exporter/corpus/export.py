@@ -7,11 +7,12 @@ from itertools import chain
 from pathlib import Path
 
 from gpt2_common.artifacts import Artifact
+from gpt2_common.durable import write_durable
 from gpt2_common.errors import FailedPrecondition
 from gpt2_common.jobs.context import JobContext
 from gpt2_exporter.corpus.checkpoint import Checkpoint
 from gpt2_exporter.corpus.record import BROKEN_TEXT, LARGEST_DOCUMENT, TOO_LARGE, Record, TextSource
-from gpt2_exporter.corpus.shards import ShardWriter, shard_name, write_synced
+from gpt2_exporter.corpus.shards import ShardWriter, shard_name
 from gpt2_exporter.corpus.tally import Tally
 from gpt2_exporter.settings import ExporterSettings
 
@@ -130,5 +131,5 @@ def _measure(record: Record) -> tuple[int, str]:
 
 def _write_reports(folder: Path, tally: Tally) -> None:
     rejects = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in tally.sample)
-    write_synced(folder / "rejects.jsonl", rejects)
-    write_synced(folder / "summary.json", json.dumps(tally.summary(), indent=2, ensure_ascii=False) + "\n")
+    write_durable(folder / "rejects.jsonl", rejects)
+    write_durable(folder / "summary.json", json.dumps(tally.summary(), indent=2, ensure_ascii=False) + "\n")

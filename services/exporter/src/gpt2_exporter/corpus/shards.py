@@ -4,7 +4,6 @@ A shard ends with the document that fills it, and so does each row group, so tha
 documents alone. Nothing in the files depends on the time or the machine.
 """
 
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,6 +11,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gpt2_common.durable import part_of, replace_durable
 from gpt2_exporter.corpus.record import Record
 
 SCHEMA = pa.schema(
@@ -34,7 +34,7 @@ class ShardWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._part = path.with_name(f".{path.name}.part")
+        self._part = part_of(path)
         self._writer = pq.ParquetWriter(self._part, SCHEMA, compression="zstd", compression_level=3)
         self._rows: list[tuple[str, str, str]] = []
         self._waiting_bytes = 0
@@ -59,7 +59,7 @@ class ShardWriter:
         if self._rows:
             self._write_row_group()
         self._writer.close()
-        replace_synced(self._part, self._path)
+        replace_durable(self._part, self._path)
 
     def _write_row_group(self) -> None:
         columns = [pa.array(column, pa.string()) for column in zip(*self._rows, strict=True)]
@@ -71,25 +71,3 @@ class ShardWriter:
 def shard_name(index: int) -> str:
     """File name of a shard, from 0."""
     return f"corpus-{index:05d}.parquet"
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Replaces a file's text at once: readers, and a restart after a crash, see the old text or the new."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    replace_synced(part, path)
-
-
-def replace_synced(part: Path, path: Path) -> None:
-    """Gives a finished file its name, with its content on the disk before."""
-    _sync(part)
-    part.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

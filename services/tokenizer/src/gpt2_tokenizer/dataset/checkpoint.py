@@ -1,10 +1,10 @@
 """What an attempt leaves for the next one: which shards of each split are finished, and what they hold."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2_common.durable import write_durable
 from gpt2_tokenizer.dataset.shards import SplitState, shard_name
 from gpt2_tokenizer.dataset.split import SPLITS
 
@@ -27,12 +27,7 @@ class Checkpoint:
     def save(self, work: Path) -> None:
         """Writes it, at once, into a job's folder of unfinished work."""
         content = {"key": self.key, "splits": {name: state.to_json() for name, state in self.splits.items()}}
-        part = work / f".{_FILE}.part"
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(work / _FILE)
+        write_durable(work / _FILE, json.dumps(content))
 
     @classmethod
     def load(cls, work: Path, folder: Path, key: str) -> "Checkpoint":

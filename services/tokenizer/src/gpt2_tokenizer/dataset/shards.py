@@ -3,7 +3,6 @@
 A shard ends with the document that fills it, so that the files depend on the documents alone.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from gpt2_common.durable import part_of, replace_durable
 
 TokenType = type[np.uint16] | type[np.uint32]
 
@@ -100,9 +101,7 @@ class SplitWriter:
 
 def write_tokens(path: Path, tokens: npt.NDArray[np.uint16 | np.uint32]) -> None:
     """Writes a one-dimensional array of tokens; the file has its name only once it is whole and on the disk."""
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     with part.open("wb") as file:
         np.save(file, tokens, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    replace_durable(part, path)
