@@ -6,7 +6,7 @@ BIN := .venv/bin
 MEMBERS := protos services/common services/exporter services/tokenizer services/trainer services/registry orchestration
 DEV_SOURCES := orchestration/pyproject.toml $(MEMBERS:%=%/pyproject.toml) pyproject.toml
 
-.PHONY: setup demo test lint protos lock lock-check clean
+.PHONY: setup peers demo test lint protos lock lock-check clean
 
 setup: .venv/.ready
 
@@ -18,6 +18,14 @@ setup: .venv/.ready
 	$(UV) venv --quiet --allow-existing --python 3.11 .venv
 	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(MEMBERS:%=-e %)
+	touch $@
+
+# The libraries that tests and benchmarks compare ours with; several gigabytes, as PyTorch brings CUDA along.
+peers: .peers/.ready
+
+.peers/.ready: requirements/peers.txt | $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
+	$(UV) venv --quiet --allow-existing --python 3.11 .peers
+	$(UV) pip sync --quiet --python .peers/bin/python --require-hashes requirements/peers.txt
 	touch $@
 
 demo: setup
@@ -43,4 +51,4 @@ lock-check: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	$(PYTHON) requirements/lock.py $(UV) --check
 
 clean:
-	rm -rf .venv .tools .gpt2 protos/.build
+	rm -rf .venv .peers .tools .gpt2 protos/.build

@@ -22,6 +22,7 @@ ORCHESTRATION = "orchestration/pyproject.toml"
 LOCKS: dict[str, list[str]] = {
     "dev": [ORCHESTRATION, "--extra", "embedded", "--extra", "kubeflow", "--group", "dev"],
     "airflow": [ORCHESTRATION, "--extra", "airflow"],
+    "peers": ["--group", "peers"],
     **{service: [f"services/{service}/pyproject.toml"] for service in SERVICES},
 }
 """Each file's name and what it is compiled from."""
