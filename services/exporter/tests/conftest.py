@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,37 +25,101 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
-def mongo_port(tmp_path_factory):
-    """A MongoDB-protocol server as a process; its port."""
-    folder = tmp_path_factory.mktemp("mongo")
+class MongoServer:
+    """A server of MongoDB's protocol as a process, which can be killed and started again on the same port and data."""
+
+    def __init__(self, command, folder, port) -> None:
+        self.command, self.folder, self.port = command, folder, port
+        self.uri = f"mongodb://127.0.0.1:{port}"
+        self.process = None
+
+    def start(self):
+        with (self.folder / "out").open("ab") as out:
+            self.process = subprocess.Popen(self.command, stdout=out, stderr=out, cwd=self.folder)
+        deadline = time.monotonic() + 60
+        with pymongo.MongoClient(self.uri, serverSelectionTimeoutMS=500) as client:
+            while True:
+                try:
+                    client.admin.command("ping")
+                    return
+                except pymongo.errors.PyMongoError:
+                    assert time.monotonic() < deadline, (self.folder / "out").read_text()
+                    assert self.process.poll() is None, (self.folder / "out").read_text()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(30)
+
+
+def embedded_server(folder):
     port = free_port()
     command = [str(Path(sys.executable).with_name("nx-27017")), "--data-dir", str(folder / "data")]
-    command += [
-        "--host",
-        "127.0.0.1",
-        "-p",
-        str(port),
-        "--log-file",
-        str(folder / "log"),
-        "--pid-file",
-        str(folder / "p"),
-    ]
-    with (folder / "out").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder)
-    client = pymongo.MongoClient("127.0.0.1", port, serverSelectionTimeoutMS=500)
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            client.admin.command("ping")
-            break
-        except pymongo.errors.PyMongoError:
-            assert time.monotonic() < deadline, (folder / "out").read_text()
-            assert process.poll() is None
-    client.close()
-    yield port
-    process.kill()
-    process.wait(30)
+    command += ["--host", "127.0.0.1", "-p", str(port), "--log-file", str(folder / "log")]
+    return MongoServer([*command, "--pid-file", str(folder / "pid")], folder, port)
+
+
+@pytest.fixture(scope="session")
+def mongo_port(tmp_path_factory):
+    """The embedded server as a process; its port."""
+    server = embedded_server(tmp_path_factory.mktemp("mongo"))
+    server.start()
+    yield server.port
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def ferretdb(tmp_path_factory):
+    """FerretDB with SQLite, built from its Go module."""
+    folder = tmp_path_factory.mktemp("ferretdb-build")
+    source = Path(__file__).with_name("ferretdb")
+    command = ["go", "build", "-tags", "ferretdb_sqlite", "-o", str(folder / "ferretdb"), "."]
+    subprocess.run(command, cwd=source, env={**os.environ, "CGO_ENABLED": "0"}, check=True, timeout=800)
+    return folder / "ferretdb"
+
+
+# Where Go is not, FerretDB cannot be built; a MongoDB is there only where its address is given.
+SERVERS = ["embedded"]
+SERVERS += ["ferretdb"] if shutil.which("go") else []
+OWN_SERVERS = tuple(SERVERS)
+SERVERS += ["mongodb"] if os.environ.get("GPT2_TEST_MONGODB_URI") else []
+
+
+@pytest.fixture
+def start_server(request, tmp_path_factory):
+    """Starts a server of a kind; it is gone after the test."""
+    servers = []
+
+    def start(kind):
+        folder = tmp_path_factory.mktemp(kind)
+        if kind == "ferretdb":
+            port = free_port()
+            binary = request.getfixturevalue("ferretdb")
+            server = MongoServer([str(binary), f"127.0.0.1:{port}", str(folder)], folder, port)
+        else:
+            server = embedded_server(folder)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture(params=SERVERS)
+def any_uri(request):
+    """The address of each kind of server in turn."""
+    if request.param == "mongodb":
+        return os.environ["GPT2_TEST_MONGODB_URI"]
+    if request.param == "embedded":
+        return f"mongodb://127.0.0.1:{request.getfixturevalue('mongo_port')}"
+    return request.getfixturevalue("start_server")(request.param).uri
+
+
+@pytest.fixture(params=OWN_SERVERS)
+def own_server(request, start_server):
+    """A server of each kind in turn that the test may kill."""
+    return start_server(request.param)
 
 
 @pytest.fixture
@@ -197,6 +262,10 @@ class Corpus:
     @property
     def rejects(self):
         return [json.loads(line) for line in (self.folder / "rejects.jsonl").read_text().splitlines()]
+
+    @property
+    def manifest(self):
+        return json.loads((self.folder / "manifest.json").read_text())
 
     @property
     def summary(self):

@@ -6,7 +6,7 @@ import pytest
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import FailedPrecondition, InvalidRequest, NotFound
-from gpt2_exporter.files.reading import read_lines
+from gpt2_exporter.files.streams import read_lines
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def write(folder, **contents):
 
 
 def test_folders_are_read_recursively_in_the_order_of_names(texts, context, export):
-    write(texts, b_txt="b", a__z_txt="az", a__b_md="ab", c_csv="no", a__B_TXT="aB", **{"a-_txt": "a-"})
+    write(texts, b_txt="b", a__z_txt="az", a__b_md="ab", c_pdf="no", a__B_TXT="aB", **{"a-_txt": "a-"})
     corpus = export(ask(texts.as_uri()), context)
     assert [row["id"] for row in corpus.rows] == ["a/B.TXT", "a/b.md", "a/z.txt", "a-.txt", "b.txt"]
     assert corpus.rows[-1] == {"id": "b.txt", "source": (texts / "b.txt").as_uri(), "text": "b"}
@@ -116,13 +116,13 @@ def test_names_with_odd_characters_are_found(texts, context, export):
     [
         ("nowhere", NotFound, "there is nothing at"),
         ("*.nothing", NotFound, "there is nothing at"),
-        ("empty", FailedPrecondition, "ends in .txt, .md, .jsonl"),
-        ("table.csv", InvalidRequest, "does not end in .txt, .md, .jsonl"),
+        ("empty", FailedPrecondition, r"ends in one of .txt, .md, .csv"),
+        ("table.pdf", InvalidRequest, "does not end in one of .txt, .md, .csv"),
     ],
 )
 def test_a_uri_without_texts_is_an_error(texts, context, export, path, error, words):
     (texts / "empty").mkdir()
-    (texts / "table.csv").write_text("a")
+    (texts / "table.pdf").write_text("a")
     with pytest.raises(error, match=words):
         export(ask(f"{texts.as_uri()}/{path}"), context)
 
@@ -137,6 +137,6 @@ def test_a_link_that_leads_out_of_the_roots_is_refused(texts, tmp_path, context,
 def test_a_line_too_large_to_hold_is_counted_and_passed_over(monkeypatch):
     import io
 
-    monkeypatch.setattr("gpt2_exporter.files.reading.LARGEST_DOCUMENT", 8)
+    monkeypatch.setattr("gpt2_exporter.corpus.record.LARGEST_DOCUMENT", 8)
     stream = io.BytesIO(b"short\n" + b"x" * 50 + b"\nend")
     assert list(read_lines(stream)) == [(b"short\n", 6), (None, 51), (b"end", 3)]

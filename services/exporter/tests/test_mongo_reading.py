@@ -10,9 +10,11 @@ from pymongo.errors import CursorNotFound, NetworkTimeout, OperationFailure
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import DataLoss, FailedPrecondition
+from gpt2_exporter.mongo.decoding import decode_batch
 from gpt2_exporter.mongo.identifier import BRACKET_RANGES, bracket_of, from_json, id_text, to_json, up_to
-from gpt2_exporter.mongo.reading import MongoDocuments, decode_batch, read_text
+from gpt2_exporter.mongo.reading import MongoDocuments
 from gpt2_exporter.mongo.snapshot import CollectionState, Snapshot
+from gpt2_exporter.mongo.text import TextRule
 
 ORDERED = [
     MinKey(),
@@ -78,8 +80,17 @@ def test_a_broken_string_spoils_its_document_alone(bad):
         bson.encode({"_id": 3, "text": "three"}),
     ])  # fmt: skip
     found = list(decode_batch(batch))
-    assert [(document["_id"], is_broken) for document, is_broken in found] == [(1, False), (2, True), (3, False)]
-    assert read_text(found[1][0], "text", True) == ("", "broken UTF-8")
+    assert [(document["_id"], reason) for document, reason in found] == [(1, ""), (2, "broken UTF-8"), (3, "")]
+
+
+@pytest.mark.parametrize("identifier", [1, "one", ObjectId("65" * 12), Int64(5), 2.5, True, {"a": 1}])
+def test_a_document_that_is_no_bson_spoils_itself_alone(identifier):
+    bad = bytearray(bson.encode({"_id": identifier, "text": "two"}))
+    bad[bad.index(b"text") - 1] = 0x63
+    batch = bson.encode({"_id": 0, "text": "one"}) + bytes(bad) + bson.encode({"_id": 3, "text": "three"})
+    found = list(decode_batch(batch))
+    assert [reason for _, reason in found] == ["", "broken BSON", ""]
+    assert found[1][0]["_id"] == identifier
 
 
 def test_a_broken_id_is_data_loss():
@@ -105,7 +116,7 @@ def test_what_is_no_bson_is_data_loss(batch):
     ],
 )
 def test_the_path_of_the_text(document, path, expected):
-    assert read_text(document, path, False) == expected
+    assert TextRule.of(pb.MongoSource(text_field=path)).read(document) == expected
 
 
 class FlakyCollection:
@@ -114,6 +125,9 @@ class FlakyCollection:
     def __init__(self, count, errors, silent_end=False):
         self.count, self.errors, self.silent_end = count, list(errors), silent_end
         self.queries = []
+
+    def get_database(self, name, read_preference):
+        return {"c": self}
 
     def find_raw_batches(self, query, projection, sort, batch_size):
         self.queries.append(query)
@@ -137,11 +151,12 @@ class FlakyCollection:
 
 
 def read_all(collection, count):
-    server = SimpleNamespace(client={"db": {"c": collection}})
+    server = SimpleNamespace(client=collection)
     snapshot = Snapshot("", (CollectionState(count, (count,)),))
     pauses = []
-    documents = MongoDocuments(server, pb.MongoSource(database="db", collections=["c"]), snapshot, pauses.append)
-    return [record.text for record in documents.records(None)], pauses
+    source = pb.MongoSource(database="db", collections=["c"])
+    documents = MongoDocuments(server, source, snapshot, pause=pauses.append)
+    return [text for batch in documents.batches(None) for text in batch.texts], pauses
 
 
 LOST = [CursorNotFound("gone"), NetworkTimeout("slow"), OperationFailure("session", 206), OperationFailure("x", 11600)]

@@ -1,7 +1,9 @@
 """An export whose process is killed, and taken up by another, gives the corpus of one that was not."""
 
 import base64
+import gzip
 import json
+import random
 import subprocess
 import sys
 import time
@@ -46,12 +48,13 @@ def finish(process):
     return json_format.ParseDict(output, artifact_pb2.Artifact())
 
 
-def kill_when(process, is_time):
+def kill_when(process, is_time, wait=0.0):
     deadline = time.monotonic() + 60
     while not is_time():
         assert process.poll() is None, "the job ended before it was to be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
+    time.sleep(wait)
     process.kill()
     process.wait(30)
     process.stdout.close()
@@ -111,3 +114,46 @@ def test_an_import_killed_twice_has_the_digest_of_one_that_was_not(settings, tmp
     assert killed.texts == [json.loads(line)["text"] for line in lines] + ["last"]
     assert killed.counts["rejected"] == 1
     assert killed.digest == whole.digest
+
+
+def run_killed_at_random(request, function, environment, settings, kills):
+    """Kills the job's process so many times, each time a few shards and a random moment further on."""
+    chance = random.Random(20)
+    for _ in range(kills):
+        aim = shards_finished(settings) + chance.randint(1, 6)
+        process = spawn(request, function, environment)
+        kill_when(process, lambda aim=aim: shards_finished(settings) >= aim, chance.random() * 0.01)
+    return finish(spawn(request, function, environment))
+
+
+OPTIONS = pb.DocumentOptions(drop_duplicates=True, normalization=pb.NORMALIZATION_NFC, min_characters=3)
+
+
+def test_an_export_killed_20_times_at_random_has_the_digest_of_one_that_was_not(
+    mongo, settings, child_environment, open_corpus
+):
+    documents = [{"text": f"{n % 5500:05d} " + "a\u0308" * 300} if n % 50 else {} for n in range(6000)]
+    mongo.news.articles.insert_many(documents)
+    source = pb.MongoSource(database="news", collections=["articles"])
+    request = pb.ExportCorpusRequest(source=source, max_rejected=-1, documents=OPTIONS)
+    environment = {**child_environment, "GPT2_CORPUS_SHARD_BYTES": "8000"}
+    killed = open_corpus(run_killed_at_random(request, "export_corpus", environment, settings, 20))
+    whole = open_corpus(finish(spawn(request, "export_corpus", environment, "other")))
+    assert killed.digest == whole.digest
+    assert killed.summary["filtered_by_reason"] == {"duplicate": 490}
+
+
+def test_an_import_killed_20_times_at_random_has_the_digest_of_one_that_was_not(
+    settings, tmp_path, child_environment, open_corpus
+):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    lines = [json.dumps({"text": f"{n % 9000:06d} " + "é" * 200}) for n in range(10_000)]
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    (folder / "b.csv").write_text("text\n" + "".join(f'"{n}\nrow"\n' for n in range(3000)))
+    request = pb.ImportFilesRequest(uris=[folder.as_uri()], documents=OPTIONS)
+    environment = {**child_environment, "GPT2_CORPUS_SHARD_BYTES": "8000"}
+    killed = open_corpus(run_killed_at_random(request, "import_files", environment, settings, 20))
+    whole = open_corpus(finish(spawn(request, "import_files", environment, "other")))
+    assert killed.digest == whole.digest
+    assert killed.counts["documents"] == 12_000

@@ -18,7 +18,8 @@ def named(monkeypatch, tmp_path):
 
 def wrong_fields(settings, **fields):
     source = pb.MongoSource(**{"database": "news", "collections": ["articles"], **fields})
-    return [field for field, _ in export_problems(pb.ExportCorpusRequest(source=source), settings)]
+    request = pb.ExportCorpusRequest(source=source)
+    return [field for field, _ in export_problems(request, settings, allow_everything)]
 
 
 @pytest.mark.parametrize(
@@ -56,19 +57,61 @@ def test_sources(named, fields, wrong):
     assert wrong_fields(named, **fields) == wrong
 
 
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"title_field": "head", "template": "{title}: {text}", "limit": 5, "read_preference": 3}, []),
+        ({"title_field": "a..b"}, ["source.title_field"]),
+        ({"template": "{title} {text}"}, ["source.template"]),
+        ({"title_field": "a", "template": "{text}"}, ["source.template"]),
+        ({"title_field": "a", "template": "{title} {text} {text}"}, ["source.template"]),
+        ({"title_field": "a", "template": "{title} {text} }"}, ["source.template"]),
+        ({"projection": '{"text": 1, "a": {"$slice": 1}}'}, []),
+        ({"projection": '{"body": 1}', "text_field": "body.text"}, []),
+        ({"projection": '{"big": 0}'}, []),
+        ({"projection": "[]"}, ["source.projection"]),
+        ({"projection": '{"_id": 0, "text": 1}'}, ["source.projection"]),
+        ({"projection": '{"other": 1}'}, ["source.projection"]),
+        ({"projection": '{"text": 0}'}, ["source.projection"]),
+        ({"projection": '{"text": 1}', "title_field": "head"}, ["source.projection"]),
+        ({"projection": '{"text": {"$function": {"body": "x"}}}'}, ["source.projection"]),
+        ({"limit": -1}, ["source.limit"]),
+        ({"read_preference": 77}, ["source.read_preference"]),
+    ],
+)
+def test_options_of_a_source(named, fields, wrong):
+    assert wrong_fields(named, **fields) == wrong
+
+
+def test_options_of_documents_and_a_corpus_to_go_on_from(named, context):
+    request = pb.ExportCorpusRequest(
+        source=pb.MongoSource(database="news", collections=["articles"]),
+        max_rejected_share=1.5,
+        since_corpus_uri="file:///etc",
+        documents=pb.DocumentOptions(normalization=9, min_characters=-1, max_characters=-2),
+    )
+    assert [field for field, _ in export_problems(request, named, context.require_allowed)] == [
+        "since_corpus_uri",
+        "max_rejected_share",
+        "documents.normalization",
+        "documents.min_characters",
+        "documents.max_characters",
+    ]
+
+
 def test_a_source_is_required(named):
-    assert export_problems(pb.ExportCorpusRequest(), named) == [("source", "is required")]
+    assert export_problems(pb.ExportCorpusRequest(), named, allow_everything) == [("source", "is required")]
 
 
 def test_a_bad_snapshot_and_a_bad_limit_are_named(named):
     source = pb.MongoSource(database="news", collections=["articles"])
     request = pb.ExportCorpusRequest(source=source, snapshot="x", max_rejected=-2)
-    assert [field for field, _ in export_problems(request, named)] == ["snapshot", "max_rejected"]
+    assert [field for field, _ in export_problems(request, named, allow_everything)] == ["snapshot", "max_rejected"]
 
 
 def test_an_unknown_connection_says_which_setting_to_make_and_no_secret(named):
     source = pb.MongoSource(connection="other", database="news", collections=["articles"])
-    [(_, description)] = export_problems(pb.ExportCorpusRequest(source=source), named)
+    [(_, description)] = export_problems(pb.ExportCorpusRequest(source=source), named, allow_everything)
     assert "named connections: FILES, NEWS" in description
     assert "GPT2_MONGODB_URI_OTHER" in description
     assert "hush" not in description + repr(named)
@@ -94,6 +137,8 @@ def allow_everything(_field, uri):
         ({"encoding": "klingon"}, ["encoding"]),
         ({"encoding": "base64"}, ["encoding"]),
         ({"encoding": "utf-8\0"}, ["encoding"]),
+        ({"text_unit": 9, "encoding_errors": 9}, ["text_unit", "encoding_errors"]),
+        ({"documents": pb.DocumentOptions(min_characters=5, max_characters=4)}, ["documents.max_characters"]),
         ({"text_field": ".", "max_rejected": -5}, ["text_field", "max_rejected"]),
     ],
 )

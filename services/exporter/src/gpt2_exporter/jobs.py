@@ -13,10 +13,14 @@ from gpt2_common.jobs.context import JobContext, output
 from gpt2_common.jobs.definition import JobKind
 from gpt2_exporter.corpus.export import OUTPUT, RejectLimit, write_corpus
 from gpt2_exporter.files.listing import list_files
-from gpt2_exporter.files.reading import DEFAULT_ENCODING, FileDocuments
+from gpt2_exporter.files.reading import FileDocuments
+from gpt2_exporter.files.rules import DEFAULT_ENCODING, FileRules
 from gpt2_exporter.mongo.connection import Server, connect
 from gpt2_exporter.mongo.reading import MongoDocuments
-from gpt2_exporter.mongo.snapshot import DEFAULT_TEXT_FIELD, Snapshot, take_snapshot
+from gpt2_exporter.mongo.since import FIELD as SINCE_FIELD
+from gpt2_exporter.mongo.since import Since
+from gpt2_exporter.mongo.snapshot import Snapshot, take_snapshot
+from gpt2_exporter.mongo.text import DEFAULT_TEXT_FIELD
 from gpt2_exporter.settings import ExporterSettings
 
 _SNAPSHOT_FILE = "snapshot.json"
@@ -54,10 +58,15 @@ def import_files(
 def _export(request: pb.ExportCorpusRequest, context: JobContext[ExporterSettings]) -> Artifact:
     path = request.source.text_field or DEFAULT_TEXT_FIELD
     advice = f"set source.text_field to the path of the text (now {path}), mend the documents, or raise max_rejected"
+    limit = RejectLimit(request.max_rejected, request.max_rejected_share, advice)
+    previous = None
+    if request.since_corpus_uri:
+        previous = context.open(SINCE_FIELD, request.since_corpus_uri, "corpus")
+    since = Since.of(previous, request.source) if previous else Since.beginning(request.source)
     with connect(context.settings, request.source.connection) as server:
         snapshot = _fix_snapshot(request, context.work, server)
-        documents = MongoDocuments(server, request.source, snapshot)
-        return write_corpus(context, documents, RejectLimit(request.max_rejected, advice))
+        documents = MongoDocuments(server, request.source, snapshot, since, context.settings.mongodb_readers)
+        return write_corpus(context, documents, limit, request.documents, [previous] if previous else [])
 
 
 def _fix_snapshot(request: pb.ExportCorpusRequest, work: Path, server: Server) -> Snapshot:
@@ -93,5 +102,7 @@ def _import(request: pb.ImportFilesRequest, context: JobContext[ExporterSettings
         f"set text_field to the path of the text in a .jsonl line (it is {path} now) or encoding to that of the files "
         f"(it is {encoding} now), mend the files, or raise max_rejected"
     )
+    limit = RejectLimit(request.max_rejected, request.max_rejected_share, advice)
     files = list_files(request.uris, context.require_allowed)
-    return write_corpus(context, FileDocuments(files, path, encoding), RejectLimit(request.max_rejected, advice))
+    rules = FileRules(path, encoding, request.encoding_errors, request.text_unit)
+    return write_corpus(context, FileDocuments(files, rules), limit, request.documents)

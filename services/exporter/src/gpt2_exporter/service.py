@@ -34,7 +34,8 @@ class ExporterServicer(exporter_service_pb2_grpc.ExporterServiceServicer):
 
     async def ExportCorpus(self, request: pb.ExportCorpusRequest, context: Any) -> pb.ExportCorpusResponse:  # noqa: ARG002
         """Starts an export from MongoDB."""
-        job = await self._jobs.start(EXPORT_CORPUS, request, export_problems(request, self._settings))
+        problems = export_problems(request, self._settings, self._artifacts.require_allowed)
+        job = await self._jobs.start(EXPORT_CORPUS, request, problems)
         return pb.ExportCorpusResponse(job=job)
 
     async def ImportFiles(self, request: pb.ImportFilesRequest, context: Any) -> pb.ImportFilesResponse:  # noqa: ARG002
@@ -48,7 +49,8 @@ class ExporterServicer(exporter_service_pb2_grpc.ExporterServiceServicer):
         if problems:
             raise InvalidRequest(problems)
         snapshot = await asyncio.to_thread(self._look, request.source)
-        return pb.DescribeSourceResponse(snapshot=snapshot.token(), documents=snapshot.documents)
+        documents = min(snapshot.documents, request.source.limit or snapshot.documents)
+        return pb.DescribeSourceResponse(snapshot=snapshot.token(), documents=documents)
 
     def _look(self, source: pb.MongoSource) -> Snapshot:
         with connect(self._settings, source.connection) as server:

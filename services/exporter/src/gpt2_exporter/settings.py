@@ -24,6 +24,12 @@ class ExporterSettings(ServiceSettings):
     mongodb_timeout_seconds: float = Field(
         10.0, gt=0, description="Time to find a MongoDB server that answers before the work fails."
     )
+    mongodb_readers: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Parts of a collection that an export reads at once. The corpus is the same for all.",
+    )
     corpus_shard_bytes: int = Field(
         64 << 20, ge=1, description="Bytes of text after which a corpus begins its next Parquet file."
     )

@@ -5,27 +5,41 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from google.protobuf.message import Message
+
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import InvalidRequest
-from gpt2_exporter.mongo.filter import parse_filter
+from gpt2_exporter.mongo.extended_json import parse_filter, parse_projection
 from gpt2_exporter.mongo.snapshot import Snapshot
+from gpt2_exporter.mongo.text import TextRule
 from gpt2_exporter.settings import ExporterSettings, connection_setting
 
 Problems = list[tuple[str, str]]
+AllowCheck = Callable[[str, str], str]
 
 _CONNECTION = re.compile(r"[A-Za-z0-9_]{1,64}")
 _DATABASE = re.compile(r'[^/\\. "$*<>:|?\0]{1,63}')
 
 
-def export_problems(request: pb.ExportCorpusRequest, settings: ExporterSettings) -> Problems:
-    """What is wrong with a request for an export."""
+def export_problems(
+    request: pb.ExportCorpusRequest, settings: ExporterSettings, require_allowed: AllowCheck
+) -> Problems:
+    """What is wrong with a request for an export.
+
+    Args:
+        request: The request.
+        settings: Which connections there are.
+        require_allowed: Takes a field and a URI; raises InvalidRequest when the URI is outside the allowed roots.
+    """
     problems = source_problems(request.HasField("source"), request.source, settings)
     if not problems and request.snapshot:
         problems += _violations_of(lambda: Snapshot.parse(request.snapshot, request.source))
-    return problems + _limit_problems(request.max_rejected)
+    if request.since_corpus_uri:
+        problems += _violations_of(lambda: require_allowed("since_corpus_uri", request.since_corpus_uri))
+    return problems + _limit_problems(request) + _document_problems(request.documents)
 
 
-def import_problems(request: pb.ImportFilesRequest, require_allowed: Callable[[str, str], str]) -> Problems:
+def import_problems(request: pb.ImportFilesRequest, require_allowed: AllowCheck) -> Problems:
     """What is wrong with a request for an import.
 
     Args:
@@ -37,7 +51,8 @@ def import_problems(request: pb.ImportFilesRequest, require_allowed: Callable[[s
         problems += _violations_of(partial(require_allowed, f"uris[{index}]", uri))
     problems += _text_field_problems("text_field", request.text_field)
     problems += _encoding_problems(request.encoding)
-    return problems + _limit_problems(request.max_rejected)
+    problems += _enum_problems(request, "text_unit", "encoding_errors")
+    return problems + _limit_problems(request) + _document_problems(request.documents)
 
 
 def source_problems(present: bool, source: pb.MongoSource, settings: ExporterSettings) -> Problems:
@@ -56,6 +71,10 @@ def source_problems(present: bool, source: pb.MongoSource, settings: ExporterSet
         *_collection_problems(source.collections),
         *_text_field_problems("source.text_field", source.text_field),
         *_violations_of(lambda: parse_filter(source.filter)),
+        *_text_field_problems("source.title_field", source.title_field),
+        *_violations_of(lambda: parse_projection(source.projection, TextRule.of(source).paths)),
+        *_enum_problems(source, "read_preference", prefix="source."),
+        *([] if source.limit >= 0 else [("source.limit", "must be 0 (no limit) or greater")]),
     ]
 
 
@@ -114,8 +133,35 @@ def _encoding_problems(encoding: str) -> Problems:
     return []
 
 
-def _limit_problems(max_rejected: int) -> Problems:
-    return [] if max_rejected >= -1 else [("max_rejected", "must be -1 (no limit), 0 or greater")]
+def _limit_problems(request: pb.ExportCorpusRequest | pb.ImportFilesRequest) -> Problems:
+    problems: Problems = []
+    if request.max_rejected < -1:
+        problems.append(("max_rejected", "must be -1 (no limit), 0 or greater"))
+    if not 0 <= request.max_rejected_share <= 1:
+        problems.append(("max_rejected_share", "must be a share from 0 to 1"))
+    return problems
+
+
+def _document_problems(options: pb.DocumentOptions) -> Problems:
+    problems = _enum_problems(options, "normalization", prefix="documents.")
+    for name in ("min_characters", "max_characters"):
+        if getattr(options, name) < 0:
+            problems.append((f"documents.{name}", "must be 0 (no limit) or greater"))
+    if 0 < options.max_characters < options.min_characters:
+        problems.append(
+            ("documents.max_characters", "is less than documents.min_characters: no text has such a length")
+        )
+    return problems
+
+
+def _enum_problems(message: Message, *names: str, prefix: str = "") -> Problems:
+    problems = []
+    for name in names:
+        values = message.DESCRIPTOR.fields_by_name[name].enum_type.values
+        if getattr(message, name) not in {value.number for value in values}:
+            known = ", ".join(value.name for value in values)
+            problems.append((f"{prefix}{name}", f"has no value {getattr(message, name)}: use one of {known}"))
+    return problems
 
 
 def _violations_of(check: Callable[[], object]) -> Problems:

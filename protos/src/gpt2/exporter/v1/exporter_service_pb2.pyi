@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from gpt2.jobs.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,118 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ReadPreference:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReadPreferenceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReadPreference.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    READ_PREFERENCE_UNSPECIFIED: _ReadPreference.ValueType  # 0
+    """The primary."""
+    READ_PREFERENCE_PRIMARY: _ReadPreference.ValueType  # 1
+    """The primary alone."""
+    READ_PREFERENCE_PRIMARY_PREFERRED: _ReadPreference.ValueType  # 2
+    """The primary; a secondary while there is none."""
+    READ_PREFERENCE_SECONDARY: _ReadPreference.ValueType  # 3
+    """A secondary alone. It can lag behind: documents that it does not have yet are not exported."""
+    READ_PREFERENCE_SECONDARY_PREFERRED: _ReadPreference.ValueType  # 4
+    """A secondary; the primary while there is none."""
+    READ_PREFERENCE_NEAREST: _ReadPreference.ValueType  # 5
+    """The member that answers fastest."""
+
+class ReadPreference(_ReadPreference, metaclass=_ReadPreferenceEnumTypeWrapper):
+    """Which member of a replica set is read. Servers that stand alone are read whatever it says."""
+
+READ_PREFERENCE_UNSPECIFIED: ReadPreference.ValueType  # 0
+"""The primary."""
+READ_PREFERENCE_PRIMARY: ReadPreference.ValueType  # 1
+"""The primary alone."""
+READ_PREFERENCE_PRIMARY_PREFERRED: ReadPreference.ValueType  # 2
+"""The primary; a secondary while there is none."""
+READ_PREFERENCE_SECONDARY: ReadPreference.ValueType  # 3
+"""A secondary alone. It can lag behind: documents that it does not have yet are not exported."""
+READ_PREFERENCE_SECONDARY_PREFERRED: ReadPreference.ValueType  # 4
+"""A secondary; the primary while there is none."""
+READ_PREFERENCE_NEAREST: ReadPreference.ValueType  # 5
+"""The member that answers fastest."""
+Global___ReadPreference: _TypeAlias = ReadPreference  # noqa: Y015
+
+class _Normalization:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NormalizationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Normalization.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NORMALIZATION_UNSPECIFIED: _Normalization.ValueType  # 0
+    """None: texts stay as they are."""
+    NORMALIZATION_NFC: _Normalization.ValueType  # 1
+    """NFC: characters and their accents are composed."""
+
+class Normalization(_Normalization, metaclass=_NormalizationEnumTypeWrapper):
+    """A normal form of Unicode."""
+
+NORMALIZATION_UNSPECIFIED: Normalization.ValueType  # 0
+"""None: texts stay as they are."""
+NORMALIZATION_NFC: Normalization.ValueType  # 1
+"""NFC: characters and their accents are composed."""
+Global___Normalization: _TypeAlias = Normalization  # noqa: Y015
+
+class _TextUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TextUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TEXT_UNIT_UNSPECIFIED: _TextUnit.ValueType  # 0
+    """The whole file."""
+    TEXT_UNIT_FILE: _TextUnit.ValueType  # 1
+    """The whole file."""
+    TEXT_UNIT_PARAGRAPH: _TextUnit.ValueType  # 2
+    """A paragraph: lines up to a blank one. Its last line end is no part of it."""
+    TEXT_UNIT_LINE: _TextUnit.ValueType  # 3
+    """A line, without its end. Blank lines are none."""
+
+class TextUnit(_TextUnit, metaclass=_TextUnitEnumTypeWrapper):
+    """What a document is in a file of plain text."""
+
+TEXT_UNIT_UNSPECIFIED: TextUnit.ValueType  # 0
+"""The whole file."""
+TEXT_UNIT_FILE: TextUnit.ValueType  # 1
+"""The whole file."""
+TEXT_UNIT_PARAGRAPH: TextUnit.ValueType  # 2
+"""A paragraph: lines up to a blank one. Its last line end is no part of it."""
+TEXT_UNIT_LINE: TextUnit.ValueType  # 3
+"""A line, without its end. Blank lines are none."""
+Global___TextUnit: _TypeAlias = TextUnit  # noqa: Y015
+
+class _EncodingErrors:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EncodingErrorsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EncodingErrors.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ENCODING_ERRORS_UNSPECIFIED: _EncodingErrors.ValueType  # 0
+    """As ENCODING_ERRORS_STRICT."""
+    ENCODING_ERRORS_STRICT: _EncodingErrors.ValueType  # 1
+    """The document is unusable, and counted as such."""
+    ENCODING_ERRORS_REPLACE: _EncodingErrors.ValueType  # 2
+    """U+FFFD takes their place."""
+    ENCODING_ERRORS_SKIP: _EncodingErrors.ValueType  # 3
+    """They are dropped."""
+
+class EncodingErrors(_EncodingErrors, metaclass=_EncodingErrorsEnumTypeWrapper):
+    """What is done with bytes that do not fit the encoding."""
+
+ENCODING_ERRORS_UNSPECIFIED: EncodingErrors.ValueType  # 0
+"""As ENCODING_ERRORS_STRICT."""
+ENCODING_ERRORS_STRICT: EncodingErrors.ValueType  # 1
+"""The document is unusable, and counted as such."""
+ENCODING_ERRORS_REPLACE: EncodingErrors.ValueType  # 2
+"""U+FFFD takes their place."""
+ENCODING_ERRORS_SKIP: EncodingErrors.ValueType  # 3
+"""They are dropped."""
+Global___EncodingErrors: _TypeAlias = EncodingErrors  # noqa: Y015
+
 @_typing.final
 class MongoSource(_message.Message):
     """Where documents are in MongoDB. The server's address is the exporter's own setting, never part of a request."""
@@ -30,6 +143,11 @@ class MongoSource(_message.Message):
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_FIELD_NUMBER: _builtins.int
+    TEMPLATE_FIELD_NUMBER: _builtins.int
+    PROJECTION_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    READ_PREFERENCE_FIELD_NUMBER: _builtins.int
     connection: _builtins.str
     """Name of a configured connection: `name` means the setting GPT2_MONGODB_URI_<NAME>. Default: GPT2_MONGODB_URI."""
     database: _builtins.str
@@ -38,6 +156,23 @@ class MongoSource(_message.Message):
     """Path of the text in a document, with dots for nesting, such as `body.text`. Default `text`."""
     filter: _builtins.str
     """Which documents: a query in MongoDB Extended JSON, such as `{"lang": "de"}`. Default: all."""
+    title_field: _builtins.str
+    """Path of a title in a document, with dots for nesting. Default: none. A document whose title is missing, null, empty
+    or no string is exported with its text alone.
+    """
+    template: _builtins.str
+    """How title and text become the text that is exported: `{title}` and `{text}` stand for them, once each and in either
+    order; `{{` and `}}` are braces. Needs `title_field`. Default: title, an empty line, text.
+    """
+    projection: _builtins.str
+    """What the server sends of a document: a projection in MongoDB Extended JSON that includes the text field and, where
+    there is one, the title field; they can be computed, such as `{"text": {"$concat": ["$head", "$body"]}}`. `_id` is
+    always sent. Default: the fields that are needed.
+    """
+    limit: _builtins.int
+    """Most documents that are read, usable or not: the first ones in the order of collections and `_id`. Default 0: all."""
+    read_preference: Global___ReadPreference.ValueType
+    """Which member of a replica set is read. Default: the primary."""
     @_builtins.property
     def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Collections, read in this order. At least one."""
@@ -50,14 +185,57 @@ class MongoSource(_message.Message):
         collections: _abc.Iterable[_builtins.str] | None = ...,
         text_field: _builtins.str = ...,
         filter: _builtins.str = ...,
+        title_field: _builtins.str = ...,
+        template: _builtins.str = ...,
+        projection: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        read_preference: Global___ReadPreference.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "connection", b"connection", "database", b"database", "filter", b"filter", "text_field", b"text_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "connection", b"connection", "database", b"database", "filter", b"filter", "limit", b"limit", "projection", b"projection", "read_preference", b"read_preference", "template", b"template", "text_field", b"text_field", "title_field", b"title_field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MongoSource: _TypeAlias = MongoSource  # noqa: Y015
+
+@_typing.final
+class DocumentOptions(_message.Message):
+    """What is done to the documents, and which usable ones are left out. They are counted by reason in `summary.json`, apart
+    from the unusable ones, and do not count against `max_rejected`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NORMALIZATION_FIELD_NUMBER: _builtins.int
+    MIN_CHARACTERS_FIELD_NUMBER: _builtins.int
+    MAX_CHARACTERS_FIELD_NUMBER: _builtins.int
+    DROP_DUPLICATES_FIELD_NUMBER: _builtins.int
+    normalization: Global___Normalization.ValueType
+    """Whether texts are brought into a normal form of Unicode first. Default: they stay as they are."""
+    min_characters: _builtins.int
+    """Least characters (Unicode code points, after normalisation) of a text. Default 0: no limit."""
+    max_characters: _builtins.int
+    """Most characters (Unicode code points, after normalisation) of a text. Default 0: no limit."""
+    drop_duplicates: _builtins.bool
+    """Whether texts that are the same, character by character after normalisation, are exported once: the first of them.
+    Default: false. Memory stays flat; about 40 bytes a document go to the disk while the job runs.
+    """
+    def __init__(
+        self,
+        *,
+        normalization: Global___Normalization.ValueType = ...,
+        min_characters: _builtins.int = ...,
+        max_characters: _builtins.int = ...,
+        drop_duplicates: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_duplicates", b"drop_duplicates", "max_characters", b"max_characters", "min_characters", b"min_characters", "normalization", b"normalization"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentOptions: _TypeAlias = DocumentOptions  # noqa: Y015
 
 @_typing.final
 class ExportCorpusRequest(_message.Message):
@@ -69,6 +247,9 @@ class ExportCorpusRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     MAX_REJECTED_FIELD_NUMBER: _builtins.int
+    MAX_REJECTED_SHARE_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    SINCE_CORPUS_URI_FIELD_NUMBER: _builtins.int
     snapshot: _builtins.str
     """`snapshot` of a DescribeSourceResponse for the same source: documents added since are left out.
     Default: what is there when the job begins.
@@ -76,6 +257,15 @@ class ExportCorpusRequest(_message.Message):
     max_rejected: _builtins.int
     """Most documents that may be unusable (text missing, null, empty or no string) before the job fails;
     they are counted by reason and left out. -1: no limit. Default 0: the first one fails the job.
+    """
+    max_rejected_share: _builtins.float
+    """Most unusable documents as a share of those read, from 0 to 1, looked at when all are read; with it, `max_rejected` 0
+    means no limit by number. Default 0: none.
+    """
+    since_corpus_uri: _builtins.str
+    """URI of a corpus that was exported from the same source: only what is new since is exported, and that corpus becomes a
+    parent of this one. New is what has a greater `_id`: a document added later under a smaller one is not seen, and
+    neither are changes and deletions. Default: everything is exported.
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:
@@ -85,6 +275,10 @@ class ExportCorpusRequest(_message.Message):
     def source(self) -> Global___MongoSource:
         """What to read. Required."""
 
+    @_builtins.property
+    def documents(self) -> Global___DocumentOptions:
+        """What is done to the documents, and which of them are left out. Default: they stay as they are, all of them."""
+
     def __init__(
         self,
         *,
@@ -92,10 +286,13 @@ class ExportCorpusRequest(_message.Message):
         source: Global___MongoSource | None = ...,
         snapshot: _builtins.str = ...,
         max_rejected: _builtins.int = ...,
+        max_rejected_share: _builtins.float = ...,
+        documents: Global___DocumentOptions | None = ...,
+        since_corpus_uri: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "job", b"job", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "max_rejected", b"max_rejected", "snapshot", b"snapshot", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "job", b"job", "max_rejected", b"max_rejected", "max_rejected_share", b"max_rejected_share", "since_corpus_uri", b"since_corpus_uri", "snapshot", b"snapshot", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -136,12 +333,26 @@ class ImportFilesRequest(_message.Message):
     TEXT_FIELD_FIELD_NUMBER: _builtins.int
     ENCODING_FIELD_NUMBER: _builtins.int
     MAX_REJECTED_FIELD_NUMBER: _builtins.int
+    MAX_REJECTED_SHARE_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    TEXT_UNIT_FIELD_NUMBER: _builtins.int
+    ENCODING_ERRORS_FIELD_NUMBER: _builtins.int
     text_field: _builtins.str
-    """Where the text is in a line of a `.jsonl` file. Default `text`."""
+    """Where the text is: path in an object of a `.json` file (one object, or an array of them) or of a line of a `.jsonl`
+    file; name of a column of a `.csv` file, whose first row holds the names, or of a `.parquet` file. Default `text`.
+    """
     encoding: _builtins.str
-    """Encoding of the files. Default `utf-8`. A byte that does not fit makes the document unusable."""
+    """Encoding of the files, by a name such as `utf-8`, `latin-1` or `cp1252`; `.parquet` has its own. Default `utf-8`."""
     max_rejected: _builtins.int
     """Most documents that may be unusable before the job fails. -1: no limit. Default 0: the first one fails the job."""
+    max_rejected_share: _builtins.float
+    """Most unusable documents as a share of those read, from 0 to 1, looked at when all are read; with it, `max_rejected` 0
+    means no limit by number. Default 0: none.
+    """
+    text_unit: Global___TextUnit.ValueType
+    """What a document is in a `.txt` or `.md` file. Default: the whole file."""
+    encoding_errors: Global___EncodingErrors.ValueType
+    """What is done with bytes that do not fit the encoding. Default: the document is unusable."""
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:
         """Id, run and retry behaviour of the job."""
@@ -149,8 +360,13 @@ class ImportFilesRequest(_message.Message):
     @_builtins.property
     def uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Folders, files or globs under the configured roots, as URIs. Folders are read recursively, in the order of names;
-        files ending in `.txt`, `.md` or `.jsonl` count. At least one.
+        files ending in `.txt`, `.md`, `.csv`, `.json`, `.jsonl` or `.parquet`, and in one of these and `.gz` or `.zst`, count.
+        Links to folders are not followed. At least one.
         """
+
+    @_builtins.property
+    def documents(self) -> Global___DocumentOptions:
+        """What is done to the documents, and which of them are left out. Default: they stay as they are, all of them."""
 
     def __init__(
         self,
@@ -160,10 +376,14 @@ class ImportFilesRequest(_message.Message):
         text_field: _builtins.str = ...,
         encoding: _builtins.str = ...,
         max_rejected: _builtins.int = ...,
+        max_rejected_share: _builtins.float = ...,
+        documents: Global___DocumentOptions | None = ...,
+        text_unit: Global___TextUnit.ValueType = ...,
+        encoding_errors: Global___EncodingErrors.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "job", b"job", "max_rejected", b"max_rejected", "text_field", b"text_field", "uris", b"uris"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "encoding", b"encoding", "encoding_errors", b"encoding_errors", "job", b"job", "max_rejected", b"max_rejected", "max_rejected_share", b"max_rejected_share", "text_field", b"text_field", "text_unit", b"text_unit", "uris", b"uris"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,7 +448,7 @@ class DescribeSourceResponse(_message.Message):
     snapshot: _builtins.str
     """Names the present state of the data: opaque, stable while nothing is added or deleted."""
     documents: _builtins.int
-    """Documents that match."""
+    """Documents that an export would read: those that match, `source.limit` of them at most."""
     def __init__(
         self,
         *,

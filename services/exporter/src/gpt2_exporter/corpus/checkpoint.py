@@ -25,8 +25,8 @@ class Checkpoint:
     after: str | None
     """The last document that they hold."""
 
-    def save(self, work: Path) -> None:
-        """Writes it, at once, into a job's folder of unfinished work."""
+    def to_json(self) -> str:
+        """The state as text."""
         content = {
             "request_digest": self.request_digest,
             "fingerprint": self.fingerprint,
@@ -34,7 +34,12 @@ class Checkpoint:
             "tally": self.tally.to_json(),
             "after": self.after,
         }
-        write_durable(work / _FILE, json.dumps(content))
+        return json.dumps(content)
+
+    @staticmethod
+    def save(work: Path, content: str) -> None:
+        """Writes what `to_json` gave, at once, into a job's folder of unfinished work."""
+        write_durable(work / _FILE, content)
 
     @classmethod
     def load(cls, work: Path, corpus: Path, request_digest: str, fingerprint: str) -> "Checkpoint":

@@ -1,32 +1,40 @@
 """What every source yields, usable or not, and what makes a document unusable."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 MISSING = "text missing"
 NULL = "text null"
 EMPTY = "text empty"
 NOT_A_STRING = "text not a string"
 BROKEN_TEXT = "broken UTF-8"
+BROKEN_BSON = "broken BSON"
 TOO_LARGE = "too large"
 
 LARGEST_DOCUMENT = 256 << 20
 """Bytes that one document may have: more would not fit the Parquet page that it stands in, nor flat memory."""
 
 
-class Record(NamedTuple):
-    """One document as its source has it."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Documents that follow one another in their source.
 
-    id: str
-    """Name of the document in its source."""
+    How a source cuts its documents into batches has no effect on the corpus.
+    """
+
+    ids: Sequence[str]
+    """Names of the documents in their source."""
     source: str
-    """Where it came from, as a URI."""
-    text: str
-    """The text; empty when there is a reason."""
-    reason: str
-    """Why it is unusable; empty when it is usable."""
-    place: Any
-    """Where its source can go on after it."""
+    """Where they came from, as a URI."""
+    texts: Sequence[str]
+    """Their texts; empty where there is a reason."""
+    rejects: Mapping[int, str]
+    """Why a document is unusable, by position in the batch."""
+    place: Callable[[int], str]
+    """Writes where the source can go on after the document at a position, for `batches` in another process."""
+    done: float
+    """Units of progress done after the batch."""
 
 
 class TextSource(Protocol):
@@ -37,21 +45,23 @@ class TextSource(Protocol):
         """What progress counts."""
 
     @property
+    def nothing(self) -> str:
+        """What to say, and to do, where there is no document at all."""
+
+    @property
     def total(self) -> float:
         """Units altogether; 0 while unknown."""
 
     @property
     def fingerprint(self) -> str:
-        """Names the data: equal fingerprints mean the same records in the same order."""
+        """Names the data: equal fingerprints mean the same documents in the same order."""
 
-    def done(self, place: Any, read: int) -> float:
-        """Units done after the record at a place, the `read`th."""
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """What the corpus says about where it came from, once all was read."""
 
-    def encode_place(self, place: Any) -> str:
-        """Writes a place, to be given to `records` in another process."""
-
-    def records(self, after: str | None) -> Iterator[Record]:
-        """Yields the records, from the first one or from the one after a place."""
+    def batches(self, after: str | None) -> Iterator[Batch]:
+        """Yields the documents, from the first one or from the one after a place."""
 
 
 def unusable_reason(value: Any) -> str:

@@ -1,9 +1,14 @@
-"""Writes Parquet shards. The same records give the same bytes, however often the writing was interrupted.
+"""Writes Parquet shards. The same documents give the same bytes, however often the writing was interrupted.
 
 A shard ends with the document that fills it, and so does each row group, so that where they end depends on the
 documents alone. Nothing in the files depends on the time or the machine.
+
+The files are written on a thread of their own: Arrow compresses without holding Python's lock.
 """
 
+import queue
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpt2_common.durable import part_of, replace_durable
-from gpt2_exporter.corpus.record import Record
 
 SCHEMA = pa.schema(
     [
@@ -21,51 +25,75 @@ SCHEMA = pa.schema(
         pa.field("text", pa.string(), nullable=False),
     ]
 )
-_ROW_GROUP_BYTES = 8 << 20
-_ROW_GROUP_ROWS = 65_536
+_WAITING = 2
 
 
 class ShardWriter:
-    """One shard while it is written.
+    """Writes one shard after another, in the background."""
 
-    Args:
-        path: Where it will be once it is finished.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._part = part_of(path)
-        self._writer = pq.ParquetWriter(self._part, SCHEMA, compression="zstd", compression_level=3)
-        self._rows: list[tuple[str, str, str]] = []
-        self._waiting_bytes = 0
+    def __init__(self) -> None:
+        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING)
+        self._error: BaseException | None = None
+        self._part: Path | None = None
+        self._writer: pq.ParquetWriter | None = None
+        self._thread = threading.Thread(target=self._work, name="shard-writer", daemon=True)
 
     def __enter__(self) -> Self:
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Waits until everything is written. Raises what went wrong, unless something else did before."""
+        self._tasks.put(None)
+        self._thread.join()
+        if self._writer is not None:
+            self._writer.close()
+        if error is None:
+            self._raise()
+
+    def write(self, path: Path, row_group: pa.Table) -> None:
+        """Appends a row group to the shard that will be at a path."""
+        self._submit(lambda: self._write(path, row_group))
+
+    def finish(self, path: Path, then: Callable[[], None]) -> None:
+        """Puts a shard in its place, whole and on the disk, and calls a function after that."""
+        self._submit(lambda: self._finish(path, then))
+
+    def _submit(self, task: Callable[[], None]) -> None:
+        self._raise()
+        self._tasks.put(task)
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            if self._error is None:
+                try:
+                    task()
+                except BaseException as error:  # noqa: BLE001 - the thread that writes into the queue raises it
+                    self._error = error
+
+    def _write(self, path: Path, row_group: pa.Table) -> None:
+        if self._writer is None:
+            self._part = part_of(path)
+            # Only `source` repeats itself; a dictionary of the others would be built to be thrown away.
+            self._writer = pq.ParquetWriter(
+                self._part, SCHEMA, compression="zstd", compression_level=1, use_dictionary=["source"]
+            )
+        # One chunk a column: where pages end must not depend on how the documents came in.
+        self._writer.write_table(row_group.combine_chunks(), row_group_size=max(1, row_group.num_rows))
+
+    def _finish(self, path: Path, then: Callable[[], None]) -> None:
+        if self._writer is None or self._part is None:
+            raise RuntimeError("a shard without a row group")
         self._writer.close()
-
-    def add(self, record: Record, size: int) -> None:
-        """Adds a document whose text has `size` bytes of UTF-8."""
-        self._rows.append((record.id, record.source, record.text))
-        self._waiting_bytes += size
-        if self._waiting_bytes >= _ROW_GROUP_BYTES or len(self._rows) >= _ROW_GROUP_ROWS:
-            self._write_row_group()
-
-    def finish(self) -> None:
-        """Writes what waits, and puts the shard in its place, whole and on the disk."""
-        if self._rows:
-            self._write_row_group()
-        self._writer.close()
-        replace_durable(self._part, self._path)
-
-    def _write_row_group(self) -> None:
-        columns = [pa.array(column, pa.string()) for column in zip(*self._rows, strict=True)]
-        self._writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=len(self._rows))
-        self._rows.clear()
-        self._waiting_bytes = 0
+        self._writer = None
+        replace_durable(self._part, path)
+        then()
 
 
 def shard_name(index: int) -> str:

@@ -10,7 +10,11 @@ import fsspec
 
 from gpt2_common.errors import FailedPrecondition, InvalidRequest, NotFound, Unavailable
 
-SUFFIXES = (".txt", ".md", ".jsonl")
+COMPRESSIONS = (".gz", ".zst")
+_PLAIN_SUFFIXES = (".txt", ".md", ".csv", ".json", ".jsonl")
+# Parquet is compressed inside.
+SUFFIXES = (*_PLAIN_SUFFIXES, ".parquet", *(suffix + end for suffix in _PLAIN_SUFFIXES for end in COMPRESSIONS))
+SUFFIXES_IN_WORDS = "one of .txt, .md, .csv, .json, .jsonl (also with .gz or .zst after it) or in .parquet"
 _GLOB_CHARACTERS = frozenset("*[")
 
 AllowCheck = Callable[[str, str], str]
@@ -33,9 +37,15 @@ class TextFile:
     """Bytes."""
 
     @property
+    def compression(self) -> str:
+        """The end of its name that says how it is compressed; empty for none."""
+        end = posixpath.splitext(self.path)[1].lower()
+        return end if end in COMPRESSIONS else ""
+
+    @property
     def suffix(self) -> str:
-        """The end of its name that says how it is read, in lower case."""
-        return posixpath.splitext(self.path)[1].lower()
+        """The end of its name, before that for compression, that says how it is read; in lower case."""
+        return posixpath.splitext(self.path[: len(self.path) - len(self.compression)])[1].lower()
 
 
 def list_files(uris: Sequence[str], require_allowed: AllowCheck) -> list[TextFile]:
@@ -70,7 +80,7 @@ def _list(field: str, uri: str, require_allowed: AllowCheck) -> list[TextFile]:
     texts = sorted((path for path in paths if path.lower().endswith(SUFFIXES)), key=lambda path: path.split("/"))
     if not texts:
         raise FailedPrecondition(
-            f"{field}: no file in {uri} ends in {', '.join(SUFFIXES)}: put some there, or name another folder"
+            f"{field}: no file in {uri} ends in {SUFFIXES_IN_WORDS}: put some there, or name another folder"
         )
     return [_file(field, filesystem, base, path, require_allowed) for path in texts]
 
@@ -81,7 +91,7 @@ def _expand(field: str, uri: str, filesystem: Any, root: str) -> tuple[str, list
         return root, filesystem.find(root)
     if filesystem.isfile(root):
         if not root.lower().endswith(SUFFIXES):
-            raise InvalidRequest([(field, f"{uri} does not end in {', '.join(SUFFIXES)}")])
+            raise InvalidRequest([(field, f"{uri} does not end in {SUFFIXES_IN_WORDS}")])
         return posixpath.dirname(root), [root]
     matches = list(_glob(filesystem, root)) if _GLOB_CHARACTERS.intersection(root) else []
     if not matches:

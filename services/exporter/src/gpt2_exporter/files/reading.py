@@ -1,151 +1,124 @@
-"""Reads documents out of text files: `.txt` and `.md` are one document each, a `.jsonl` file one a line."""
+"""Reads the documents of a list of files, in batches, by the format that each file's name says."""
 
-import codecs
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
+from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import FailedPrecondition, NotFound
-from gpt2_exporter.corpus.record import LARGEST_DOCUMENT, TOO_LARGE, Record, unusable_reason
+from gpt2_exporter.corpus.record import Batch
+from gpt2_exporter.files.document import START, FileDocument, Place
 from gpt2_exporter.files.listing import TextFile
+from gpt2_exporter.files.objects import read_json, read_json_lines
+from gpt2_exporter.files.plain import read_paragraphs, read_text_lines, read_whole
+from gpt2_exporter.files.rules import FileRules
+from gpt2_exporter.files.streams import open_stream
+from gpt2_exporter.files.table import read_csv, read_parquet
 
-DEFAULT_ENCODING = "utf-8"
-NOT_JSON = "not a JSON object"
-_LINES = ".jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a document stands: its file, by position in the list; where reading goes on in it, and at which line."""
-
-    file: int
-    offset: int
-    line: int
+_BATCH_DOCUMENTS = 1000
+_BATCH_CHARACTERS = 4 << 20
+_PLAIN = (".txt", ".md")
+_BY_LINE = (pb.TEXT_UNIT_LINE, pb.TEXT_UNIT_PARAGRAPH)
 
 
 class FileDocuments:
-    """The documents of a list of files, as records.
+    """The documents of a list of files.
 
     Args:
         files: What to read, in order.
-        text_field: Path of the text in a line of a `.jsonl` file.
-        encoding: Encoding of the files.
+        rules: How.
 
     Raises:
-        FailedPrecondition: There is a `.jsonl` file, and lines cannot be found in that encoding.
+        FailedPrecondition: Lines are needed, and cannot be found in that encoding.
     """
 
     unit = "bytes"
+    nothing = "the files hold no document: put some there, or name other files in uris"
 
-    def __init__(self, files: Sequence[TextFile], text_field: str, encoding: str) -> None:
+    def __init__(self, files: Sequence[TextFile], rules: FileRules) -> None:
         self._files = files
-        self._path = text_field.split(".")
-        self._encoding = codecs.lookup(encoding).name
-        self._begins = [sum(file.size for file in files[:index]) for index in range(len(files))]
-        lines = [file for file in files if file.suffix == _LINES]
-        if lines and "\n".encode(encoding) != b"\n":
+        self._rules = rules
+        self._begins = [0]
+        for file in files:
+            self._begins.append(self._begins[-1] + file.size)
+        lines = [file for file in files if self._is_in_lines(file)]
+        if lines and not rules.has_line_ends:
             raise FailedPrecondition(
-                f"{lines[0].uri} cannot be read in the encoding {encoding}, in which a line's end is not one byte: "
-                "convert the .jsonl files to utf-8, or import the other files alone"
+                f"{lines[0].uri} cannot be read in the encoding {rules.encoding}, in which a line's end is not one "
+                f"byte: convert the {lines[0].suffix} files to utf-8, or import the other files alone"
             )
 
     @property
     def total(self) -> int:
         """Bytes of all files."""
-        return sum(file.size for file in self._files)
+        return self._begins[-1]
 
     @property
     def fingerprint(self) -> str:
-        """Names the files by address and size."""
-        content = [[file.uri, file.size] for file in self._files]
-        return hashlib.sha256(json.dumps([content, self._path, self._encoding]).encode()).hexdigest()
+        """Names the files by address and size, and how they are read."""
+        rules = self._rules
+        files = [[file.uri, file.size] for file in self._files]
+        how = [rules.text_field, rules.encoding, rules.encoding_errors, rules.text_unit]
+        return hashlib.sha256(json.dumps([files, how]).encode()).hexdigest()
 
-    def done(self, place: Place, read: int) -> float:  # noqa: ARG002 - other sources count documents
-        """Bytes read up to a place."""
-        return self._begins[place.file] + place.offset
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """Nothing beside the fingerprint."""
+        return {}
 
-    def encode_place(self, place: Place) -> str:
-        """Writes a place, to be given to `records` in another process."""
-        return json.dumps([place.file, place.offset, place.line])
-
-    def records(self, after: str | None) -> Iterator[Record]:
-        """Yields the records, from the first one or from the one after a place.
+    def batches(self, after: str | None) -> Iterator[Batch]:
+        """Yields the documents, from the first one or from the one after a place.
 
         Raises:
             NotFound: A file has gone since it was listed.
+            FailedPrecondition: A table has no such column.
+            DataLoss: A file is damaged.
         """
-        start = Place(*json.loads(after)) if after else Place(0, 0, 0)
-        for index in range(start.file, len(self._files)):
+        first, *place = json.loads(after) if after else (0, *START)
+        for index in range(first, len(self._files)):
             file = self._files[index]
-            begin = start if index == start.file else Place(index, 0, 0)
             try:
-                yield from self._lines(file, begin) if file.suffix == _LINES else self._whole(file, begin)
+                yield from self._read(index, file, Place(*place) if index == first else START)
             except FileNotFoundError as error:
                 raise NotFound(f"{file.uri} has gone while the import ran: put it back, or start again") from error
 
-    def _whole(self, file: TextFile, begin: Place) -> Iterator[Record]:
-        if begin.line:
-            return
-        place = Place(begin.file, file.size, 1)
-        if file.size > LARGEST_DOCUMENT:
-            yield Record(file.name, file.uri, "", TOO_LARGE, place)
-            return
-        with file.filesystem.open(file.path, "rb") as stream:
-            text, reason = self._decode(stream.read())
-        yield Record(file.name, file.uri, text, reason or unusable_reason(text), place)
+    def _read(self, index: int, file: TextFile, begin: Place) -> Iterator[Batch]:
+        waiting: list[FileDocument] = []
+        characters = 0
+        with open_stream(file) as stream:
+            for document in self._documents(file)(stream, begin, self._rules):
+                waiting.append(document)
+                characters += len(document.text)
+                if len(waiting) >= _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
+                    yield self._batch(index, file, waiting)
+                    waiting, characters = [], 0
+        if waiting:
+            yield self._batch(index, file, waiting)
 
-    def _lines(self, file: TextFile, begin: Place) -> Iterator[Record]:
-        with file.filesystem.open(file.path, "rb") as stream:
-            stream.seek(begin.offset)
-            offset, number = begin.offset, begin.line
-            for raw, size in read_lines(stream):
-                offset, number = offset + size, number + 1
-                if raw is not None and not raw.strip():
-                    continue
-                text, reason = self._read_line(raw, number)
-                yield Record(f"{file.name}:{number}", file.uri, text, reason, Place(begin.file, offset, number))
+    def _documents(self, file: TextFile) -> "partial[Iterator[FileDocument]]":
+        readers = {
+            ".csv": partial(read_csv, uri=file.uri),
+            ".parquet": partial(read_parquet, uri=file.uri),
+            ".json": partial(read_json),
+            ".jsonl": partial(read_json_lines),
+        }
+        units: dict[int, partial[Iterator[FileDocument]]] = {
+            pb.TEXT_UNIT_LINE: partial(read_text_lines),
+            pb.TEXT_UNIT_PARAGRAPH: partial(read_paragraphs),
+        }
+        return readers.get(file.suffix) or units.get(self._rules.text_unit) or partial(read_whole)
 
-    def _read_line(self, raw: bytes | None, number: int) -> tuple[str, str]:
-        """The text in a line and an empty reason, or an empty text and the reason why it is unusable."""
-        if raw is None:
-            return "", TOO_LARGE
-        line, reason = self._decode(raw)
-        if reason:
-            return "", reason
-        try:
-            value = json.loads(line.removeprefix("\ufeff") if number == 1 else line)
-        except (ValueError, RecursionError):
-            return "", NOT_JSON
-        if not isinstance(value, dict):
-            return "", NOT_JSON
-        text = _follow(value, self._path)
-        reason = unusable_reason(text)
-        return ("", reason) if reason else (text, "")
+    def _batch(self, index: int, file: TextFile, documents: Sequence[FileDocument]) -> Batch:
+        return Batch(
+            ids=[f"{file.name}:{document.name}" if document.name else file.name for document in documents],
+            source=file.uri,
+            texts=[document.text for document in documents],
+            rejects={position: document.reason for position, document in enumerate(documents) if document.reason},
+            place=lambda position: json.dumps([index, *documents[position].after]),
+            done=min(self._begins[index] + documents[-1].after.offset, self._begins[index + 1]),
+        )
 
-    def _decode(self, raw: bytes) -> tuple[str, str]:
-        try:
-            return raw.decode(self._encoding), ""
-        except UnicodeError:
-            return "", f"broken {self._encoding.upper()}"
-
-
-def read_lines(stream: Any) -> Iterator[tuple[bytes | None, int]]:
-    """Yields each line and its bytes, line end included; None in place of a line that is too large to be held."""
-    while line := stream.readline(LARGEST_DOCUMENT):
-        size = len(line)
-        if size < LARGEST_DOCUMENT or line.endswith(b"\n"):
-            yield line, size
-            continue
-        while not line.endswith(b"\n") and (line := stream.readline(LARGEST_DOCUMENT)):
-            size += len(line)
-        yield None, size
-
-
-def _follow(value: Any, parts: Sequence[str]) -> Any:
-    for part in parts:
-        if not isinstance(value, dict) or part not in value:
-            return ...
-        value = value[part]
-    return value
+    def _is_in_lines(self, file: TextFile) -> bool:
+        by_unit = file.suffix in _PLAIN and self._rules.text_unit in _BY_LINE
+        return by_unit or file.suffix in (".csv", ".jsonl")

@@ -11,7 +11,7 @@ from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure, PyMongoError
 
 from gpt2_common.errors import FailedPrecondition, InvalidRequest, PipelineError, Unavailable
-from gpt2_exporter.mongo.filter import FIELD as FILTER_FIELD
+from gpt2_exporter.mongo.extended_json import FILTER_FIELD
 from gpt2_exporter.settings import ExporterSettings, connection_setting
 
 _AUTHENTICATION_FAILED = 18
@@ -90,7 +90,7 @@ def _explain_refusal(error: OperationFailure, server: Server) -> PipelineError:
             setting=server.setting,
         )
     said = (error.details or {}).get("errmsg", type(error).__name__)
-    return InvalidRequest([(FILTER_FIELD, f"MongoDB refuses the query: {said}")])
+    return InvalidRequest([(FILTER_FIELD, f"MongoDB refuses the query (filter or projection): {said}")])
 
 
 def _open(uri: str, setting: str, timeout_seconds: float) -> Client:

@@ -6,47 +6,45 @@ a query finds nothing more. So sessions that expire, elections and restarts of s
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import bson
-from bson.errors import InvalidBSON
 from pymongo import ASCENDING
+from pymongo.collection import Collection as MongoCollection
 from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure, PyMongoError
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
-from gpt2_common.errors import DataLoss
-from gpt2_exporter.corpus.record import BROKEN_TEXT, Record, unusable_reason
+from gpt2_exporter.corpus.record import Batch
 from gpt2_exporter.mongo.connection import Server
-from gpt2_exporter.mongo.filter import parse_filter
-from gpt2_exporter.mongo.identifier import CODEC, from_json, id_text, is_before, out_of_order, to_json, up_to
-from gpt2_exporter.mongo.snapshot import DEFAULT_TEXT_FIELD, Snapshot, narrowed
+from gpt2_exporter.mongo.decoding import decode_batch
+from gpt2_exporter.mongo.extended_json import parse_filter, parse_projection
+from gpt2_exporter.mongo.identifier import from_json, id_text, is_before, out_of_order, to_json, up_to
+from gpt2_exporter.mongo.prefetching import prefetched
+from gpt2_exporter.mongo.ranges import IdRange, cut
+from gpt2_exporter.mongo.since import REACHED, Since
+from gpt2_exporter.mongo.snapshot import CollectionState, Snapshot, narrowed, read_preference
+from gpt2_exporter.mongo.text import TextRule
 
 _BATCH_DOCUMENTS = 1000
+_BATCHES_AHEAD = 4
 _FAILURES_IN_A_ROW = 5
 _FIRST_PAUSE_SECONDS = 0.2
 # CursorNotFound, QueryPlanKilled, NoSuchSession, CursorKilled, Interrupted, InterruptedAtShutdown.
 _LOST_CURSOR_CODES = frozenset({43, 175, 206, 237, 11601, 11600})
-_LENIENT = CODEC.with_options(unicode_decode_error_handler="surrogateescape")
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a document stands: its collection, its bracket of ids, and its `_id`."""
-
-    collection: int
-    bracket: int
-    identifier: Any
+_Read = tuple[IdRange, list[Any], list[str], list[str], dict[int, str]]
+"""Documents of a range: their `_id`s, those as text, their texts, and by position why they are unusable."""
 
 
 class MongoDocuments:
-    """The documents of a snapshot, as records.
+    """The documents of a snapshot.
 
     Args:
         server: Where they are.
         source: What to read of them.
         snapshot: Which documents.
+        since: Where to begin.
+        readers: Ranges that are read at once, from 1.
         pause: Waits a number of seconds before another attempt to reach the server.
     """
 
@@ -57,60 +55,115 @@ class MongoDocuments:
         server: Server,
         source: pb.MongoSource,
         snapshot: Snapshot,
+        since: Since | None = None,
+        readers: int = 1,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._server = server
         self._source = source
         self._snapshot = snapshot
+        self._since = since or Since.beginning(source)
+        self._readers = readers
         self._pause = pause
         self._query = parse_filter(source.filter)
-        self._path = source.text_field or DEFAULT_TEXT_FIELD
+        self._rule = TextRule.of(source)
+        self._projection = parse_projection(source.projection, self._rule.paths)
+        self._cut_off: tuple[int, int, Any] | None = None
+
+    @property
+    def nothing(self) -> str:
+        """What to say where nothing is read."""
+        if self._since.digest:
+            return "no document is newer than the corpus of since_corpus_uri: export again when there are some"
+        return "the documents of the snapshot have gone: call DescribeSource again, or leave `snapshot` out"
 
     @property
     def total(self) -> int:
-        """Documents that match."""
-        return self._snapshot.documents
+        """Documents that are to be read; 0 while unknown."""
+        if self._since.digest:
+            return 0
+        return min(self._snapshot.documents, self._source.limit or self._snapshot.documents)
 
     @property
     def fingerprint(self) -> str:
         """Names what is read."""
         return self._snapshot.token()
 
-    def done(self, place: Place, read: int) -> float:  # noqa: ARG002 - other sources count by place
-        """Units done after the record at a place, the `read`th."""
-        return read
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """How far reading came, where it was not to the end of the snapshot."""
+        if self._cut_off is None:
+            return {}
+        collection, bracket, identifier = self._cut_off
+        states = []
+        for index, state in enumerate(self._snapshot.collections):
+            read = (*state.greatest[:bracket], identifier) if index == collection else state.greatest
+            before = tuple(self._since.collections[index].values())
+            states.append(CollectionState(state.documents, read if index <= collection else before))
+        return {REACHED: Snapshot(self._snapshot.source_digest, tuple(states)).token()}
 
-    def encode_place(self, place: Place) -> str:
-        """Writes a place, to be given to `records` in another process."""
-        return json.dumps([place.collection, place.bracket, to_json(place.identifier)])
-
-    def records(self, after: str | None) -> Iterator[Record]:
-        """Yields the records, from the first one or from the one after a place.
+    def batches(self, after: str | None) -> Iterator[Batch]:
+        """Yields the documents, from the first one or from the one after a place.
 
         Raises:
             Unavailable: The server is gone for good. Others as `connect`.
             DataLoss: The server sent what is no BSON.
         """
-        first, bracket, start = (0, 0, None) if after is None else _decode_place(after)
+        collection, bracket, start, read = (0, 0, None, 0) if after is None else _decode_place(after)
+        if read and read == self._source.limit:
+            self._cut_off = (collection, bracket, start)
+            return
+        parts = prefetched(self._ranges(after), self._read, self._readers, _BATCHES_AHEAD)
+        for id_range, ids, names, texts, rejects in parts:
+            room = self._source.limit - read if self._source.limit else len(ids)
+            kept = min(room, len(ids))
+            read += kept
+            yield self._batch(id_range, ids[:kept], names[:kept], texts[:kept], rejects, read)
+            if read == self._source.limit:
+                self._cut_off = (id_range.collection, id_range.bracket, ids[kept - 1])
+                return
+
+    def _batch(
+        self, id_range: IdRange, ids: list[Any], names: list[str], texts: list[str], rejects: dict[int, str], read: int
+    ) -> Batch:
+        def place(position: int) -> str:
+            identifier = to_json(ids[position])
+            before = read - len(ids)
+            return json.dumps([id_range.collection, id_range.bracket, identifier, before + position + 1])
+
+        kept = {position: reason for position, reason in rejects.items() if position < len(ids)}
+        return Batch(names, self._name(id_range), texts, kept, place, read)
+
+    def _ranges(self, after: str | None) -> Iterator[IdRange]:
+        collection, bracket, start, _ = (0, 0, None, 0) if after is None else _decode_place(after)
         for index, state in enumerate(self._snapshot.collections):
             for part, greatest in enumerate(state.greatest):
-                if (index, part) < (first, bracket):
+                if (index, part) < (collection, bracket):
                     continue
-                yield from self._bracket(index, part, greatest, start if (index, part) == (first, bracket) else None)
+                if after is not None and (index, part) == (collection, bracket):
+                    begin, begun = start, True
+                else:
+                    begin, begun = self._since.after(index, greatest)
+                if begun and begin == greatest:
+                    continue
+                whole = IdRange(index, part, begin, greatest)
+                # A limit is mostly small: what is read ahead of it would be read for nothing.
+                if self._readers == 1 or self._source.limit:
+                    yield whole
+                else:
+                    yield from cut(whole, state.documents, self._collection(index))
 
-    def _bracket(self, collection: int, bracket: int, greatest: Any, after: Any) -> Iterator[Record]:
-        """Yields the records of one bracket of one collection, in queries that each go on where the last one ended."""
-        source = f"mongodb:{self._source.database}.{self._source.collections[collection]}"
-        failures = 0
-        while after is None or after != greatest:
+    def _read(self, id_range: IdRange) -> Iterator[_Read]:
+        """Reads a range, in queries that each go on where the last one ended."""
+        after, failures = id_range.after, 0
+        while after is None or after != id_range.last:
             before = after
             try:
-                for document, broken in self._documents(collection, up_to(greatest, after)):
-                    if is_before(document["_id"], after):
-                        raise out_of_order(source)
-                    after, failures = document["_id"], 0
-                    text, reason = read_text(document, self._path, broken)
-                    yield Record(id_text(after), source, text, reason, Place(collection, bracket, after))
+                for batch in self._raw_batches(id_range, after):
+                    read = self._decode(id_range, batch, after)
+                    if read[1]:
+                        after, failures = read[1][-1], 0
+                        yield read
             except PyMongoError as error:
                 failures += 1
                 if not _is_passing(error) or failures >= _FAILURES_IN_A_ROW:
@@ -120,92 +173,45 @@ class MongoDocuments:
             if after is before:
                 return
 
-    def _documents(self, collection: int, id_range: Any) -> Iterator[tuple[dict[str, Any], bool]]:
-        name = self._source.collections[collection]
-        found = self._server.client[self._source.database][name].find_raw_batches(
-            narrowed(self._query, id_range),
-            projection(self._path),
+    def _raw_batches(self, id_range: IdRange, after: Any) -> Iterator[bytes]:
+        found = self._collection(id_range.collection).find_raw_batches(
+            narrowed(self._query, up_to(id_range.last, after)),
+            self._projection,
             sort=[("_id", ASCENDING)],
             batch_size=_BATCH_DOCUMENTS,
         )
         with found:
-            for batch in found:
-                yield from decode_batch(batch)
+            yield from found
+
+    def _decode(self, id_range: IdRange, batch: bytes, after: Any) -> _Read:
+        ids: list[Any] = []
+        texts: list[str] = []
+        rejects: dict[int, str] = {}
+        for document, broken in decode_batch(batch):
+            identifier = document["_id"]
+            if is_before(identifier, after):
+                raise out_of_order(self._name(id_range))
+            text, reason = ("", broken) if broken else self._rule.read(document)
+            if reason:
+                rejects[len(ids)] = reason
+            after = identifier
+            ids.append(identifier)
+            texts.append(text)
+        return id_range, ids, [id_text(identifier) for identifier in ids], texts, rejects
+
+    def _collection(self, index: int) -> MongoCollection:
+        database = self._server.client.get_database(
+            self._source.database, read_preference=read_preference(self._source)
+        )
+        return database[self._source.collections[index]]
+
+    def _name(self, id_range: IdRange) -> str:
+        return f"mongodb:{self._source.database}.{self._source.collections[id_range.collection]}"
 
 
-def _decode_place(text: str) -> tuple[int, int, Any]:
-    collection, bracket, identifier = json.loads(text)
-    return collection, bracket, from_json(identifier)
-
-
-def projection(path: str) -> dict[str, int]:
-    """Asks for `_id` and the text alone."""
-    return {"_id": 1} if path.split(".")[0] == "_id" else {"_id": 1, path: 1}
-
-
-def read_text(document: dict[str, Any], path: str, broken: bool) -> tuple[str, str]:
-    """Takes the text out of a document.
-
-    Args:
-        document: The document.
-        path: Path of the text in it.
-        broken: Whether a string in it was no UTF-8.
-
-    Returns:
-        The text and an empty reason, or an empty text and the reason why it is unusable.
-    """
-    if broken:
-        return "", BROKEN_TEXT
-    # Some servers of this protocol answer a dotted projection with a field of the whole dotted name.
-    value = document[path] if path in document else _follow(document, path.split("."))
-    reason = unusable_reason(value)
-    return ("", reason) if reason else (value, "")
-
-
-def decode_batch(batch: bytes) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Decodes the documents of a raw batch, each with whether a string in it is broken UTF-8.
-
-    Raises:
-        DataLoss: The bytes are no BSON.
-    """
-    try:
-        documents = bson.decode_all(batch, CODEC)
-    except InvalidBSON:
-        yield from _decode_one_by_one(batch)
-    else:
-        yield from ((document, False) for document in documents)
-
-
-def _decode_one_by_one(batch: bytes) -> Iterator[tuple[dict[str, Any], bool]]:
-    begin = 0
-    while begin < len(batch):
-        size = int.from_bytes(batch[begin : begin + 4], "little")
-        raw = batch[begin : begin + size]
-        begin += max(size, 5)
-        try:
-            yield bson.decode(raw, CODEC), False
-        except InvalidBSON:
-            yield _decode_broken(raw), True
-
-
-def _decode_broken(raw: bytes) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = bson.decode(raw, _LENIENT)
-        id_text(document["_id"]).encode()
-    except InvalidBSON as error:
-        raise DataLoss(f"MongoDB sent a document that is no BSON ({error}): validate the collection") from error
-    except UnicodeEncodeError as error:
-        # Reading could not go on after it: the query that says so cannot be written.
-        raise DataLoss(f"a document's _id is broken UTF-8 ({document['_id']!r}): give it another _id") from error
-    return document
-
-
-def _follow(value: Any, parts: list[str]) -> Any:
-    for part in parts:
-        if not isinstance(value, dict) or part not in value:
-            return ...
-        value = value[part]
-    return value
+def _decode_place(text: str) -> tuple[int, int, Any, int]:
+    collection, bracket, identifier, read = json.loads(text)
+    return collection, bracket, from_json(identifier), read
 
 
 def _is_passing(error: PyMongoError) -> bool:

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from bson.errors import BSONError
-from pymongo import ASCENDING, DESCENDING
+from pymongo import ASCENDING, DESCENDING, ReadPreference
 from pymongo.collection import Collection as MongoCollection
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import InvalidRequest
 from gpt2_exporter.mongo.connection import Server
-from gpt2_exporter.mongo.filter import parse_filter
+from gpt2_exporter.mongo.extended_json import parse_filter, parse_projection
 from gpt2_exporter.mongo.identifier import BRACKET_RANGES, CODEC, bracket_of, from_json, out_of_order, to_json
+from gpt2_exporter.mongo.text import TextRule
 
-DEFAULT_TEXT_FIELD = "text"
 _VERSION = 1
 
 Query = dict[str, Any]
@@ -33,7 +33,7 @@ class CollectionState:
     """What one collection holds of the source."""
 
     documents: int
-    """Documents that match."""
+    """Documents that match; without a filter, as many as the server keeps count of, which a crash of it can put off."""
     greatest: tuple[Any, ...]
     """Greatest matching `_id` of each bracket of types that occurs, in MongoDB's order; mostly one."""
 
@@ -72,28 +72,48 @@ class Snapshot:
         if version != _VERSION:
             raise _wrong(f"was made by another version of the exporter (format {version})")
         if digest != source_digest(source) or len(collections) != len(source.collections):
-            raise _wrong("describes another source: connection, database, collections, text_field or filter differ")
+            raise _wrong(
+                "describes another source: connection, database, collections, filter, projection, text_field, "
+                "title_field or template differ"
+            )
         return cls(digest, collections)
 
 
 def take_snapshot(server: Server, source: pb.MongoSource) -> Snapshot:
     """Looks at what the source holds now. Errors as `connect`."""
     query = parse_filter(source.filter)
-    database = server.client[source.database]
+    database = server.client.get_database(source.database, read_preference=read_preference(source))
     states = [_look_at(database.get_collection(name, codec_options=CODEC), query) for name in source.collections]
     return Snapshot(source_digest(source), tuple(states))
 
 
 def source_digest(source: pb.MongoSource) -> str:
-    """Names a source: the same for requests that mean the same."""
+    """Names a source: the same for requests that mean the same.
+
+    How many documents are read of it, and from which member of a replica set, makes no other source.
+    """
+    rule = TextRule.of(source)
     content = [
         source.connection.upper(),
         source.database,
         list(source.collections),
-        source.text_field or DEFAULT_TEXT_FIELD,
+        rule.path,
         to_json(parse_filter(source.filter)),
     ]
+    if source.title_field or source.projection:
+        content += [rule.title_path, list(rule.parts), to_json(parse_projection(source.projection, rule.paths))]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def read_preference(source: pb.MongoSource) -> Any:
+    """Which member of a replica set is read, as the driver has it."""
+    preferences = {
+        pb.READ_PREFERENCE_PRIMARY_PREFERRED: ReadPreference.PRIMARY_PREFERRED,
+        pb.READ_PREFERENCE_SECONDARY: ReadPreference.SECONDARY,
+        pb.READ_PREFERENCE_SECONDARY_PREFERRED: ReadPreference.SECONDARY_PREFERRED,
+        pb.READ_PREFERENCE_NEAREST: ReadPreference.NEAREST,
+    }
+    return preferences.get(source.read_preference, ReadPreference.PRIMARY)
 
 
 def narrowed(query: Query, id_range: Mapping[str, Any] | Any) -> Query:
@@ -102,7 +122,8 @@ def narrowed(query: Query, id_range: Mapping[str, Any] | Any) -> Query:
 
 
 def _look_at(collection: MongoCollection, query: Query) -> CollectionState:
-    documents = collection.count_documents(query)
+    # Without a query the server has the number at hand, however large the collection is.
+    documents = collection.count_documents(query) if query else collection.estimated_document_count()
     least = _outermost_id(collection, query, ASCENDING)
     greatest = _outermost_id(collection, query, DESCENDING)
     if not least or not greatest:
@@ -123,6 +144,8 @@ def _look_at(collection: MongoCollection, query: Query) -> CollectionState:
 
 def _require_order(collection: MongoCollection, query: Query, greatest: tuple[Any, ...]) -> None:
     """Checks that nothing lies beyond the greatest `_id`, as it does on servers that sort numbers as text."""
+    if bracket_of(greatest[0]) != "number":
+        return
     beyond = {"$gt": greatest[0]}
     # What was added between two looks is greater too, but then so is the greatest at a second look.
     beyond_it = collection.find_one(narrowed(query, beyond), {"_id": 1}) is not None

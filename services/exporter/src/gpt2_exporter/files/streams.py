@@ -1,0 +1,101 @@
+"""Opens files as streams of bytes, decompressed by the end of their names; nothing is held but what is asked for."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import zstandard
+
+from gpt2_common.errors import DataLoss
+from gpt2_exporter.corpus import record
+from gpt2_exporter.files.listing import TextFile
+
+_BLOCK = 1 << 20
+# A frame may ask for as much memory as this; more is refused as it comes from no usual tool.
+_LARGEST_WINDOW = 128 << 20
+
+
+@contextmanager
+def open_stream(file: TextFile) -> Iterator[Any]:
+    """Opens a file.
+
+    Raises:
+        DataLoss: It is compressed, and damaged; raised by whatever reads from it.
+    """
+    with file.filesystem.open(file.path, "rb") as raw:
+        try:
+            if file.compression == ".gz":
+                with gzip.GzipFile(fileobj=raw) as stream:
+                    yield stream
+            elif file.compression == ".zst":
+                decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
+                with decompressor.stream_reader(raw, read_across_frames=True) as stream:
+                    yield Buffered(stream)
+            else:
+                yield raw
+        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+            raise DataLoss(f"{file.uri} is damaged ({error}): replace it by a whole copy", uri=file.uri) from error
+
+
+class Buffered:
+    """Gives a stream that can only be read forward the lines and exact reads of a file.
+
+    Args:
+        stream: What to read.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._block = b""
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        """Up to so many bytes; fewer only at the end."""
+        parts = []
+        while size and self._fill():
+            part = self._block[self._at : self._at + size]
+            self._at += len(part)
+            size -= len(part)
+            parts.append(part)
+        return b"".join(parts)
+
+    def readline(self, size: int) -> bytes:
+        """A line with its end, or so many bytes of it."""
+        parts = []
+        while size and self._fill():
+            end = self._block.find(b"\n", self._at, self._at + size) + 1
+            part = self._block[self._at : end or self._at + size]
+            self._at += len(part)
+            size -= len(part)
+            parts.append(part)
+            if end:
+                break
+        return b"".join(parts)
+
+    def _fill(self) -> bool:
+        if self._at == len(self._block):
+            self._block, self._at = self._stream.read(_BLOCK), 0
+        return bool(self._block)
+
+
+def skip(stream: Any, size: int) -> None:
+    """Goes on so many bytes."""
+    if size and not isinstance(stream, Buffered):
+        stream.seek(stream.tell() + size)
+        return
+    while size and (block := stream.read(min(size, _BLOCK))):
+        size -= len(block)
+
+
+def read_lines(stream: Any) -> Iterator[tuple[bytes | None, int]]:
+    """Yields each line and its bytes, line end included; None in place of a line that is too large to be held."""
+    while line := stream.readline(record.LARGEST_DOCUMENT):
+        size = len(line)
+        if size < record.LARGEST_DOCUMENT or line.endswith(b"\n"):
+            yield line, size
+            continue
+        while not line.endswith(b"\n") and (line := stream.readline(record.LARGEST_DOCUMENT)):
+            size += len(line)
+        yield None, size

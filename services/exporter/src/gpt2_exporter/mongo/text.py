@@ -1,0 +1,86 @@
+"""Takes the text out of a document: by a path, and with a title by a template."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpt2.exporter.v1 import exporter_service_pb2 as pb
+from gpt2_common.errors import InvalidRequest
+from gpt2_exporter.corpus.record import unusable_reason
+
+DEFAULT_TEXT_FIELD = "text"
+DEFAULT_TEMPLATE = "{title}\n\n{text}"
+_TEMPLATE_FIELD = "source.template"
+_TEMPLATE_PART = re.compile(r"\{\{|\}\}|\{title\}|\{text\}|[{}]")
+
+
+@dataclass(frozen=True, slots=True)
+class TextRule:
+    """How the text of a document is found."""
+
+    path: str
+    """Path of the text."""
+    title_path: str
+    """Path of the title; empty for none."""
+    parts: tuple[str, ...]
+    """The template: `{title}`, `{text}`, and what stands between them."""
+
+    @classmethod
+    def of(cls, source: pb.MongoSource) -> "TextRule":
+        """The rule of a source. Raises InvalidRequest when its template is none."""
+        if source.template and not source.title_field:
+            raise InvalidRequest([(_TEMPLATE_FIELD, "needs source.title_field, the path of the title")])
+        parts = parse_template(source.template or DEFAULT_TEMPLATE)
+        return cls(source.text_field or DEFAULT_TEXT_FIELD, source.title_field, parts)
+
+    @property
+    def paths(self) -> list[str]:
+        """The fields that are needed."""
+        return [self.path, self.title_path] if self.title_path else [self.path]
+
+    def read(self, document: dict[str, Any]) -> tuple[str, str]:
+        """The text and an empty reason, or an empty text and the reason why the document is unusable."""
+        value = look_up(document, self.path)
+        reason = unusable_reason(value)
+        if reason:
+            return "", reason
+        title = look_up(document, self.title_path) if self.title_path else None
+        if not isinstance(title, str) or not title:
+            return value, ""
+        values = {"{title}": title, "{text}": value}
+        return "".join(values.get(part, part) for part in self.parts), ""
+
+
+def parse_template(template: str) -> tuple[str, ...]:
+    """Splits a template into `{title}`, `{text}` and literal parts.
+
+    Raises:
+        InvalidRequest: It does not hold each of them once, or has a brace that belongs to neither.
+    """
+    parts: list[str] = []
+    begin = 0
+    for match in _TEMPLATE_PART.finditer(template):
+        parts.append(template[begin : match.start()])
+        begin = match.end()
+        if match.group() in ("{", "}"):
+            raise InvalidRequest([(_TEMPLATE_FIELD, f"has a lone {match.group()!r}: write it twice for a brace")])
+        parts.append(match.group()[0] if match.group() in ("{{", "}}") else match.group())
+    if parts.count("{title}") != 1 or parts.count("{text}") != 1:
+        raise InvalidRequest([(_TEMPLATE_FIELD, "must hold {title} once and {text} once")])
+    return tuple(part for part in [*parts, template[begin:]] if part)
+
+
+def look_up(document: dict[str, Any], path: str) -> Any:
+    """The value at a path; `...` where there is none."""
+    # Some servers of this protocol answer a dotted projection with a field of the whole dotted name.
+    return document[path] if path in document else follow(document, path.split("."))
+
+
+def follow(value: Any, parts: Sequence[str]) -> Any:
+    """The value at a path, by its parts; `...` where there is none."""
+    for part in parts:
+        if not isinstance(value, dict) or part not in value:
+            return ...
+        value = value[part]
+    return value
