@@ -7,32 +7,55 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from gpt2_trainer.model.backend import select_backend
+from trainer_support import computations
+from trainer_support.data import make_dataset
+
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
 
 
 class BackendProcess:
     """A process with one of Keras' backends, as a process can have only one."""
 
-    def __init__(self, name):
-        self.name = name
-        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), select_backend, (name,))
+    def __init__(self, name, cache):
+        self.name, self.cache = name, str(cache)
+        start = computations.start_backend
+        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), start, (name, self.cache))
 
     def __call__(self, function, *arguments, **options):
         return self.pool.submit(function, *arguments, **options).result()
 
 
 @pytest.fixture(scope="session")
-def tensorflow_process():
-    process = BackendProcess("tensorflow")
+def tensorflow_process(tmp_path_factory):
+    process = BackendProcess("tensorflow", tmp_path_factory.mktemp("compiled"))
     yield process
     process.pool.shutdown()
 
 
 @pytest.fixture(scope="session")
-def jax_process():
-    process = BackendProcess("jax")
+def jax_process(tmp_path_factory):
+    process = BackendProcess("jax", tmp_path_factory.mktemp("compiled"))
     yield process
     process.pool.shutdown()
+
+
+@pytest.fixture
+def train(jax_process, tmp_path):
+    """Runs a training job on a small dataset and returns its outputs, or its error."""
+    make_dataset(tmp_path / "dataset")
+
+    def run(start=None, job_id="job", dataset="dataset", settings=None, **config):
+        values = {"steps": 6, "batch_size": 4, "learning_rate": 0.02, "sample_length": 1, "warmup_steps": -1, **config}
+        request = pb.TrainModelRequest(
+            dataset_uri=(tmp_path / dataset).as_uri(),
+            config=pb.TrainConfig(**values),
+            **(start or {"model": pb.ModelConfig(n_layer=1, n_head=2, n_embd=16, n_ctx=16)}),
+        )
+        job = ("gpt2_trainer.jobs.train", "train_model", "TrainModelRequest")
+        options = {"keras_backend": "jax", **(settings or {})}
+        return jax_process(computations.run_job, *job, request.SerializeToString(), str(tmp_path), job_id, **options)
+
+    return run
 
 
 @pytest.fixture(params=["tensorflow", "jax"])

@@ -13,20 +13,30 @@ from trainer_support.data import make_dataset
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 
+# Where it is killed, one after the other, and what checkpoints are left then: on the first step, one before a
+# checkpoint, just before it, just after it, and while the next one is being written.
+KILLS = (
+    ("training", 1, []),
+    ("training", 39, []),
+    ("training", 40, []),
+    ("training", 41, ["step-000000040"]),
+    ("writing", 80, [".writing-80", "step-000000040", "step-000000050"]),
+)
 HERE = Path(__file__).parent
+TIMINGS = ("tokens_per_second", "seconds_left")
 TRAIN = ("gpt2_trainer.jobs.train", "train_model", "TrainModelRequest")
 
 
 def request(dataset_uri):
     config = pb.TrainConfig(
-        steps=22,
+        steps=200,
         batch_size=4,
         learning_rate=0.01,
         noise=0.1,
-        validate_every=6,
-        save_every=4,
-        report_every=3,
-        sample_every=11,
+        validate_every=50,
+        save_every=40,
+        report_every=1,
+        sample_every=100,
         sample_length=8,
         seed=7,
     )
@@ -35,10 +45,10 @@ def request(dataset_uri):
 
 
 def kill(folder, backend, phase, step):
-    arguments = [base64.b64encode(request((folder / "dataset").as_uri())).decode(), str(folder), backend, phase]
+    arguments = [base64.b64encode(request((folder / "dataset").as_uri())).decode(), str(folder), backend.name, phase]
     done = subprocess.run(
         [sys.executable, "-m", "trainer_support.jobs", *arguments, str(step)],
-        env={**os.environ, "PYTHONPATH": str(HERE)},
+        env={**os.environ, **computations.cache_variables(backend.cache), "PYTHONPATH": str(HERE)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -49,7 +59,7 @@ def kill(folder, backend, phase, step):
 
 def figures(folder):
     lines = (folder / "artifacts/job/logs/metrics.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name != "tokens_per_second"} for line in lines]
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMINGS} for line in lines]
 
 
 def test_killed_training_repeats_every_number(backend, tmp_path):
@@ -60,26 +70,22 @@ def test_killed_training_repeats_every_number(backend, tmp_path):
     arguments = (request((whole / "dataset").as_uri()), str(whole), "job")
     expected = backend(computations.run_job, *TRAIN, *arguments, keras_backend=backend.name)
 
-    # Once between two checkpoints, once while one is being written; which backend gets which does not matter.
-    kill(killed, backend.name, *{"tensorflow": ("training", 15), "jax": ("writing", 18)}[backend.name])
-    left = sorted(path.name for path in (killed / "artifacts/job/.work/checkpoints").iterdir())
-    if backend.name == "tensorflow":
-        assert left == ["step-000000008", "step-000000012"]
-    else:
-        assert left[0].startswith(".writing-")
-        assert left[1:] == ["step-000000012", "step-000000016"]
+    checkpoints = killed / "artifacts/job/.work/checkpoints"
+    for phase, step, left in KILLS:
+        kill(killed, backend, phase, step)
+        assert sorted(path.name for path in checkpoints.iterdir()) == left, (phase, step)
 
     arguments = (request((killed / "dataset").as_uri()), str(killed), "job")
     resumed = backend(computations.run_job, *TRAIN, *arguments, keras_backend=backend.name)
 
     assert figures(killed) == figures(whole)
-    assert [line["step"] for line in figures(whole) if "loss" in line] == [3, 6, 9, 12, 15, 18, 21, 22]
-    assert [line["step"] for line in figures(whole) if "validation_loss" in line] == [0, 6, 12, 18, 22]
+    assert [line["step"] for line in figures(whole) if "loss" in line] == list(range(1, 201))
+    assert [line["step"] for line in figures(whole) if "validation_loss" in line] == [0, 50, 100, 150, 200]
     for name in ("weights.safetensors", "optimizer.safetensors", "state.json"):
         assert (killed / "artifacts/job/checkpoint" / name).read_bytes() == (
             whole / "artifacts/job/checkpoint" / name
         ).read_bytes(), name
-    for name in ("samples-11.txt", "samples-22.txt"):
+    for name in ("samples-100.txt", "samples-200.txt"):
         assert (killed / "artifacts/job/samples" / name).read_text() == (
             whole / "artifacts/job/samples" / name
         ).read_text()

@@ -77,7 +77,7 @@ def test_loss_and_norm_are_those_of_the_reference(backend):
 
 @pytest.mark.parametrize(("optimizer", "betas", "decay"), [("adamw", (0.9, 0.95), 0.3), ("adam", (0.9, 0.999), 0.0)])
 def test_optimizers_agree_with_numpy(backend, optimizer, betas, decay):
-    options = replace(OPTIONS, optimizer=optimizer, weight_decay=decay, learning_rate=0.01)
+    options = replace(OPTIONS, optimizer=optimizer, weight_decay=decay, beta2=betas[1], learning_rate=0.01)
     random = np.random.default_rng(0)
     weights = random_weights(ARCHITECTURE)
     gradients = [

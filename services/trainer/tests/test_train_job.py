@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,36 +16,13 @@ from trainer_support.data import (
     random_weights,
     small_architecture,
 )
+from trainer_support.jobs import folder, metrics
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_trainer.training.reports import REPORTED
 
 TRAIN = ("gpt2_trainer.jobs.train", "train_model", "TrainModelRequest")
 MODEL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 16}
-
-
-@pytest.fixture
-def train(jax_process, tmp_path):
-    make_dataset(tmp_path / "dataset")
-
-    def run(start=None, job_id="job", dataset="dataset", settings=None, **config):
-        values = {"steps": 6, "batch_size": 4, "learning_rate": 0.02, "sample_length": 1, "warmup_steps": -1, **config}
-        request = pb.TrainModelRequest(
-            dataset_uri=(tmp_path / dataset).as_uri(),
-            config=pb.TrainConfig(**values),
-            **(start or {"model": pb.ModelConfig(**MODEL)}),
-        )
-        options = {"keras_backend": "jax", **(settings or {})}
-        return jax_process(computations.run_job, *TRAIN, request.SerializeToString(), str(tmp_path), job_id, **options)
-
-    return run
-
-
-def folder(output):
-    return Path(output["uri"].removeprefix("file://"))
-
-
-def metrics(outputs):
-    return [json.loads(line) for line in (folder(outputs["logs"]) / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_outputs_tell_what_happened(train):
@@ -63,7 +39,10 @@ def test_outputs_tell_what_happened(train):
     assert float(properties["validation_loss"]) == losses[best]
     assert float(properties["initial_validation_loss"]) == losses[0]
     assert [line["step"] for line in lines if "loss" in line] == [4, 6]
-    assert set(lines[-2]) == {"step", "loss", "learning_rate", "gradient_norm", "tokens_per_second"}
+    assert set(lines[-2]) == {"step", *REPORTED} - {"mfu"}
+    assert lines[-2]["epoch"] == pytest.approx(6 * 4 / 187)
+    assert (lines[-2]["seconds_left"], lines[-2]["skipped_steps"]) == (0, 0)
+    assert properties["stopped_because"] == "steps"
     assert lines[-1]["validation_perplexity"] == pytest.approx(np.exp(losses[6]))
     state = json.loads((checkpoint / "state.json").read_text())
     assert state["step"] == best
@@ -76,7 +55,9 @@ def test_outputs_tell_what_happened(train):
     weights = load_file(checkpoint / "weights.safetensors")
     assert weights["wte.weight"].shape == (VOCABULARY_SIZE, 16)
     slots = load_file(checkpoint / "optimizer.safetensors")
-    assert {f"{slot}/{name}" for slot in ("first_moment", "second_moment") for name in weights} == set(slots)
+    moments = {f"{slot}/{name}" for slot in ("first_moment", "second_moment") for name in weights}
+    assert set(slots) == moments | {"guard/loss", "guard/gradient_norm", "guard/updates"}
+    assert slots["guard/updates"] == best
     assert slots["first_moment/wte.weight"].shape == (VOCABULARY_SIZE, 16)
     assert (checkpoint / "tokenizer/tokenizer.json").is_file()
     samples = (folder(outputs["samples"]) / "samples-6.txt").read_text()
@@ -86,14 +67,12 @@ def test_outputs_tell_what_happened(train):
 
 
 def test_tensorboard_has_figures_config_and_samples(train):
-    outputs = train(report_every=3)
+    outputs = train(report_every=3, settings={"device_peak_flops": 1e9})
     [events] = folder(outputs["logs"]).glob("events.out.tfevents.*")
     tags = {value.tag for event in EventFileLoader(str(events)).Load() for value in event.summary.value}
     assert tags == {
-        "loss",
-        "learning_rate",
-        "gradient_norm",
-        "tokens_per_second",
+        *REPORTED,
+        "_hparams_/session_start_info",
         "validation_loss",
         "validation_perplexity",
         "config",
@@ -122,7 +101,7 @@ def test_training_goes_on_from_a_checkpoint_with_a_new_optimizer(train, tmp_path
     state = json.loads((folder(outputs["checkpoint"]) / "state.json").read_text())
     assert state["source"] == made.digest
     slots = load_file(folder(outputs["checkpoint"]) / "optimizer.safetensors")
-    assert all("/h." in name for name in slots)
+    assert all("/h." in name or name.startswith("guard/") for name in slots)
     parents = json.loads((folder(outputs["checkpoint"]) / "manifest.json").read_text())["parents"]
     assert [parent["digest"] for parent in parents][1] == made.digest
 
@@ -135,7 +114,8 @@ def test_a_finished_training_that_is_run_again_gives_the_same(train):
 
 
 def test_divergence_ends_the_job_and_keeps_the_last_good_checkpoint(train, tmp_path):
-    error = train(steps=30, optimizer="sgd", learning_rate=1e30, clip_norm=0.0, warmup_steps=30, save_every=1)["error"]
+    wild = {"optimizer": "sgd", "learning_rate": 1e30, "clip_norm": 0.0, "warmup_steps": 30, "validate_every": 30}
+    error = train(steps=30, save_every=1, **wild)["error"]
     assert error["type"] == "FailedPrecondition"
     assert "the training diverged at step" in error["message"]
     assert "lower learning_rate" in error["message"]

@@ -10,13 +10,15 @@ import grpc.aio
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2.trainer.v1 import trainer_service_pb2_grpc
-from gpt2_common.errors import InvalidRequest
+from gpt2_common.errors import InvalidRequest, NotFound
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.server import ServiceDefinition, ServiceSurroundings
 from gpt2_trainer import requests
+from gpt2_trainer.admission import admission_problems
 from gpt2_trainer.generation.messages import GenerationTask
 from gpt2_trainer.generation.pool import GenerationPool
 from gpt2_trainer.settings import TrainerSettings
+from gpt2_trainer.training_requests import train_problems
 
 IMPORT_CHECKPOINT = JobKind(
     name="ImportCheckpoint",
@@ -51,6 +53,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
     def __init__(self, surroundings: ServiceSurroundings[TrainerSettings], pool: GenerationPool) -> None:
         self._jobs = surroundings.jobs
         self._artifacts = surroundings.artifacts
+        self._settings = surroundings.settings
         self._pool = pool
 
     async def ImportCheckpoint(self, request: pb.ImportCheckpointRequest, context: Any) -> pb.ImportCheckpointResponse:  # noqa: ARG002
@@ -60,8 +63,19 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
 
     async def TrainModel(self, request: pb.TrainModelRequest, context: Any) -> pb.TrainModelResponse:  # noqa: ARG002
         """Starts a training."""
-        job = await self._jobs.start(TRAIN_MODEL, request, requests.train_problems(request))
+        problems = train_problems(request)
+        if not problems and not await self._exists(request.job.job_id):
+            memory = self._settings.device_memory_bytes
+            problems = await asyncio.to_thread(admission_problems, request, self._artifacts, memory)
+        job = await self._jobs.start(TRAIN_MODEL, request, problems)
         return pb.TrainModelResponse(job=job)
+
+    async def _exists(self, job_id: str) -> bool:
+        """Whether a start call is a repeated one: its job is there, whatever has become of its inputs."""
+        try:
+            return bool(job_id) and bool(await self._jobs.get(job_id))
+        except NotFound:
+            return False
 
     async def ExportModel(self, request: pb.ExportModelRequest, context: Any) -> pb.ExportModelResponse:  # noqa: ARG002
         """Starts an export."""

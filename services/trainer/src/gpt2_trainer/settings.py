@@ -32,6 +32,13 @@ class TrainerSettings(ServiceSettings):
     )
     generate_models: int = Field(2, ge=1, description="Models that may be in memory to generate text.")
 
+    device_memory_bytes: int = Field(
+        0, ge=0, description="Memory that a training may use; larger ones are refused. 0: what the device has."
+    )
+    device_peak_flops: float = Field(
+        0.0, ge=0, description="Greatest operations a second of one device, for MFU. 0: by the device's name."
+    )
+
     @field_validator("keras_backend", mode="before")
     @classmethod
     def _backend_of_keras(cls, value: str | None) -> str:

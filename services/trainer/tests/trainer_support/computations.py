@@ -1,11 +1,27 @@
 """What the tests let a process with one of Keras' backends compute. All take and return NumPy arrays."""
 
+import os
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from gpt2_trainer.model.backend import select_backend
 from gpt2_trainer.model.weights import cut_vocabulary, pad_vocabulary
+
+
+def cache_variables(cache):
+    """Most tests compile what another has compiled before."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def start_backend(name, cache):
+    os.environ |= cache_variables(cache)
+    select_backend(name)
 
 
 def network_logits(architecture, weights, token_ids, padded=True, **options):
@@ -17,16 +33,24 @@ def network_logits(architecture, weights, token_ids, padded=True, **options):
     return ops.convert_to_numpy(Network(architecture=architecture, **options).logits(weights, token_ids))
 
 
-def train_steps(architecture, weights, options, batches, **network_options):
-    """Trains a few steps. Returns the weights, and loss, gradient norm and learning rate of each step."""
+def train_steps(architecture, weights, options, batches, with_slots=False, **network_options):
+    """Trains a few steps. Returns the weights, and loss, gradient norm and learning rate of each step.
+
+    With slots, it also returns the slots after each step, and whether each step was made.
+    """
     from gpt2_trainer.model.network import Network
     from gpt2_trainer.training.step import TrainingStep, create_stepper
 
     network = Network(architecture=architecture, precision=options.precision, **network_options)
     stepper = create_stepper(TrainingStep(network, options), pad_vocabulary(weights, architecture), None)
-    results = [stepper.train(number, *batch) for number, batch in enumerate(batches)]
+    results, slots = [], []
+    for number, batch in enumerate(batches):
+        results.append(stepper.train(number, *batch))
+        if with_slots:
+            slots.append(cut_vocabulary(stepper.slots(), architecture))
     figures = [(float(item.loss), float(item.gradient_norm), float(item.learning_rate)) for item in results]
-    return cut_vocabulary(stepper.weights(), architecture), figures
+    trained = cut_vocabulary(stepper.weights(), architecture)
+    return (trained, figures, slots, [bool(item.made) for item in results]) if with_slots else (trained, figures)
 
 
 def validation_losses(architecture, weights, options, inputs, targets):
@@ -43,7 +67,28 @@ def learning_rates(options, steps):
     return [float(learning_rate(options, step)) for step in steps]
 
 
-def optimizer_updates(options, weights, gradients):
+def first_slots(options, weights):
+    from gpt2_trainer.training import optimizer
+
+    return optimizer.first_slots(options, weights)
+
+
+def guard_decisions(options, before, asked):
+    """Whether updates of losses and norms are made, after others that were."""
+    from keras import ops
+
+    from gpt2_trainer.training import guard
+
+    def tensors(values):
+        return [ops.convert_to_tensor(np.float32(value)) for value in values]
+
+    state = {name: ops.convert_to_tensor(value) for name, value in guard.first_guard().items()}
+    for values in before:
+        state = guard.next_guard(state, *tensors(values))
+    return [bool(guard.is_harmless(options, state, *tensors(values))) for values in asked]
+
+
+def optimizer_updates(options, weights, gradients, elements=None):
     """Updates weights with given gradients at the options' learning rate."""
     from keras import ops
 
@@ -52,14 +97,12 @@ def optimizer_updates(options, weights, gradients):
     def tensors(values):
         return {name: ops.convert_to_tensor(value) for name, value in values.items()}
 
-    slots = {
-        f"{slot}/{name}": np.zeros_like(value)
-        for slot in optimizer.slot_names(options)
-        for name, value in weights.items()
-    }
+    slots = optimizer.first_slots(options, weights)
+    elements = elements or {name: value.size for name, value in weights.items()}
     state = tensors(weights), tensors(slots)
     for step, gradient in enumerate(gradients):
-        state = optimizer.update(options, options.learning_rate, np.int32(step), *state, tensors(gradient))
+        number = np.int32(step)
+        state = optimizer.update(options, options.learning_rate, number, *state, tensors(gradient), elements)
     return {name: ops.convert_to_numpy(value) for name, value in state[0].items()}
 
 

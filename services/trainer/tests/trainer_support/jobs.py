@@ -1,6 +1,7 @@
 """Runs job functions as the service's child processes do."""
 
 import base64
+import json
 import os
 import signal
 import sys
@@ -21,6 +22,16 @@ def make_context(folder: Path, job_id: str = "job", attempt: int = 1, **settings
     context = JobContext(identity, TrainerSettings(**values), reports.append, interruption)
     context.reports, context.interruption = reports, interruption
     return context
+
+
+def folder(output: dict[str, str]) -> Path:
+    """Where an output of a job is."""
+    return Path(output["uri"].removeprefix("file://"))
+
+
+def metrics(outputs: dict[str, dict[str, str]]) -> list[dict[str, float]]:
+    """What a training reported."""
+    return [json.loads(line) for line in (folder(outputs["logs"]) / "metrics.jsonl").read_text().splitlines()]
 
 
 def train_and_die(request: bytes, folder: str, backend: str, phase: str, step: int) -> None:

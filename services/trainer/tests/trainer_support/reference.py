@@ -60,8 +60,8 @@ def greedy(weights, prompt, count, n_layer, n_head, n_ctx):
 class AdamW:
     """Loshchilov and Hutter, algorithm 2, with the decay scaled by the learning rate."""
 
-    def __init__(self, betas, decay, is_decayed):
-        self.betas, self.decay, self.is_decayed = betas, decay, is_decayed
+    def __init__(self, betas, decay, is_decayed, epsilon=1e-8):
+        self.betas, self.decay, self.is_decayed, self.epsilon = betas, decay, is_decayed, epsilon
         self.first, self.second, self.step = {}, {}, 0
 
     def update(self, weights, gradients, rate):
@@ -74,5 +74,43 @@ class AdamW:
             first = self.first[name] / (1 - self.betas[0] ** self.step)
             second = self.second[name] / (1 - self.betas[1] ** self.step)
             decay = rate * self.decay * weights[name] if self.is_decayed(name) else 0
-            updated[name] = weights[name] - decay - rate * first / (np.sqrt(second) + 1e-8)
+            updated[name] = weights[name] - decay - rate * first / (np.sqrt(second) + self.epsilon)
+        return updated
+
+
+class Momentum:
+    """Gradient descent with the classical momentum."""
+
+    def __init__(self, momentum):
+        self.momentum, self.directions = momentum, {}
+
+    def update(self, weights, gradients, rate):
+        for name, gradient in gradients.items():
+            self.directions[name] = self.momentum * self.directions.get(name, 0) + gradient.astype(np.float64)
+        return {name: weights[name] - rate * self.directions[name] for name in gradients}
+
+
+class Adafactor:
+    """Shazeer and Stern, algorithm 4 for matrices and 5 for vectors, with the rate given and decay scaled by it."""
+
+    def __init__(self, decay, is_decayed):
+        self.decay, self.is_decayed = decay, is_decayed
+        self.rows, self.columns, self.second, self.step = {}, {}, {}, 0
+
+    def update(self, weights, gradients, rate):
+        self.step += 1
+        beta = 1 - self.step**-0.8
+        updated = {}
+        for name, gradient in gradients.items():
+            square = gradient.astype(np.float64) ** 2 + 1e-30
+            if gradient.ndim == 2:
+                self.rows[name] = beta * self.rows.get(name, 0) + (1 - beta) * square.sum(axis=1)
+                self.columns[name] = beta * self.columns.get(name, 0) + (1 - beta) * square.sum(axis=0)
+                estimate = np.outer(self.rows[name], self.columns[name]) / self.rows[name].sum()
+            else:
+                estimate = self.second[name] = beta * self.second.get(name, 0) + (1 - beta) * square
+            direction = gradient / np.sqrt(estimate)
+            direction = direction / max(1, np.sqrt((direction**2).mean()))
+            decay = rate * self.decay * weights[name] if self.is_decayed(name) else 0
+            updated[name] = weights[name] - decay - rate * direction
         return updated

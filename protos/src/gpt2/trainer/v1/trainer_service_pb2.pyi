@@ -148,8 +148,21 @@ class TrainConfig(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     REPORT_EVERY_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    BATCH_TOKENS_FIELD_NUMBER: _builtins.int
+    MICRO_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    BETA1_FIELD_NUMBER: _builtins.int
+    BETA2_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    LORA_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_PATIENCE_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_MIN_DELTA_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    SPIKE_FACTOR_FIELD_NUMBER: _builtins.int
+    MOST_SKIPPED_IN_A_ROW_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
-    """Optimizer updates. Required, at least 1."""
+    """Optimizer updates, at least 1. Either this or `epochs` is required."""
     batch_size: _builtins.int
     """Sequences in one update, summed over accumulation. Default 8."""
     accumulate_gradients: _builtins.int
@@ -157,7 +170,7 @@ class TrainConfig(_message.Message):
     context_length: _builtins.int
     """Tokens in a sequence. Default: the model's `n_ctx`."""
     optimizer: _builtins.str
-    """`adamw`, `adam` or `sgd`. Default `adamw`."""
+    """`adamw`, `adam`, `sgd` or `adafactor`. Default `adamw`."""
     learning_rate: _builtins.float
     """Highest learning rate. Default 0.0006 from scratch, 0.00002 from a checkpoint."""
     schedule: _builtins.str
@@ -167,7 +180,9 @@ class TrainConfig(_message.Message):
     final_learning_rate_fraction: _builtins.float
     """Learning rate at the last step, as a share of the highest: 0 to 1. Default 0.1."""
     weight_decay: _builtins.float
-    """Weight decay of matrices; biases, gains and positions have none. Default 0.1 with adamw; refused with others."""
+    """Weight decay of matrices; biases, gains and positions have none. Default 0.1 with adamw, 0 with adafactor; refused
+    with others.
+    """
     clip_norm: _builtins.float
     """Greatest norm of the gradient; greater ones are scaled down. 0: no limit. Default 1."""
     noise: _builtins.float
@@ -198,9 +213,42 @@ class TrainConfig(_message.Message):
     """Seed of everything random: weights, data order, noise, samples. Default 0."""
     report_every: _builtins.int
     """Steps from one report (log line, TensorBoard, progress) to the next. Default 10."""
+    epochs: _builtins.float
+    """Passes over the training sequences, over 0, rounded up to whole updates. Instead of `steps`."""
+    batch_tokens: _builtins.int
+    """Tokens in one update, summed over accumulation. A multiple of `context_length`. Instead of `batch_size`."""
+    micro_batch_size: _builtins.int
+    """Sequences that pass through the model at once. Divides the batch. Instead of `accumulate_gradients`."""
+    beta1: _builtins.float
+    """Decay of the gradient's running mean, 0 to under 1. Default 0.9. With adamw and adam."""
+    beta2: _builtins.float
+    """Decay of the squared gradient's running mean, 0 to under 1. Default 0.95 with adamw, 0.999 with adam; refused with
+    others.
+    """
+    epsilon: _builtins.float
+    """Added to the divisor of an update, over 0. Default 1e-8. With adamw and adam."""
+    momentum: _builtins.float
+    """Share of the update before that is kept, 0 to under 1. Default 0. With sgd."""
+    early_stopping_patience: _builtins.int
+    """Validations in a row without improvement after which the training ends, and succeeds. 0: none. Default 0."""
+    early_stopping_min_delta: _builtins.float
+    """By how much, in nats per token, a validation loss must be lower to be an improvement. Default 0."""
+    max_seconds: _builtins.float
+    """Time that the training may take, summed over attempts; then it ends, and succeeds. 0: no limit. Default 0."""
+    spike_factor: _builtins.float
+    """How many times its running mean the gradient's norm, or the perplexity of a batch, may be; an update over that is
+    left out. A norm under `clip_norm` never is over it, nor are the first 20 updates. 0: no such limit; what is no
+    finite number is left out always. Default 10.
+    """
+    most_skipped_in_a_row: _builtins.int
+    """Updates left out in a row after which the training fails. Default 10."""
     @_builtins.property
     def sampling(self) -> Global___SamplingConfig:
         """How samples are drawn. Default: temperature 1, top_k 40."""
+
+    @_builtins.property
+    def lora(self) -> Global___LoraConfig:
+        """Trains small additions to the weights instead of the weights. Default: none."""
 
     def __init__(
         self,
@@ -231,25 +279,92 @@ class TrainConfig(_message.Message):
         sampling: Global___SamplingConfig | None = ...,
         seed: _builtins.int = ...,
         report_every: _builtins.int = ...,
+        epochs: _builtins.float = ...,
+        batch_tokens: _builtins.int = ...,
+        micro_batch_size: _builtins.int = ...,
+        beta1: _builtins.float | None = ...,
+        beta2: _builtins.float | None = ...,
+        epsilon: _builtins.float | None = ...,
+        momentum: _builtins.float | None = ...,
+        lora: Global___LoraConfig | None = ...,
+        early_stopping_patience: _builtins.int = ...,
+        early_stopping_min_delta: _builtins.float = ...,
+        max_seconds: _builtins.float = ...,
+        spike_factor: _builtins.float | None = ...,
+        most_skipped_in_a_row: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_clip_norm", b"_clip_norm", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_weight_decay", b"_weight_decay", "clip_norm", b"clip_norm", "final_learning_rate_fraction", b"final_learning_rate_fraction", "sampling", b"sampling", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "lora", b"lora", "momentum", b"momentum", "sampling", b"sampling", "spike_factor", b"spike_factor", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clip_norm", b"_clip_norm", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_weight_decay", b"_weight_decay", "accumulate_gradients", b"accumulate_gradients", "batch_size", b"batch_size", "clip_norm", b"clip_norm", "context_length", b"context_length", "final_learning_rate_fraction", b"final_learning_rate_fraction", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "memory_saving_gradients", b"memory_saving_gradients", "noise", b"noise", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "report_every", b"report_every", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "accumulate_gradients", b"accumulate_gradients", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "lora", b"lora", "max_seconds", b"max_seconds", "memory_saving_gradients", b"memory_saving_gradients", "micro_batch_size", b"micro_batch_size", "momentum", b"momentum", "most_skipped_in_a_row", b"most_skipped_in_a_row", "noise", b"noise", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "report_every", b"report_every", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
+    _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
+    _WhichOneofReturnType__beta2: _TypeAlias = _typing.Literal["beta2"]  # noqa: Y015
+    _WhichOneofArgType__beta2: _TypeAlias = _typing.Literal["_beta2", b"_beta2"]  # noqa: Y015
     _WhichOneofReturnType__clip_norm: _TypeAlias = _typing.Literal["clip_norm"]  # noqa: Y015
     _WhichOneofArgType__clip_norm: _TypeAlias = _typing.Literal["_clip_norm", b"_clip_norm"]  # noqa: Y015
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
     _WhichOneofReturnType__final_learning_rate_fraction: _TypeAlias = _typing.Literal["final_learning_rate_fraction"]  # noqa: Y015
     _WhichOneofArgType__final_learning_rate_fraction: _TypeAlias = _typing.Literal["_final_learning_rate_fraction", b"_final_learning_rate_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__momentum: _TypeAlias = _typing.Literal["momentum"]  # noqa: Y015
+    _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
+    _WhichOneofReturnType__spike_factor: _TypeAlias = _typing.Literal["spike_factor"]  # noqa: Y015
+    _WhichOneofArgType__spike_factor: _TypeAlias = _typing.Literal["_spike_factor", b"_spike_factor"]  # noqa: Y015
     _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
     _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta1) -> _WhichOneofReturnType__beta1 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta2) -> _WhichOneofReturnType__beta2 | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clip_norm) -> _WhichOneofReturnType__clip_norm | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__final_learning_rate_fraction) -> _WhichOneofReturnType__final_learning_rate_fraction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__momentum) -> _WhichOneofReturnType__momentum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__spike_factor) -> _WhichOneofReturnType__spike_factor | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
 
 Global___TrainConfig: _TypeAlias = TrainConfig  # noqa: Y015
+
+@_typing.final
+class LoraConfig(_message.Message):
+    """Low-rank adaptation (Hu et al. 2021): to each chosen matrix W goes (alpha / rank) * A * B, and A and B alone are
+    trained. The checkpoint holds the sums, as any other, and the additions beside them in PEFT's format.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    ALPHA_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """Columns of A and rows of B. At least 1, at most `n_embd`. Default 8."""
+    alpha: _builtins.float
+    """Scale of the additions, times the rank. Over 0. Default: twice the rank."""
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which matrices of each layer: `attn.c_attn`, `attn.c_proj`, `mlp.c_fc`, `mlp.c_proj`. Default: all four."""
+
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        alpha: _builtins.float = ...,
+        targets: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "rank", b"rank", "targets", b"targets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoraConfig: _TypeAlias = LoraConfig  # noqa: Y015
 
 @_typing.final
 class SamplingConfig(_message.Message):

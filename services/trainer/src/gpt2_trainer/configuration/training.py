@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from gpt2_trainer.configuration.lora import LoraOptions
 from gpt2_trainer.configuration.sampling import SamplingOptions
 
-OptimizerName = Literal["adamw", "adam", "sgd"]
+OptimizerName = Literal["adamw", "adam", "sgd", "adafactor"]
 ScheduleName = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "bfloat16"]
 
-OPTIMIZERS: tuple[OptimizerName, ...] = ("adamw", "adam", "sgd")
+OPTIMIZERS: tuple[OptimizerName, ...] = ("adamw", "adam", "sgd", "adafactor")
 SCHEDULES: tuple[ScheduleName, ...] = ("cosine", "linear", "constant")
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
@@ -32,13 +33,23 @@ class TrainingOptions:
     warmup_steps: int = 0
     final_learning_rate_fraction: float = 0.1
     weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    momentum: float = 0.0
     clip_norm: float = 1.0
+    spike_factor: float = 10.0
+    most_skipped_in_a_row: int = 10
     noise: float = 0.0
     only_train_transformer_layers: bool = False
+    lora: LoraOptions | None = None
     memory_saving_gradients: bool = False
     precision: Precision = "float32"
     validate_every: int
     validation_sequences: int = 64
+    early_stopping_patience: int = 0
+    early_stopping_min_delta: float = 0.0
+    max_seconds: float = 0.0
     save_every: int
     keep_checkpoints: int = 2
     sample_every: int = 0
@@ -66,14 +77,21 @@ class TrainingOptions:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "TrainingOptions":
         """Reads what `to_json` made."""
-        return cls(**{**content, "sampling": SamplingOptions(**content["sampling"])})
+        lora = LoraOptions.from_json(content["lora"]) if content.get("lora") else None
+        return cls(**{**content, "sampling": SamplingOptions(**content["sampling"]), "lora": lora})
 
     def problems(self) -> Problems:
         """What is wrong with them, as pairs of field and description."""
         found = self._integer_problems() + self._number_problems() + self._choice_problems()
         found += [(f"sampling.{name}", description) for name, description in self.sampling.problems()]
+        if self.lora is not None:
+            found += [(f"lora.{name}", description) for name, description in self.lora.problems()]
+            if self.only_train_transformer_layers:
+                found.append(("only_train_transformer_layers", "goes without lora, which trains no other weights"))
         if not found and self.batch_size % self.accumulate_gradients:
-            found.append(("accumulate_gradients", f"must divide batch_size, which is {self.batch_size}"))
+            near = max(n for n in range(1, self.accumulate_gradients + 1) if self.batch_size % n == 0)
+            fitting = f"must divide batch_size, which is {self.batch_size}: {near} would"
+            found.append(("accumulate_gradients", fitting))
         if not found and self.warmup_steps > self.steps:
             found.append(("warmup_steps", f"must be at most the {self.steps} steps of the training"))
         return found
@@ -87,6 +105,8 @@ class TrainingOptions:
             "warmup_steps": 0,
             "validate_every": 1,
             "validation_sequences": 1,
+            "early_stopping_patience": 0,
+            "most_skipped_in_a_row": 1,
             "save_every": 1,
             "keep_checkpoints": 1,
             "sample_every": 0,
@@ -101,6 +121,21 @@ class TrainingOptions:
             ("learning_rate", 0 < self.learning_rate < math.inf, "must be over 0"),
             ("final_learning_rate_fraction", 0 <= self.final_learning_rate_fraction <= 1, "must be from 0 to 1"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "must be 0 or greater"),
+            ("beta1", 0 <= self.beta1 < 1, "must be from 0 to under 1"),
+            ("beta2", 0 <= self.beta2 < 1, "must be from 0 to under 1"),
+            ("epsilon", 0 < self.epsilon < math.inf, "must be over 0"),
+            ("momentum", 0 <= self.momentum < 1, "must be from 0 to under 1"),
+            (
+                "spike_factor",
+                self.spike_factor == 0 or 1 < self.spike_factor < math.inf,
+                "must be 0 (no limit) or over 1",
+            ),
+            (
+                "early_stopping_min_delta",
+                0 <= self.early_stopping_min_delta < math.inf,
+                "must be 0 or greater",
+            ),
+            ("max_seconds", 0 <= self.max_seconds < math.inf, "must be 0 (no limit) or greater"),
             ("clip_norm", 0 <= self.clip_norm < math.inf, "must be 0 (no limit) or greater"),
             ("noise", 0 <= self.noise <= 1, "must be from 0 to 1"),
         )

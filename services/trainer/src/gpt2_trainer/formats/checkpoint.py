@@ -4,10 +4,12 @@ config.json             the architecture
 weights.safetensors     float32, named as in `model/weights.py`, the vocabulary exact
 optimizer.safetensors   slots by `<slot>/<weight>`; missing where there is no optimizer
 state.json              how far the training is, with what options, on which data
+adapter/                additions of low-rank adaptation, in PEFT's format; missing where there are none
 tokenizer/              the tokenizer's files; missing where its source had none
 """
 
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,14 +20,17 @@ from safetensors.numpy import load_file, save_file
 
 from gpt2_common.errors import DataLoss
 from gpt2_trainer.configuration.architecture import Architecture
+from gpt2_trainer.configuration.lora import LoraOptions
+from gpt2_trainer.formats.peft import read_adapters, write_adapters
 from gpt2_trainer.model.weights import Weights, check_weights, cut_vocabulary
 
-CONFIG, WEIGHTS, OPTIMIZER, STATE, TOKENIZER = (
+CONFIG, WEIGHTS, OPTIMIZER, STATE, TOKENIZER, ADAPTER = (
     "config.json",
     "weights.safetensors",
     "optimizer.safetensors",
     "state.json",
     "tokenizer",
+    "adapter",
 )
 
 # `transformers` refuses files without it.
@@ -57,11 +62,19 @@ class TrainingState:
     """All so far, in order."""
     unreported_losses: list[float] = field(default_factory=list)
     """Losses since the last report, which go into the next."""
+    skipped_steps: int = 0
+    """Updates that were left out, as they would have done harm."""
+    skipped_in_a_row: int = 0
+    """Of these, the latest."""
+    seconds: float = 0.0
+    """Time that the training took, where it is limited."""
+    stopped_because: str = ""
+    """What ended the training: `steps`, `max_seconds` or `early_stopping`; empty: it has not ended."""
 
     @property
     def best(self) -> Validation | None:
         """The lowest validation of a trained state; the earliest of equals."""
-        trained = [validation for validation in self.validations if validation.step > 0]
+        trained = [item for item in self.validations if item.step > 0 and math.isfinite(item.loss)]
         return min(trained, key=lambda validation: validation.loss, default=None)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,6 +95,9 @@ class Checkpoint:
     weights: Weights
     slots: Weights
     state: TrainingState
+    adapters: Weights = field(default_factory=dict)
+    """Additions of low-rank adaptation. In a training's own checkpoints the weights are without them; in those for
+    others they are with them."""
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, tokenizer: Path | None) -> None:
@@ -98,6 +114,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, tokenizer: Path | Non
     if checkpoint.slots:
         save_file(cut_vocabulary(checkpoint.slots, architecture), folder / OPTIMIZER)
     write_json(folder / STATE, checkpoint.state.to_json())
+    if checkpoint.adapters:
+        write_adapters(folder / ADAPTER, checkpoint.adapters, _lora_of(checkpoint.state))
     if tokenizer is not None:
         shutil.copytree(tokenizer, folder / TOKENIZER)
 
@@ -119,9 +137,14 @@ def read_checkpoint(folder: Path, *, with_optimizer: bool) -> Checkpoint:
         check_weights(weights, architecture)
         has_slots = with_optimizer and (folder / OPTIMIZER).exists()
         slots = load_file(folder / OPTIMIZER) if has_slots else {}
+        adapters = read_adapters(folder / ADAPTER) if (folder / ADAPTER).exists() else {}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataLoss(f"the checkpoint in {folder} is damaged ({error}): use another one") from error
-    return Checkpoint(architecture=architecture, weights=weights, slots=slots, state=state)
+    return Checkpoint(architecture=architecture, weights=weights, slots=slots, state=state, adapters=adapters)
+
+
+def _lora_of(state: TrainingState) -> LoraOptions:
+    return LoraOptions.from_json((state.config or {})["lora"])
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,5 +1,6 @@
 """TrainModel: opens the data, finds where to begin or go on, trains, publishes the outputs."""
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,17 +11,20 @@ from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest
 from gpt2_common.jobs.context import JobContext, output
+from gpt2_trainer.admission import input_problems
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.training import TrainingOptions
 from gpt2_trainer.formats.checkpoint import TOKENIZER, Checkpoint, TrainingState, read_checkpoint
 from gpt2_trainer.formats.tokenizer_files import same_tokenizer
-from gpt2_trainer.model.backend import select_backend
+from gpt2_trainer.model.adapters import initial_adapters
+from gpt2_trainer.model.backend import device_names, select_backend
 from gpt2_trainer.model.weights import count_parameters, initial_weights
-from gpt2_trainer.requests import as_table, context_problems, layer_sizes, train_problems, training_options
 from gpt2_trainer.settings import TrainerSettings
 from gpt2_trainer.training.checkpoints import CheckpointFolder
 from gpt2_trainer.training.data import DatasetDescription, TokenStream, TrainingData, ValidationData
 from gpt2_trainer.training.reports import TrainingLogs
+from gpt2_trainer.training.speed import peak_flops
+from gpt2_trainer.training_requests import as_table, layer_sizes, train_problems, training_options
 
 
 def train_model(request: pb.TrainModelRequest, context: JobContext[TrainerSettings]) -> list[artifact_pb2.Artifact]:
@@ -54,9 +58,10 @@ class _Training:
     def run(self) -> list[artifact_pb2.Artifact]:
         """Trains and publishes."""
         architecture = self._architecture()
-        options = training_options(self._request, architecture.layers.n_ctx)
-        if problems := context_problems(options, architecture.layers.n_ctx):
+        layers, memory_bytes = architecture.layers, self._context.settings.device_memory_bytes
+        if problems := input_problems(self._request, layers, self._description, memory_bytes):
             raise InvalidRequest(problems)
+        options = training_options(self._request, layers.n_ctx, self._description.train_tokens)
         train, validation = self._data(options)
         checkpoints = CheckpointFolder(
             self._context.work / "checkpoints",
@@ -149,7 +154,8 @@ class _Training:
             tokenizer_digest=self._description.tokenizer_digest,
             source=source,
         )
-        return Checkpoint(architecture=architecture, weights=weights, slots={}, state=state)
+        adapters = initial_adapters(architecture, options.lora, options.seed) if options.lora else {}
+        return Checkpoint(architecture=architecture, weights=weights, slots={}, state=state, adapters=adapters)
 
     def _train(
         self,
@@ -175,6 +181,7 @@ class _Training:
             validation=data[1],
             checkpoints=checkpoints,
             logs=logs,
+            peak_flops=peak_flops(device_names(), options.precision, self._context.settings.device_peak_flops),
             take_samples=SampleWriter(network, options, codec, samples_folder, logs).write,
             report=lambda phase, step, figures: self._report(phase, step, options.steps, figures),
             check_interrupted=self._context.check_cancelled,
@@ -183,7 +190,8 @@ class _Training:
         return TrainingLoop(options, start, surroundings).run()
 
     def _report(self, phase: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
-        self._context.report(phase, step, steps, "steps", dict(figures))
+        finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+        self._context.report(phase, step, steps, "steps", finite)
 
     def _publish(
         self, architecture: Architecture, state: TrainingState, checkpoints: CheckpointFolder, parents: list[Artifact]
@@ -192,7 +200,10 @@ class _Training:
         self._context.report("publishing")
         best = state.best
         if best is None:
-            raise AssertionError("a training validates after its last step")
+            raise FailedPrecondition(
+                "the training diverged: its validation loss is no finite number; start a new job with a lower "
+                "learning_rate or a longer warm-up"
+            )
         checkpoints.verify(best.step)
         with self._context.create("checkpoint", "checkpoint", parents) as writer:
             shutil.rmtree(writer.folder)
@@ -208,6 +219,8 @@ def _properties(architecture: Architecture, state: TrainingState) -> dict[str, s
     facts: dict[str, Any] = {
         "step": best.step if best else 0,
         "last_step": state.step,
+        "stopped_because": state.stopped_because,
+        "skipped_steps": state.skipped_steps,
         "validation_loss": best.loss if best else "",
         "last_validation_loss": state.validations[-1].loss,
         "initial_validation_loss": state.validations[0].loss,

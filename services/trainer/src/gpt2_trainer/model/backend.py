@@ -45,3 +45,17 @@ def compiled(function: Callable[..., Any], donated: int | None = None) -> Callab
 
     graph: Callable[..., Any] = tf.function(function, jit_compile=True, autograph=False, reduce_retracing=False)
     return graph
+
+
+def device_names() -> list[str]:
+    """What the devices that the backend computes on call themselves, such as `NVIDIA H100 80GB HBM3` or `cpu`."""
+    import keras  # heavy; importing it fixes the backend
+
+    if keras.config.backend() == "jax":
+        import jax  # heavy, and wanted with this backend alone
+
+        return [str(device.device_kind) for device in jax.local_devices()]
+    import tensorflow as tf  # heavy, and wanted with this backend alone
+
+    details = [tf.config.experimental.get_device_details(device) for device in tf.config.list_physical_devices("GPU")]
+    return [str(item.get("device_name", "gpu")) for item in details] or ["cpu"]

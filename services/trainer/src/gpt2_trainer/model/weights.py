@@ -24,6 +24,8 @@ Weights = dict[str, NDArray[np.float32]]
 
 TOKEN_EMBEDDING = "wte.weight"
 POSITION_EMBEDDING = "wpe.weight"
+COLUMNS = "_columns"
+"""How the name of an optimizer slot ends that has one number for each column of its weight, and none for rows."""
 LAYER_PARTS = (
     "ln_1.weight",
     "ln_1.bias",
@@ -136,7 +138,9 @@ def pad_vocabulary(tensors: Weights, architecture: Architecture) -> Weights:
     """Adds rows of zeros to the token embedding, and to its optimizer slots, up to the padded vocabulary."""
     missing = architecture.padded_vocabulary_size - architecture.vocabulary_size
     return {
-        name: np.pad(tensor, ((0, missing), (0, 0))) if missing and _has_vocabulary(name) else tensor
+        name: np.pad(tensor, [(0, missing)] + [(0, 0)] * (tensor.ndim - 1))
+        if missing and _has_vocabulary(name)
+        else tensor
         for name, tensor in tensors.items()
     }
 
@@ -150,5 +154,6 @@ def cut_vocabulary(tensors: Weights, architecture: Architecture) -> Weights:
 
 
 def _has_vocabulary(name: str) -> bool:
-    # A slot's name ends with its weight's.
-    return name.rpartition("/")[2] == TOKEN_EMBEDDING
+    # A slot's name ends with its weight's. Sums over rows have no place for each.
+    slot, _, weight = name.rpartition("/")
+    return weight == TOKEN_EMBEDDING and not slot.endswith(COLUMNS)

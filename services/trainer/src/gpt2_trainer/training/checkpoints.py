@@ -4,18 +4,23 @@ Each is written beside its place, with a manifest of checksums, and put there by
 it is read, said so in the log, and the one before is taken. The latest few are kept, and the best by validation loss.
 """
 
+import errno
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from gpt2_common.artifacts import Artifact, ArtifactWriter, Manifest
 from gpt2_common.artifacts.manifest import MANIFEST_NAME
 from gpt2_common.artifacts.store import check_files
-from gpt2_common.errors import DataLoss, FailedPrecondition
-from gpt2_trainer.formats.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from gpt2_common.errors import DataLoss, FailedPrecondition, ResourceExhausted
+from gpt2_trainer.configuration.lora import LoraOptions
+from gpt2_trainer.formats.checkpoint import ADAPTER, Checkpoint, read_checkpoint, write_checkpoint
+from gpt2_trainer.model.adapters import merge_adapters
 
 _log = logging.getLogger(__name__)
 _PREFIX = "step-"
@@ -47,11 +52,26 @@ class CheckpointFolder:
         return sorted(int(path.name.removeprefix(_PREFIX)) for path in self._folder.glob(f"{_PREFIX}*"))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Saves a checkpoint and deletes those that are not to be kept."""
+        """Saves a checkpoint and deletes those that are not to be kept.
+
+        Raises:
+            ResourceExhausted: The disk is full. What was written of it is removed, and those before are untouched.
+        """
         state = checkpoint.state
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self._folder))
-        write_checkpoint(temporary, checkpoint, self._tokenizer)
-        ArtifactWriter(self.path(state.step).as_uri(), "checkpoint", temporary, {}, ()).commit()
+        temporary = self._folder / f".writing-{state.step}"
+        try:
+            temporary.mkdir()
+            write_checkpoint(temporary, checkpoint, self._tokenizer)
+            ArtifactWriter(self.path(state.step).as_uri(), "checkpoint", temporary, {}, ()).commit()
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not _is_full_disk(error):
+                raise
+            before = f"the checkpoint of step {self.steps()[-1]} is whole" if self.steps() else "none was saved before"
+            raise ResourceExhausted(
+                f"no space left on the disk for the checkpoint of step {state.step} ({self._folder}); {before}: "
+                "free some, or choose fewer keep_checkpoints, and retry the job"
+            ) from error
         kept = set(self.steps()[-self._keep :]) | {state.best.step if state.best else -1}
         for step in self.steps():
             if step not in kept:
@@ -91,7 +111,16 @@ class CheckpointFolder:
         check_files(Artifact(path.as_uri(), Manifest.from_json(text, path.as_uri()), path), verify=True)
 
     def publish(self, step: int, target: Path) -> None:
-        """Puts one checkpoint's files into another folder, without copying where the file system can link."""
+        """Puts one checkpoint's files into another folder, without copying where the file system can link.
+
+        Additions of low-rank adaptation are added to the weights, so that others need not know of them.
+        """
+        if (self.path(step) / ADAPTER).exists():
+            checkpoint = read_checkpoint(self.path(step), with_optimizer=False)
+            lora = LoraOptions.from_json((checkpoint.state.config or {})["lora"])
+            merged = merge_adapters(checkpoint.weights, checkpoint.adapters, lora)
+            write_checkpoint(target, replace(checkpoint, weights=merged), self._tokenizer)
+            return
         for source in self._files(step):
             place = target / source.relative_to(self.path(step))
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -104,3 +133,9 @@ class CheckpointFolder:
     def _files(self, step: int) -> Iterator[Path]:
         path = self.path(step)
         return (file for file in path.rglob("*") if file.is_file() and file != path / MANIFEST_NAME)
+
+
+def _is_full_disk(error: Exception) -> bool:
+    # The library that writes safetensors tells of the system's errors in words alone.
+    number = error.errno if isinstance(error, OSError) else None
+    return number in (errno.ENOSPC, errno.EDQUOT) or "(os error 28)" in str(error) or "(os error 122)" in str(error)

@@ -5,9 +5,10 @@ that overlap by one, so that each token but the first is a target once an epoch.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,16 +33,20 @@ class DatasetDescription:
     def read(cls, folder: Path) -> "DatasetDescription":
         """Reads it. Raises DataLoss when it is not what the tokenizer service writes."""
         try:
-            content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-            return cls(
-                vocabulary_size=int(content["vocabulary_size"]),
-                end_token_id=int(content["end_token_id"]),
-                tokenizer_digest=str(content["tokenizer_digest"]),
-                train_tokens=int(content["train"]["tokens"]),
-                validation_tokens=int(content["validation"]["tokens"]),
-            )
+            return cls.from_json(json.loads((folder / "dataset.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataLoss(f"dataset.json of the dataset is damaged ({error!r}): encode the corpus again") from error
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "DatasetDescription":
+        """Reads the content of a `dataset.json`. Raises ValueError, KeyError or TypeError when it is not that."""
+        return cls(
+            vocabulary_size=int(content["vocabulary_size"]),
+            end_token_id=int(content["end_token_id"]),
+            tokenizer_digest=str(content["tokenizer_digest"]),
+            train_tokens=int(content["train"]["tokens"]),
+            validation_tokens=int(content["validation"]["tokens"]),
+        )
 
 
 class TokenStream:
@@ -160,17 +165,21 @@ class ValidationData:
 
 def count_windows(stream: TokenStream, context_length: int, split: str) -> int:
     """Windows in a split. Raises InvalidRequest, saying what would fit, when there is none."""
-    tokens = len(stream)
+    if problems := too_short(len(stream), context_length, split):
+        raise InvalidRequest(problems)
+    return (len(stream) - 1) // context_length
+
+
+def too_short(tokens: int, context_length: int, split: str) -> list[tuple[str, str]]:
+    """Whether a split of so many tokens holds no sequence; the problem says what would fit."""
     if tokens > context_length:
-        return (tokens - 1) // context_length
+        return []
     fits = f"a context_length of at most {tokens - 1} fits" if tokens > 1 else "no context_length fits"
     advice = " or encode it with a greater share for validation" if split == "validation" else ""
-    raise InvalidRequest(
-        [
-            (
-                "config.context_length",
-                f"the {split} split of the dataset has {tokens} tokens, and one sequence takes {context_length + 1}: "
-                f"{fits}; choose that, use a larger corpus{advice}",
-            )
-        ]
-    )
+    return [
+        (
+            "config.context_length",
+            f"the {split} split of the dataset has {tokens} tokens, and one sequence takes {context_length + 1}: "
+            f"{fits}; choose that, use a larger corpus{advice}",
+        )
+    ]

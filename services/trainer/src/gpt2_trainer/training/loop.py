@@ -18,12 +18,14 @@ from gpt2_common.errors import FailedPrecondition, JobSuspended
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.training import TrainingOptions
 from gpt2_trainer.formats.checkpoint import Checkpoint, TrainingState, Validation
+from gpt2_trainer.model.adapters import is_adapter
 from gpt2_trainer.model.network import Network
 from gpt2_trainer.model.weights import Weights, cut_vocabulary, pad_vocabulary
 from gpt2_trainer.training.checkpoints import CheckpointFolder
 from gpt2_trainer.training.data import TrainingData, ValidationData
 from gpt2_trainer.training.optimizer import Tensors
-from gpt2_trainer.training.reports import TrainingLogs, log_report
+from gpt2_trainer.training.reports import REPORTED, TrainingLogs, log_report
+from gpt2_trainer.training.speed import flops_per_token
 from gpt2_trainer.training.step import Stepper, StepResult, TrainingStep, create_stepper
 
 _log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ class TrainingSurroundings:
     validation: ValidationData
     checkpoints: CheckpointFolder
     logs: TrainingLogs
+    peak_flops: float
+    """Greatest floating-point operations a second of all devices together; 0: unknown."""
     take_samples: Callable[[int, Tensors], None]
     """Takes samples after a number of steps, with the weights of then."""
     report: Callable[[str, int, Mapping[str, float]], None]
@@ -65,24 +69,27 @@ class TrainingLoop:
             rematerialise=options.memory_saving_gradients,
         )
         slots = pad_vocabulary(start.slots, start.architecture) if start.state.step else None
-        weights = pad_vocabulary(start.weights, start.architecture)
-        self._stepper: Stepper = create_stepper(TrainingStep(network, options), weights, slots)
+        weights = pad_vocabulary(start.weights, start.architecture) | start.adapters
+        self._step = TrainingStep(network, options)
+        self._stepper: Stepper = create_stepper(self._step, weights, slots)
         self._results: list[StepResult] = []
         self._compiled = False
         self._figures: dict[str, float] = {}
+        self._flops_per_token = flops_per_token(start.architecture, options.context_length)
         self._reported_at = time.monotonic()
         self._reported_step = start.state.step
+        self._began_at = time.monotonic() - start.state.seconds
 
     def run(self) -> TrainingState:
-        """Trains to the last step and returns the state there.
+        """Trains until a limit ends it, and returns the state there.
 
         Raises:
-            FailedPrecondition: The loss is no number any more.
+            FailedPrecondition: Too many updates in a row were left out, as they would have done harm.
             JobInterrupted: It was told to stop; when it is to go on later, a checkpoint was saved.
         """
         if not self._state.validations:
             self._validate()
-        while self._state.step < self._options.steps:
+        while not self._state.stopped_because:
             self._check_interrupted()
             self._update()
             self._after_update()
@@ -96,57 +103,92 @@ class TrainingLoop:
             self._begin_clock()
 
     def _after_update(self) -> None:
-        if self._is_due(self._options.report_every):
+        stop = "steps" if self._state.step == self._options.steps else "max_seconds" if self._is_out_of_time() else ""
+        if stop or self._is_due(self._options.report_every):
             self._report()
-        improved = self._is_due(self._options.validate_every) and self._validate()
-        if self._is_due(self._options.sample_every):
+        improved = bool(stop or self._is_due(self._options.validate_every)) and self._validate()
+        if not stop and is_exhausted(self._options, self._state.validations):
+            stop = "early_stopping"
+            if self._state.step != self._reported_step:
+                self._report()
+        if stop or self._is_due(self._options.sample_every):
             self._around.report("sampling", self._state.step, self._figures)
-            self._around.take_samples(self._state.step, self._stepper.tensors())
-        if improved or self._is_due(self._options.save_every):
+            self._around.take_samples(self._state.step, self._step.merged(self._stepper.tensors()))
+        self._state = replace(self._state, stopped_because=stop)
+        if improved or stop or (self._is_due(self._options.save_every) and not self._latest_is_skipped()):
             self._save()
 
     def _is_due(self, every: int) -> bool:
-        step = self._state.step
-        return step == self._options.steps or (every > 0 and step % every == 0)
+        return every > 0 and self._state.step % every == 0
+
+    def _is_out_of_time(self) -> bool:
+        if not self._options.max_seconds:
+            return False
+        # Steps that are only on their way to the device take their time too.
+        self._fetch_results()
+        return time.monotonic() - self._began_at >= self._options.max_seconds
+
+    def _latest_is_skipped(self) -> bool:
+        """Whether the weights are as before the latest update, and may be what is wrong: others are worth keeping."""
+        self._fetch_results()
+        return self._state.skipped_in_a_row > 0
 
     def _begin_clock(self) -> None:
         """Leaves compilation, which the first step waits for, out of the speed."""
-        self._fetch_losses()
+        self._fetch_results()
         self._compiled = True
         self._reported_at = time.monotonic()
         self._reported_step = self._state.step
 
-    def _fetch_losses(self) -> None:
-        """Waits for the steps under way, and checks that their losses are numbers."""
+    def _fetch_results(self) -> None:
+        """Waits for the steps under way, and counts those that were left out."""
         first = self._state.step - len(self._results) + 1
         results, self._results = self._results, []
         for number, result in enumerate(results, start=first):
             loss, norm = float(result.loss), float(result.gradient_norm)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise FailedPrecondition(_diverged(number, loss, norm, self._around.checkpoints.steps()))
-            self._figures |= {"learning_rate": float(result.learning_rate), "gradient_norm": norm}
-            losses = [*self._state.unreported_losses, loss]
-            self._state = replace(self._state, unreported_losses=losses)
+            self._figures["learning_rate"] = float(result.learning_rate)
+            if bool(result.made):
+                self._figures["gradient_norm"] = norm
+                losses = [*self._state.unreported_losses, loss]
+                self._state = replace(self._state, unreported_losses=losses, skipped_in_a_row=0)
+            else:
+                self._skip(number, loss, norm)
+
+    def _skip(self, step: int, loss: float, norm: float) -> None:
+        _log.warning("step %d is left out: its loss is %g and its gradient norm %g", step, loss, norm)
+        in_a_row = self._state.skipped_in_a_row + 1
+        skipped = self._state.skipped_steps + 1
+        self._state = replace(self._state, skipped_steps=skipped, skipped_in_a_row=in_a_row)
+        if in_a_row >= self._options.most_skipped_in_a_row:
+            raise FailedPrecondition(
+                _diverged(step, in_a_row, loss, norm, self._around.checkpoints.steps(), self._state.best)
+            )
 
     def _report(self) -> None:
-        self._fetch_losses()
+        self._fetch_results()
         step, now = self._state.step, time.monotonic()
         seconds = (now - self._reported_at) / max(1, step - self._reported_step)
+        losses = self._state.unreported_losses
+        rate = self._options.tokens_per_step / max(seconds, 1e-9)
         self._figures |= {
-            "loss": float(np.mean(self._state.unreported_losses)),
-            "tokens_per_second": self._options.tokens_per_step / max(seconds, 1e-9),
-            "seconds_per_step": seconds,
+            "loss": float(np.mean(losses)) if losses else math.nan,
+            "tokens_per_second": rate,
+            "seconds_left": (self._options.steps - step) * seconds,
+            "epoch": step * self._options.batch_size / self._around.train.windows,
+            "skipped_steps": float(self._state.skipped_steps),
         }
+        if self._around.peak_flops:
+            self._figures["mfu"] = rate * self._flops_per_token / self._around.peak_flops
         self._state = replace(self._state, unreported_losses=[])
         self._reported_at, self._reported_step = now, step
-        names = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
-        self._around.logs.figures(step, {name: self._figures[name] for name in names})
-        log_report(step, self._options.steps, self._figures)
+        shown = {name: self._figures[name] for name in REPORTED if name in self._figures}
+        self._around.logs.figures(step, shown)
+        log_report(step, self._options.steps, shown)
         self._around.report("training", step, self._figures)
 
     def _validate(self) -> bool:
         """Validates. Returns whether the loss is the best of a trained state so far."""
-        self._fetch_losses()
+        self._fetch_results()
         started = time.monotonic()
         step = self._state.step
         self._around.report("validating", step, self._figures)
@@ -163,19 +205,27 @@ class TrainingLoop:
         validation = Validation(step=step, loss=loss)
         self._state = replace(self._state, validations=[*self._state.validations, validation])
         self._reported_at += time.monotonic() - started
-        return step > 0 and (before is None or loss < before.loss)
+        return step > 0 and math.isfinite(loss) and (before is None or loss < before.loss)
 
     def _save(self) -> None:
-        self._fetch_losses()
+        self._fetch_results()
         started = time.monotonic()
         self._around.report("saving", self._state.step, self._figures)
         self._around.checkpoints.save(self._checkpoint())
         self._reported_at += time.monotonic() - started
 
     def _checkpoint(self) -> Checkpoint:
-        weights: Weights = cut_vocabulary(self._stepper.weights(), self._architecture)
-        slots = self._stepper.slots()
-        return Checkpoint(architecture=self._architecture, weights=weights, slots=slots, state=self._state)
+        tensors = self._stepper.weights()
+        weights: Weights = {name: value for name, value in tensors.items() if not is_adapter(name)}
+        if self._options.max_seconds:
+            self._state = replace(self._state, seconds=time.monotonic() - self._began_at)
+        return Checkpoint(
+            architecture=self._architecture,
+            weights=cut_vocabulary(weights, self._architecture),
+            slots=self._stepper.slots(),
+            state=self._state,
+            adapters={name: value for name, value in tensors.items() if is_adapter(name)},
+        )
 
     def _check_interrupted(self) -> None:
         try:
@@ -187,9 +237,27 @@ class TrainingLoop:
             raise
 
 
-def _diverged(step: int, loss: float, norm: float, saved: list[int]) -> str:
+def is_exhausted(options: TrainingOptions, validations: list[Validation]) -> bool:
+    """Whether as many validations as the options' patience, of a trained state, have brought no improvement."""
+    if not options.early_stopping_patience:
+        return False
+    lowest, without = math.inf, 0
+    for validation in validations:
+        if validation.step == 0:
+            continue
+        if validation.loss < lowest - options.early_stopping_min_delta:
+            lowest, without = validation.loss, 0
+        else:
+            without += 1
+    return without >= options.early_stopping_patience
+
+
+def _diverged(step: int, in_a_row: int, loss: float, norm: float, saved: list[int], best: Validation | None) -> str:
     kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint had been saved"
+    if best is not None and best.step in saved and best.step != saved[-1]:
+        kept += f", and that of step {best.step}, whose validation loss {best.loss:.4f} is the lowest"
     return (
-        f"the training diverged at step {step}: its loss is {loss} and its gradient norm {norm}; {kept}; "
-        "start a new job with a lower learning_rate, a longer warm-up or a lower clip_norm"
+        f"the training diverged at step {step}: its loss is {loss} and its gradient norm {norm}, and {in_a_row} "
+        f"updates in a row were left out; {kept}; start a new job with a lower learning_rate, a longer warm-up or "
+        "a lower clip_norm, or, where such updates are right, with a greater spike_factor"
     )

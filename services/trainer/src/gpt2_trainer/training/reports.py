@@ -14,11 +14,23 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 _log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
+REPORTED = (
+    "loss",
+    "learning_rate",
+    "gradient_norm",
+    "tokens_per_second",
+    "mfu",
+    "seconds_left",
+    "epoch",
+    "skipped_steps",
+)
+"""What a report holds; `mfu` only where the device's speed is known, `gradient_norm` once an update was made."""
 
 
 class TrainingLogs:
@@ -62,9 +74,12 @@ class TrainingLogs:
         self._write(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=[value])))
 
     def config(self, config: Mapping[str, Any]) -> None:
-        """Writes the options of the training to TensorBoard, as text."""
+        """Writes the options of the training to TensorBoard, as text and for its table of hyperparameters."""
         rows = "\n".join(f"| {name} | {value} |" for name, value in config.items())
         self.text(0, "config", f"| option | value |\n|---|---|\n{rows}")
+        plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in config.items()}
+        # The same name always, or TensorBoard shows each attempt as another trial.
+        self._write(event_pb2.Event(step=0, summary=hparams_pb(plain, trial_id="training")))
 
     def close(self) -> None:
         """Closes the files."""
@@ -78,20 +93,25 @@ class TrainingLogs:
 
 
 def log_report(step: int, steps: int, figures: Mapping[str, float]) -> None:
-    """Writes one line on the training to the log, with the same figures as fields."""
-    rate = figures["tokens_per_second"]
-    seconds = (steps - step) * figures["seconds_per_step"]
-    _log.info(
-        "step %d of %d: loss %.4f, learning rate %.3g, gradient norm %.3f, %.0f tokens/s, %s to go",
-        step,
-        steps,
-        figures["loss"],
-        figures["learning_rate"],
-        figures["gradient_norm"],
-        rate,
-        format_duration(seconds),
-        extra={"step": step, **figures},
-    )
+    """Writes one line on the training to the log, with the same figures as fields.
+
+    Args:
+        step: Updates made.
+        steps: Updates in all.
+        figures: Figures by the names in `REPORTED`.
+    """
+    parts = [
+        f"loss {figures['loss']:.4f}",
+        f"learning rate {figures['learning_rate']:.3g}",
+        f"gradient norm {figures.get('gradient_norm', math.nan):.3f}",
+        f"{figures['tokens_per_second']:.0f} tokens/s",
+    ]
+    if "mfu" in figures:
+        parts.append(f"MFU {figures['mfu']:.1%}")
+    if figures["skipped_steps"]:
+        parts.append(f"{figures['skipped_steps']:.0f} updates left out")
+    parts.append(f"{format_duration(figures['seconds_left'])} to go")
+    _log.info("step %d of %d: %s", step, steps, ", ".join(parts), extra={"step": step, **figures})
 
 
 def format_duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ The backends differ in how they take a gradient and where they keep the state; `
 each do that and nothing else.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,9 +15,10 @@ from keras import ops
 from numpy.typing import NDArray
 
 from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_trainer.model.adapters import adapter_names, is_adapter
 from gpt2_trainer.model.network import Network
-from gpt2_trainer.model.weights import Weights, is_layer_weight
-from gpt2_trainer.training import optimizer
+from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, is_layer_weight
+from gpt2_trainer.training import guard, optimizer
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.schedule import learning_rate
 
@@ -28,12 +30,14 @@ ValueAndGradients = Callable[[Loss, Tensors, Any, Any], tuple[Any, Tensors]]
 class StepResult:
     """What one step says; the values may still be on their way from the device.
 
-    `loss` is the mean cross-entropy in nats, `gradient_norm` the global norm before clipping; float32 scalars.
+    `loss` is the mean cross-entropy in nats, `gradient_norm` the global norm before clipping; float32 scalars. `made`
+    is a bool scalar: whether the update was made, rather than left out as harmful.
     """
 
     loss: Any
     gradient_norm: Any
     learning_rate: Any
+    made: Any
 
 
 class Stepper(Protocol):
@@ -69,45 +73,66 @@ class TrainingStep:
 
     def is_trained(self, name: str) -> bool:
         """Whether the training changes a weight."""
+        if self.options.lora is not None:
+            return is_adapter(name)
         return is_layer_weight(name) or not self.options.only_train_transformer_layers
 
     def first_slots(self, weights: Weights) -> Weights:
-        """Slots of a new optimizer: zeros."""
-        names = optimizer.slot_names(self.options)
-        return {
-            f"{slot}/{name}": np.zeros_like(weights[name])
-            for slot in names
-            for name in weights
-            if self.is_trained(name)
-        }
+        """The optimizer's and the guard's state before the first update."""
+        trained = {name: value for name, value in weights.items() if self.is_trained(name)}
+        return optimizer.first_slots(self.options, trained) | guard.first_guard()
+
+    def merged(self, weights: Tensors) -> Tensors:
+        """The weights that the network computes with: where there are adapters, with their products added."""
+        lora = self.options.lora
+        if lora is None:
+            return weights
+        effective = {name: value for name, value in weights.items() if not is_adapter(name)}
+        for name in effective:
+            a, b = adapter_names(name)
+            if a in weights:
+                effective[name] = effective[name] + lora.scale * ops.matmul(weights[a], weights[b])
+        return effective
+
+    def losses(self, weights: Tensors, inputs: Any, targets: Any) -> Any:
+        """Mean loss of each sequence; see Network.losses."""
+        return self.network.losses(self.merged(weights), inputs, targets)
 
     def run(
         self, take_gradients: ValueAndGradients, weights: Tensors, slots: Tensors, step: Any, inputs: Any, targets: Any
-    ) -> tuple[Tensors, Tensors, tuple[Any, Any, Any]]:
-        """Computes one update.
+    ) -> tuple[Tensors, Tensors, tuple[Any, Any, Any, Any]]:
+        """Computes one update; one that would do harm changes nothing.
 
         Args:
             take_gradients: The backend's way to a loss and its gradients.
             weights: All weights by name.
-            slots: Optimizer slots.
+            slots: The optimizer's and the guard's state.
             step: int32 scalar, updates made before.
             inputs: int32 [batch_size, context_length].
             targets: As inputs.
 
         Returns:
-            New trained weights, new slots, and loss, gradient norm and learning rate.
+            New trained weights, new slots, and what a StepResult holds.
         """
         trained = {name: value for name, value in weights.items() if self.is_trained(name)}
         frozen = {name: value for name, value in weights.items() if not self.is_trained(name)}
 
         def loss_of(trained: Tensors, inputs: Any, targets: Any) -> Any:
-            return ops.mean(self.network.losses(trained | frozen, inputs, targets))
+            return ops.mean(self.losses(trained | frozen, inputs, targets))
 
         loss, gradients = self._accumulated(take_gradients, loss_of, trained, inputs, targets)
         gradients, norm = optimizer.clip(gradients, self.options.clip_norm)
         rate = learning_rate(self.options, step)
-        new_weights, new_slots = optimizer.update(self.options, rate, step, trained, slots, gradients)
-        return new_weights, new_slots, (loss, norm, rate)
+        made = guard.is_harmless(self.options, slots, loss, norm)
+        elements = {name: self._elements(name, value) for name, value in trained.items()}
+        new_weights, new_slots = optimizer.update(self.options, rate, step, trained, slots, gradients, elements)
+        new_slots |= guard.next_guard(slots, loss, norm)
+        return _chosen(made, new_weights, trained), _chosen(made, new_slots, slots), (loss, norm, rate, made)
+
+    def _elements(self, name: str, weight: Any) -> int:
+        """Numbers in a weight that are no padding."""
+        shape = tuple(weight.shape)
+        return math.prod((self.network.architecture.vocabulary_size, *shape[1:]) if name == TOKEN_EMBEDDING else shape)
 
     def _accumulated(
         self, take_gradients: ValueAndGradients, loss_of: Loss, trained: Tensors, inputs: Any, targets: Any
@@ -131,6 +156,10 @@ class TrainingStep:
         return loss / parts, {name: total / parts for name, total in zip(names, gradients, strict=True)}
 
 
+def _chosen(made: Any, new: Tensors, old: Tensors) -> Tensors:
+    return {name: ops.where(made, value, old[name]) for name, value in new.items()}
+
+
 def create_stepper(step: TrainingStep, weights: Weights, slots: Weights | None) -> Stepper:
     """Puts a training's state on the backend that Keras was started with.
 
@@ -141,7 +170,8 @@ def create_stepper(step: TrainingStep, weights: Weights, slots: Weights | None) 
     """
     # Sums over all weights are the same to the last bit only in the same order, wherever the weights come from.
     weights = dict(sorted(weights.items()))
-    slots = step.first_slots(weights) if slots is None else slots
+    # A training that an older version began has no guard yet.
+    slots = step.first_slots(weights) if slots is None else guard.first_guard() | slots
     if keras.config.backend() == "jax":
         from gpt2_trainer.training.step_jax import JaxStepper  # imports JAX
 

@@ -31,7 +31,7 @@ class JaxStepper:
             return step.run(_take_gradients, trained | frozen, slots, number, inputs, targets)
 
         self._update = jax.jit(update, donate_argnums=(0, 1))
-        self._losses = jax.jit(step.network.losses)
+        self._losses = jax.jit(step.losses)
 
     def train(self, step: int, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> StepResult:
         """See Stepper."""

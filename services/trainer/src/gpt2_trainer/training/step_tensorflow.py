@@ -50,13 +50,13 @@ class TensorFlowStepper:
 
     def slots(self) -> Weights:
         """See Stepper."""
-        return {name: variable.numpy() for name, variable in self._slots.items()}
+        return {name: np.asarray(variable.numpy()) for name, variable in self._slots.items()}
 
     def tensors(self) -> Tensors:
         """See Stepper."""
         return {name: variable.value() for name, variable in self._weights.items()}
 
-    def _update(self, step: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any]:
+    def _update(self, step: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
         slots = {name: variable.value() for name, variable in self._slots.items()}
         weights, slots, result = self._step.run(_take_gradients, self.tensors(), slots, step, inputs, targets)
         for name, value in weights.items():
@@ -66,7 +66,7 @@ class TensorFlowStepper:
         return result
 
     def _losses(self, inputs: Any, targets: Any) -> Any:
-        return self._step.network.losses(self.tensors(), inputs, targets)
+        return self._step.losses(self.tensors(), inputs, targets)
 
 
 def _take_gradients(loss_of: Loss, weights: Tensors, inputs: Any, targets: Any) -> tuple[Any, Tensors]:

@@ -1,0 +1,72 @@
+"""Looks at a training's inputs before its job is created, so that what cannot work is refused at once.
+
+Only two small files are read. What is not there yet, or cannot be read, is left for the job to find.
+"""
+
+import json
+import logging
+from typing import Any
+
+import fsspec
+
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_common.artifacts import ArtifactStore
+from gpt2_common.errors import InvalidRequest, PipelineError
+from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
+from gpt2_trainer.configuration.training import Problems
+from gpt2_trainer.memory import device_memory, memory_problems
+from gpt2_trainer.training.data import DatasetDescription, too_short
+from gpt2_trainer.training_requests import layer_sizes, sized_problems, training_options
+
+_log = logging.getLogger(__name__)
+
+
+def admission_problems(request: pb.TrainModelRequest, artifacts: ArtifactStore, memory_bytes: int) -> Problems:
+    """What is wrong with a training, as far as the sizes of its inputs tell.
+
+    Args:
+        request: The request; nothing is wrong with it by itself.
+        artifacts: Where its inputs are.
+        memory_bytes: Memory of the device, where a person has set it; 0: find out.
+    """
+    try:
+        dataset = DatasetDescription.from_json(_read(artifacts, "dataset_uri", request.dataset_uri, "dataset"))
+        layers = layer_sizes(request) or _layers_of(artifacts, request.checkpoint_uri)
+    except InvalidRequest as error:
+        return list(error.violations)
+    except (PipelineError, OSError, ValueError, KeyError, TypeError) as error:
+        _log.info("the inputs of the training cannot be looked at yet: %s", error)
+        return []
+    return input_problems(request, layers, dataset, memory_bytes)
+
+
+def input_problems(
+    request: pb.TrainModelRequest, layers: LayerSizes, dataset: DatasetDescription, memory_bytes: int
+) -> Problems:
+    """What is wrong with a training, given the sizes of its inputs; arguments as for `admission_problems`."""
+    options = training_options(request, layers.n_ctx, dataset.train_tokens)
+    splits = {"train": dataset.train_tokens, "validation": dataset.validation_tokens}
+    found: Problems = []
+    for split, tokens in splits.items():
+        found = found or too_short(tokens, options.context_length, split)
+    found = found or sized_problems(request, options, layers)
+    if found:
+        return found
+    architecture = Architecture(
+        layers=layers, vocabulary_size=dataset.vocabulary_size, end_token_id=dataset.end_token_id
+    )
+    return memory_problems(architecture, options, device_memory(memory_bytes))
+
+
+def _layers_of(artifacts: ArtifactStore, uri: str) -> LayerSizes:
+    content = _read(artifacts, "checkpoint_uri", uri, "checkpoint")
+    return Architecture.from_json(content).layers
+
+
+def _read(artifacts: ArtifactStore, field: str, uri: str, kind: str) -> dict[str, Any]:
+    """The description that an artifact of a kind holds."""
+    uri, _ = artifacts.read_manifest(field, uri, kind)
+    name = {"dataset": "dataset.json", "checkpoint": "config.json"}[kind]
+    filesystem, root = fsspec.core.url_to_fs(uri)
+    content: dict[str, Any] = json.loads(filesystem.cat_file(f"{root}/{name}"))
+    return content

@@ -1,0 +1,91 @@
+"""Optimizers beside Adam agree with plain NumPy, on every backend."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from trainer_support import computations, reference
+from trainer_support.data import random_weights, small_architecture
+
+from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_trainer.model.weights import cut_vocabulary, is_decayed, pad_vocabulary
+
+ARCHITECTURE = small_architecture(n_layer=1, n_ctx=8)
+OPTIONS = TrainingOptions(
+    steps=10, batch_size=4, context_length=8, learning_rate=0.01, validate_every=10, save_every=10
+)
+
+
+def random_gradients(weights, count):
+    random = np.random.default_rng(0)
+    return [
+        {name: random.normal(0, 0.1, value.shape).astype(np.float32) for name, value in weights.items()}
+        for _ in range(count)
+    ]
+
+
+def assert_agree(backend, options, numpy_optimizer):
+    weights = random_weights(ARCHITECTURE)
+    gradients = random_gradients(weights, 4)
+    expected = weights
+    for gradient in gradients:
+        expected = numpy_optimizer.update(expected, gradient, options.learning_rate)
+    updated = backend(computations.optimizer_updates, options, weights, gradients)
+    for name, value in weights.items():
+        np.testing.assert_allclose(updated[name], expected[name], atol=2e-6, err_msg=name)
+        assert not np.array_equal(value, updated[name])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_adafactor_agrees_with_numpy(backend, decay):
+    options = replace(OPTIONS, optimizer="adafactor", weight_decay=decay)
+    assert_agree(backend, options, reference.Adafactor(decay, is_decayed))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_agrees_with_numpy(backend, momentum):
+    options = replace(OPTIONS, optimizer="sgd", momentum=momentum)
+    assert_agree(backend, options, reference.Momentum(momentum))
+
+
+def test_betas_and_epsilon_are_used(jax_process):
+    options = replace(OPTIONS, beta1=0.5, beta2=0.6, epsilon=0.01)
+    assert_agree(jax_process, options, reference.AdamW((0.5, 0.6), 0.1, is_decayed, epsilon=0.01))
+
+
+def test_adafactor_keeps_rows_and_columns_only(jax_process):
+    weights = random_weights(ARCHITECTURE)
+    slots = jax_process(computations.first_slots, replace(OPTIONS, optimizer="adafactor"), weights)
+    for name, value in weights.items():
+        of_weight = {
+            slot.partition("/")[0]: tensor.shape for slot, tensor in slots.items() if slot.endswith(f"/{name}")
+        }
+        if value.ndim == 2:
+            rows, columns = value.shape
+            assert of_weight == {"second_moment_rows": (rows,), "second_moment_columns": (columns,)}
+        else:
+            assert of_weight == {"second_moment": value.shape}
+    padded = pad_vocabulary(slots, ARCHITECTURE)
+    assert padded["second_moment_rows/wte.weight"].shape == (ARCHITECTURE.padded_vocabulary_size,)
+    assert padded["second_moment_columns/wte.weight"].shape == (16,)
+    again = cut_vocabulary(padded, ARCHITECTURE)
+    assert {name: value.shape for name, value in again.items()} == {name: value.shape for name, value in slots.items()}
+
+
+def test_padding_of_the_vocabulary_changes_no_update_of_adafactor(jax_process):
+    """Rows that are no tokens must not count where means are taken."""
+    options = replace(OPTIONS, optimizer="adafactor")
+    name = "wte.weight"
+    weights = {name: random_weights(ARCHITECTURE)[name]}
+    gradients = [{name: value[name]} for value in random_gradients(weights, 3)]
+    exact = jax_process(computations.optimizer_updates, options, weights, gradients)
+    elements = {name: weights[name].size}
+    padded = jax_process(
+        computations.optimizer_updates,
+        options,
+        pad_vocabulary(weights, ARCHITECTURE),
+        [pad_vocabulary(gradient, ARCHITECTURE) for gradient in gradients],
+        elements,
+    )
+    np.testing.assert_allclose(cut_vocabulary(padded, ARCHITECTURE)[name], exact[name], atol=1e-6)
+    assert not padded[name][ARCHITECTURE.vocabulary_size :].any()
