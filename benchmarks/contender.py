@@ -1,0 +1,50 @@
+"""How a benchmark talks to the processes that it compares: a setting as JSON, then commands, one line each.
+
+Each contender is a script that runs in its own process and environment and stays up, so that the benchmark can let
+them take turns: what slows the machine for a while slows all of them. It imports this file alone.
+
+    > {"n_layer": 12, ...}     the setting
+    < {"first_seconds": 9.1}   ready: built, compiled and run once
+    > 5                        do five units of work (steps, or generations)
+    < {"seconds": 1.2, "value": 10.8}
+    > peak
+    < {"peak_bytes": 2147483648}
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+Work = Callable[[], float]
+"""Does one unit of work to its end and returns a figure to check it by, such as the loss."""
+
+
+def serve(build: Callable[[dict[str, Any]], Work]) -> None:
+    """Answers the benchmark until it closes the pipe.
+
+    Args:
+        build: Makes the work of a setting.
+    """
+    answers, sys.stdout = sys.stdout, sys.stderr
+    setting = json.loads(sys.stdin.readline())
+    started = time.perf_counter()
+    work = build(setting)
+    work()
+    _answer(answers, {"first_seconds": time.perf_counter() - started})
+    for line in sys.stdin:
+        if line.strip() == "peak":
+            _answer(answers, {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})
+            continue
+        started = time.perf_counter()
+        value = 0.0
+        for _ in range(int(line)):
+            value = work()
+        _answer(answers, {"seconds": time.perf_counter() - started, "value": value})
+
+
+def _answer(stream: Any, content: dict[str, Any]) -> None:
+    stream.write(json.dumps(content) + "\n")
+    stream.flush()

@@ -1,0 +1,50 @@
+"""Our training step, as the trainer runs it."""
+
+import os
+import sys
+
+import numpy as np
+from contender import Work, serve
+
+
+def build(setting: dict) -> Work:
+    """Makes a step on random tokens."""
+    from gpt2_trainer.model.backend import select_backend
+
+    select_backend(sys.argv[1])
+    from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
+    from gpt2_trainer.configuration.training import TrainingOptions
+    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.model.weights import initial_weights, pad_vocabulary
+    from gpt2_trainer.training.step import TrainingStep, create_stepper
+
+    sizes = LayerSizes(**{name: setting[name] for name in ("n_layer", "n_head", "n_embd", "n_ctx")})
+    vocabulary = setting["vocabulary"]
+    architecture = Architecture(layers=sizes, vocabulary_size=vocabulary, end_token_id=vocabulary - 1)
+    options = TrainingOptions(
+        steps=100_000,
+        validate_every=1000,
+        save_every=1000,
+        batch_size=setting["batch"],
+        context_length=setting["length"],
+        precision=setting["precision"],
+        learning_rate=1e-4,
+        warmup_steps=0,
+        schedule="constant",
+    )
+    network = Network(architecture=architecture, precision=options.precision)
+    weights = pad_vocabulary(initial_weights(architecture, 0), architecture)
+    stepper = create_stepper(TrainingStep(network, options), weights, None)
+    random = np.random.default_rng(0)
+    shape = (setting["batch"], setting["length"] + 1)
+    numbers = iter(range(100_000))
+
+    def work() -> float:
+        tokens = random.integers(0, vocabulary, shape, dtype=np.int32)
+        return float(stepper.train(next(numbers), tokens[:, :-1], tokens[:, 1:]).loss)
+
+    return work
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+serve(build)

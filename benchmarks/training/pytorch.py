@@ -1,0 +1,54 @@
+"""Hugging Face's GPT-2 in PyTorch, eager or compiled, fused AdamW."""
+
+import os
+import sys
+
+import numpy as np
+import torch
+from contender import Work, serve
+from transformers import GPT2Config, GPT2LMHeadModel
+
+
+def build(setting: dict) -> Work:
+    """Makes a step on random tokens."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = GPT2Config(
+        vocab_size=setting["vocabulary"],
+        n_positions=setting["n_ctx"],
+        n_embd=setting["n_embd"],
+        n_layer=setting["n_layer"],
+        n_head=setting["n_head"],
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+    )
+    model = GPT2LMHeadModel(config).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    mixed = setting["precision"] == "bfloat16"
+
+    def forward(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
+            logits = model(inputs).logits
+        return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+    if sys.argv[1] == "compiled":
+        forward = torch.compile(forward)
+    random = np.random.default_rng(0)
+    shape = (setting["batch"], setting["length"] + 1)
+
+    def work() -> float:
+        tokens = torch.from_numpy(random.integers(0, setting["vocabulary"], shape)).to(device)
+        loss = forward(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    return work
+
+
+serve(build)

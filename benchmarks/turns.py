@@ -1,0 +1,100 @@
+"""Runs contenders in turns, and makes a table of what they reached."""
+
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass
+class Contender:
+    """One process of a comparison."""
+
+    name: str
+    command: Sequence[str]
+    """Interpreter, script and arguments."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables besides the present ones."""
+    rates: list[float] = field(default_factory=list)
+    first_seconds: float = 0.0
+    peak_bytes: int = 0
+    value: float = 0.0
+    _process: Any = None
+    _log: Any = None
+
+    def start(self, setting: Mapping[str, Any]) -> None:
+        """Starts the process and waits until it has done its work once."""
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open while the process runs
+        self._process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(FOLDER), **self.environment},
+        )
+        self.first_seconds = self._ask(json.dumps(setting))["first_seconds"]
+
+    def turn(self, units: int, tokens_per_unit: float) -> None:
+        """Lets it work for a while and notes its tokens per second."""
+        answer = self._ask(str(units))
+        self.rates.append(units * tokens_per_unit / answer["seconds"])
+        self.value = answer["value"]
+
+    def stop(self) -> None:
+        """Notes its peak memory and ends it."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self.peak_bytes = self._ask("peak")["peak_bytes"]
+        self._process.stdin.close()
+        self._process.wait()
+
+    @property
+    def rate(self) -> float:
+        """Median tokens per second of its turns."""
+        return statistics.median(self.rates)
+
+    def _ask(self, line: str) -> dict[str, Any]:
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            self._log.seek(0)
+            raise SystemExit(f"{self.name} ended with status {self._process.wait()}:\n{self._log.read()[-3000:]}")
+        content: dict[str, Any] = json.loads(answer)
+        return content
+
+
+def compare(
+    contenders: Sequence[Contender], setting: Mapping[str, Any], rounds: int, units: int, tokens_per_unit: float
+) -> None:
+    """Lets all take turns and prints the table; the first is ours, and ratios are of it to each other."""
+    running: list[Contender] = []
+    try:
+        for contender in contenders:
+            contender.start(setting)
+            running.append(contender)
+        for _ in range(rounds):
+            for contender in running:
+                contender.turn(units, tokens_per_unit)
+    finally:
+        for contender in running:
+            contender.stop()
+    ours = contenders[0].rate
+    print(f"| {'contender':32} | tokens/s | least | most | ours/it | first s | peak GiB | check |")
+    print(f"|{'-' * 34}|---:|---:|---:|---:|---:|---:|---:|")
+    for one in contenders:
+        print(
+            f"| {one.name:32} | {one.rate:,.1f} | {min(one.rates):,.1f} | {max(one.rates):,.1f} "
+            f"| {ours / one.rate:.2f} "
+            f"| {one.first_seconds:.1f} | {one.peak_bytes / 2**30:.2f} | {one.value:.4f} |",
+            flush=True,
+        )
