@@ -26,7 +26,7 @@ def sha256(path):
 
 @pytest.fixture
 def small():
-    return train_vocabulary(["Der Hund läuft, der Hund bellt."] * 5, 280, 2)
+    return train_vocabulary(lambda: ["Der Hund läuft, der Hund bellt."] * 5, 280, 2)
 
 
 @pytest.fixture

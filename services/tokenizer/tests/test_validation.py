@@ -16,6 +16,13 @@ from gpt2_tokenizer import validation
         ({"vocabulary_size": -1, "min_frequency": -1}, ["vocabulary_size", "min_frequency"]),
         ({"vocabulary_size": 1_000_001}, ["vocabulary_size"]),
         ({"corpus_uri": ""}, ["corpus_uri"]),
+        ({"vocabulary_size": 258, "special_tokens": ["<|pad|>"]}, []),
+        ({"vocabulary_size": 257, "special_tokens": ["<|pad|>"]}, ["vocabulary_size"]),
+        ({"sample_bytes": -1}, ["sample_bytes"]),
+        ({"special_tokens": ["<|pad|>", "a b"]}, ["special_tokens[1]"]),
+        ({"special_tokens": ["<|pad|>", "<|pad|>"]}, ["special_tokens[1]"]),
+        ({"special_tokens": ["<|endoftext|>", "x", "ä" * 3, "y" * 65, ""]}, [f"special_tokens[{n}]" for n in range(5)]),
+        ({"special_tokens": [f"<|{n}|>" for n in range(65)]}, ["special_tokens"]),
     ],
 )
 def test_training(fields, wrong):
@@ -29,6 +36,17 @@ def test_training(fields, wrong):
 def test_encoding_a_corpus(fraction, right):
     request = pb.EncodeCorpusRequest(corpus_uri="a", tokenizer_uri="b", validation_fraction=fraction)
     assert [field for field, _ in validation.encode_corpus_problems(request)] == ["validation_fraction"] * (1 - right)
+
+
+def test_beam_options_go_with_beam_alone():
+    fields = {"corpus_uri": "a", "tokenizer_uri": "b", "beam_options": ["--runner=DirectRunner"]}
+    assert [f for f, _ in validation.encode_corpus_problems(pb.EncodeCorpusRequest(**fields))] == ["beam_options"]
+    beam = pb.EncodeCorpusRequest(**fields, engine=pb.ENGINE_BEAM)
+    assert validation.encode_corpus_problems(beam) == []
+    beam.beam_options.append("--setup_file=x")
+    assert [f for f, _ in validation.encode_corpus_problems(beam)] == ["beam_options[1]"]
+    unknown = pb.EncodeCorpusRequest(corpus_uri="a", tokenizer_uri="b", engine=9)
+    assert [f for f, _ in validation.encode_corpus_problems(unknown)] == ["engine"]
 
 
 def test_everything_that_is_required_is_named():

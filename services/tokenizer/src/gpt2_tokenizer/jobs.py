@@ -1,17 +1,23 @@
 """The tokenizer's jobs: what runs in a child process for each start call."""
 
+import json
 from collections.abc import Iterator, Sequence
 
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
+from gpt2_common.artifacts.manifest import sha256_of
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_common.jobs.definition import JobKind
-from gpt2_tokenizer.corpus.reading import read_documents
+from gpt2_tokenizer.cores import available_cores
+from gpt2_tokenizer.corpus.reading import read_batches
+from gpt2_tokenizer.corpus.sampling import least_share_of
 from gpt2_tokenizer.dataset import encoding
-from gpt2_tokenizer.dataset.split import DEFAULT_VALIDATION_FRACTION
+from gpt2_tokenizer.dataset.local import limit_library_threads
+from gpt2_tokenizer.dataset.split import DEFAULT_VALIDATION_FRACTION, shares
 from gpt2_tokenizer.settings import TokenizerSettings
 from gpt2_tokenizer.training import DEFAULT_MIN_FREQUENCY, DEFAULT_VOCABULARY, train_vocabulary
+from gpt2_tokenizer.vocabulary.download import OPENAI, OPENAI_SHA256, TokenizerDownload, download_url, is_download
 from gpt2_tokenizer.vocabulary.files import write_vocabulary
 from gpt2_tokenizer.vocabulary.importing import import_vocabulary
 from gpt2_tokenizer.vocabulary.vocabulary import Vocabulary
@@ -33,7 +39,7 @@ def import_tokenizer(request: pb.ImportTokenizerRequest, context: Context) -> Ou
     made = context.committed(_TOKENIZER, _TOKENIZER)
     if made is None:
         context.report("importing", 0, 1, "tokenizers")
-        vocabulary = import_vocabulary(context.require_allowed("uri", request.uri))
+        vocabulary = import_vocabulary(_fetched(request.uri, context))
         made = _commit(context, vocabulary, [])
         context.report("importing", 1, 1, "tokenizers")
     return [output(_TOKENIZER, made)]
@@ -46,26 +52,50 @@ def encode_corpus(request: pb.EncodeCorpusRequest, context: Context) -> Outputs:
         corpus = context.open("corpus_uri", request.corpus_uri, "corpus")
         tokenizer = context.open("tokenizer_uri", request.tokenizer_uri, _TOKENIZER, verify=True)
         fraction = request.validation_fraction or DEFAULT_VALIDATION_FRACTION
-        made = encoding.write_dataset(context, corpus, tokenizer, fraction)
+        beam = tuple(request.beam_options) if request.engine == pb.ENGINE_BEAM else None
+        options = encoding.EncodingOptions(validation_fraction=fraction, beam_options=beam)
+        made = encoding.write_dataset(context, corpus, tokenizer, options)
     return [output(encoding.OUTPUT, made)]
 
 
 def _train(request: pb.TrainTokenizerRequest, context: Context) -> Artifact:
     corpus = context.open("corpus_uri", request.corpus_uri, "corpus")
-    size = request.vocabulary_size or DEFAULT_VOCABULARY
-    vocabulary = train_vocabulary(_watched(corpus, context), size, request.min_frequency or DEFAULT_MIN_FREQUENCY)
+    limit_library_threads(context.settings.encode_workers or available_cores())
+    least_share = least_share_of(corpus, request.sample_bytes, context.check_cancelled) if request.sample_bytes else 0.0
+    vocabulary = train_vocabulary(
+        lambda: _watched(corpus, least_share, context),
+        request.vocabulary_size or DEFAULT_VOCABULARY,
+        request.min_frequency or DEFAULT_MIN_FREQUENCY,
+        request.special_tokens,
+    )
     return _commit(context, vocabulary, [corpus])
 
 
-def _watched(corpus: Artifact, context: Context) -> Iterator[str]:
-    """Yields the texts, and looks after progress and cancellation."""
+def _watched(corpus: Artifact, least_share: float, context: Context) -> Iterator[str]:
+    """Yields the texts to learn from, and looks after progress and cancellation."""
     total = corpus.manifest.counts.get("documents", 0)
-    for number, text in read_documents(corpus):
+    for batch in read_batches(corpus):
         context.check_cancelled()
-        context.report("counting", number, total, "documents")
-        yield text
+        context.report("counting", batch.begin, total, "documents")
+        yield from (batch.only(shares(batch.encoded()) >= least_share) if least_share else batch).texts
     context.report("counting", total, total, "documents")
     context.report("merging")
+
+
+def _fetched(uri: str, context: Context) -> str:
+    """The folder or file to import, after a download where the request asks for one."""
+    if not is_download(uri):
+        return context.require_allowed("uri", uri)
+    settings = context.settings
+    source = TokenizerDownload(
+        url=download_url(uri, settings),
+        allowed=settings.download_urls,
+        folder=context.work / "download",
+        timeout_seconds=settings.download_timeout_seconds,
+        check_cancelled=context.check_cancelled,
+        known_sha256=OPENAI_SHA256 if uri == OPENAI else {},
+    )
+    return source.run().as_uri()
 
 
 def _commit(context: Context, vocabulary: Vocabulary, parents: Sequence[Artifact]) -> Artifact:
@@ -73,6 +103,10 @@ def _commit(context: Context, vocabulary: Vocabulary, parents: Sequence[Artifact
     with context.create(_TOKENIZER, _TOKENIZER, parents) as writer:
         write_vocabulary(vocabulary, writer.folder)
         properties = {"fingerprint": vocabulary.fingerprint, "end_token_id": str(vocabulary.end_token_id)}
+        if vocabulary.special_tokens:
+            properties["special_tokens"] = json.dumps(vocabulary.special_tokens)
+        if all(sha256_of(writer.folder / name) == digest for name, digest in OPENAI_SHA256.items()):
+            properties["origin"] = OPENAI
         return writer.commit({"vocabulary": vocabulary.size}, properties)
 
 

@@ -15,6 +15,7 @@ from gpt2_tokenizer import validation
 from gpt2_tokenizer.jobs import ENCODE_CORPUS, IMPORT_TOKENIZER, TRAIN_TOKENIZER
 from gpt2_tokenizer.opened import OpenedTokenizers
 from gpt2_tokenizer.settings import TokenizerSettings
+from gpt2_tokenizer.vocabulary.download import download_url, is_download
 
 
 class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
@@ -23,9 +24,11 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     Args:
         jobs: Where jobs are started.
         artifacts: Where artifacts are read.
+        settings: What the service may do.
     """
 
-    def __init__(self, jobs: JobManager, artifacts: ArtifactStore) -> None:
+    def __init__(self, jobs: JobManager, artifacts: ArtifactStore, settings: TokenizerSettings) -> None:
+        self._settings = settings
         self._jobs = jobs
         self._artifacts = artifacts
         self._opened = OpenedTokenizers(artifacts)
@@ -40,7 +43,9 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     async def ImportTokenizer(self, request: pb.ImportTokenizerRequest, context: Any) -> pb.ImportTokenizerResponse:  # noqa: ARG002
         """Starts the import of a tokenizer."""
         problems = validation.import_problems(request)
-        if not problems:
+        if not problems and is_download(request.uri):
+            download_url(request.uri, self._settings)
+        elif not problems:
             self._artifacts.require_allowed("uri", request.uri)
         return pb.ImportTokenizerResponse(job=await self._jobs.start(IMPORT_TOKENIZER, request, problems))
 
@@ -75,7 +80,7 @@ def _refuse(problems: validation.Problems) -> None:
 
 
 def _add_servicer(surroundings: ServiceSurroundings[TokenizerSettings], server: grpc.aio.Server) -> None:
-    servicer = TokenizerServicer(surroundings.jobs, surroundings.artifacts)
+    servicer = TokenizerServicer(surroundings.jobs, surroundings.artifacts, surroundings.settings)
     tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, server)
 
 

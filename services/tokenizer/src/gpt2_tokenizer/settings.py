@@ -1,4 +1,4 @@
-"""What the tokenizer can be told: the common settings, and the size of the files that it writes."""
+"""What the tokenizer can be told: the common settings, how it encodes, and where it may download from."""
 
 from pydantic import Field
 
@@ -12,3 +12,19 @@ class TokenizerSettings(ServiceSettings):
     dataset_shard_bytes: int = Field(
         64 << 20, ge=1, description="Bytes of tokens after which a dataset begins its next file."
     )
+    encode_workers: int = Field(0, ge=0, le=1024, description="Threads that encode; 0: the cores available.")
+    openai_base_url: str = Field(
+        "https://openaipublic.blob.core.windows.net/gpt-2/models",
+        pattern="^https?://.+",
+        description="Folder with OpenAI's models by size; a mirror of it will do.",
+    )
+    tokenizer_download_urls: str = Field(
+        "", description="URLs under which tokenizers may be downloaded, separated by commas; empty: none but OpenAI's."
+    )
+    download_timeout_seconds: float = Field(30.0, gt=0, description="Longest silence of a download.")
+
+    @property
+    def download_urls(self) -> tuple[str, ...]:
+        """URLs under which a request may have tokenizers downloaded."""
+        further = (part.strip().rstrip("/") for part in self.tokenizer_download_urls.split(","))
+        return (self.openai_base_url.rstrip("/"), *(part for part in further if part))

@@ -1,11 +1,20 @@
-"""Trains a byte-level BPE vocabulary with GPT-2's pre-tokenisation. The same corpus gives the same vocabulary."""
+"""Trains a byte-level BPE vocabulary with GPT-2's pre-tokenisation. The same corpus gives the same vocabulary.
 
-import json
-from collections.abc import Iterable, Iterator
+rustbpe counts and merges: the most frequent pair first and, among equals, the one of the lowest ids, so that neither
+threads nor the order of documents change the result. What stays in memory is the count of each distinct part of the
+pre-tokenisation. It knows no least frequency; a merge's frequency is how often its token comes out of the corpus when
+only the merges up to it are applied, which falls from merge to merge, so the last one that is frequent enough is found
+by halving.
+"""
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import rustbpe
 
 from gpt2_tokenizer.corpus.pieces import pieces
+from gpt2_tokenizer.encoder import Encoder
 from gpt2_tokenizer.vocabulary.byte_symbols import symbol_of_byte
 from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN, Vocabulary
 
@@ -14,45 +23,105 @@ LARGEST_VOCABULARY = 1_000_000
 DEFAULT_VOCABULARY = 50_257
 DEFAULT_MIN_FREQUENCY = 2
 
+_BYTES = 256
 _BATCH_CHARACTERS = 1 << 20
+# As many go to rustbpe at once: 64 MiB of characters at the most.
+_BATCH_PIECES = 1024
+_PIECE_CHARACTERS = 1 << 16
+_NEVER = LARGEST_VOCABULARY
+# OpenAI, gpt-2/src/encoder.py.
+_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def train_vocabulary(texts: Iterable[str], size: int, min_frequency: int) -> Vocabulary:
+def train_vocabulary(
+    texts: Callable[[], Iterable[str]], size: int, min_frequency: int, special_tokens: Sequence[str] = ()
+) -> Vocabulary:
     """Trains a vocabulary.
 
     Args:
-        texts: The documents. They are read once, a batch at a time; what stays in memory is the count of each distinct
-            part of the pre-tokenisation.
-        size: Tokens wanted, the end token included, 257 or more. A small corpus gives fewer.
+        texts: Gives the documents, the same ones each time. They are streamed, most often twice.
+        size: Tokens wanted, the special ones included, 257 and one for each of `special_tokens` or more. A small corpus
+            gives fewer.
         min_frequency: Times that a pair must occur to be merged.
+        special_tokens: Tokens that stand for no text, besides the end token.
 
     Returns:
-        A vocabulary numbered as OpenAI's: the bytes, then one token for each merge, the end token last.
+        A vocabulary numbered as OpenAI's: the bytes, then one token for each merge, the end token, then the others.
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    trainer = trainers.BpeTrainer(
-        vocab_size=size - 1,
-        min_frequency=min_frequency,
-        # Not made known here: the trainer would number it first, and would take it out of texts.
-        special_tokens=[],
-        initial_alphabet=list(symbol_of_byte().values()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_batches(texts), trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    ids: dict[str, int] = model["vocab"]
-    return Vocabulary.from_parts({**ids, END_TOKEN: len(ids)}, [(left, right) for left, right in model["merges"]])
+    names = (END_TOKEN, *special_tokens)
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(_pieces(texts()), size - len(names), _BATCH_PIECES, _PATTERN)
+    symbols = symbol_of_byte()
+    ranks = sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])
+    # Two pairs can make the same bytes; the first one is the token.
+    learned = list(dict.fromkeys("".join(symbols[byte] for byte in token) for token, _ in ranks[_BYTES:]))
+    merges = _merges_of(learned)
+    merges = merges[: _frequent(merges, texts, min_frequency)]
+    return _vocabulary(merges, special_tokens)
+
+
+def _vocabulary(merges: Sequence[tuple[str, str]], special_tokens: Sequence[str] = ()) -> Vocabulary:
+    tokens = [*symbol_of_byte().values(), *(left + right for left, right in merges), END_TOKEN, *special_tokens]
+    return Vocabulary.from_parts({token: index for index, token in enumerate(tokens)}, merges, special_tokens)
+
+
+def _merges_of(learned: Sequence[str]) -> list[tuple[str, str]]:
+    """The pair that each token was merged from: what the merges before it leave of its characters."""
+    ranks: dict[str, int] = {}
+    merges = []
+    for rank, token in enumerate(learned):
+        parts = list(token)
+        urgency = [ranks.get(left + right, _NEVER) for left, right in pairwise(parts)]
+        while len(parts) > 2:
+            at = urgency.index(min(urgency))
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+            del urgency[at]
+            if at > 0:
+                urgency[at - 1] = ranks.get(parts[at - 1] + parts[at], _NEVER)
+            if at < len(urgency):
+                urgency[at] = ranks.get(parts[at] + parts[at + 1], _NEVER)
+        merges.append((parts[0], parts[1]))
+        ranks[token] = rank
+    return merges
+
+
+def _frequent(merges: Sequence[tuple[str, str]], texts: Callable[[], Iterable[str]], least: int) -> int:
+    """How many merges, from the first on, are of pairs that occur often enough."""
+    if least <= 1 or not merges or _reaches(merges, texts, least):
+        return len(merges)
+    right, wrong = 0, len(merges)
+    while wrong - right > 1:
+        middle = (right + wrong) // 2
+        if _reaches(merges[:middle], texts, least):
+            right = middle
+        else:
+            wrong = middle
+    return right
+
+
+def _reaches(merges: Sequence[tuple[str, str]], texts: Callable[[], Iterable[str]], least: int) -> bool:
+    """Whether the last merge's token comes out of the texts often enough. Reads no further than it must."""
+    encoder = Encoder(_vocabulary(merges))
+    token = _BYTES + len(merges) - 1
+    count = 0
+    for batch in _batches(texts()):
+        count += int(np.count_nonzero(encoder.encode_flat(batch)[0] == token))
+        if count >= least:
+            return True
+    return False
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    return (piece for text in texts for piece in pieces(text, _PIECE_CHARACTERS))
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     characters = 0
-    for text in texts:
-        for piece in pieces(text):
-            batch.append(piece)
-            characters += len(piece)
-            if characters >= _BATCH_CHARACTERS:
-                yield batch
-                batch, characters = [], 0
+    for piece in _pieces(texts):
+        batch.append(piece)
+        characters += len(piece)
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
     yield batch

@@ -25,33 +25,35 @@ _sym_db = _symbol_database.Default()
 from gpt2.jobs.v1 import job_pb2 as gpt2_dot_jobs_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)gpt2/tokenizer/v1/tokenizer_service.proto\x12\x11gpt2.tokenizer.v1\x1a\x16gpt2/jobs/v1/job.proto\"\x82\x01\n\x15TrainTokenizerRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x12\n\ncorpus_uri\x18\x02 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\x05\x12\x15\n\rmin_frequency\x18\x04 \x01(\x05\"8\n\x16TrainTokenizerResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"L\n\x16ImportTokenizerRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x0b\n\x03uri\x18\x02 \x01(\t\"9\n\x17ImportTokenizerResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"\x84\x01\n\x13\x45ncodeCorpusRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x12\n\ncorpus_uri\x18\x02 \x01(\t\x12\x15\n\rtokenizer_uri\x18\x03 \x01(\t\x12\x1b\n\x13validation_fraction\x18\x04 \x01(\x01\"6\n\x14\x45ncodeCorpusResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"4\n\rEncodeRequest\x12\x15\n\rtokenizer_uri\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"#\n\x0e\x45ncodeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\"9\n\rDecodeRequest\x12\x15\n\rtokenizer_uri\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\",\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\xe2\x03\n\x10TokenizerService\x12\x65\n\x0eTrainTokenizer\x12(.gpt2.tokenizer.v1.TrainTokenizerRequest\x1a).gpt2.tokenizer.v1.TrainTokenizerResponse\x12h\n\x0fImportTokenizer\x12).gpt2.tokenizer.v1.ImportTokenizerRequest\x1a*.gpt2.tokenizer.v1.ImportTokenizerResponse\x12_\n\x0c\x45ncodeCorpus\x12&.gpt2.tokenizer.v1.EncodeCorpusRequest\x1a\'.gpt2.tokenizer.v1.EncodeCorpusResponse\x12M\n\x06\x45ncode\x12 .gpt2.tokenizer.v1.EncodeRequest\x1a!.gpt2.tokenizer.v1.EncodeResponse\x12M\n\x06\x44\x65\x63ode\x12 .gpt2.tokenizer.v1.DecodeRequest\x1a!.gpt2.tokenizer.v1.DecodeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)gpt2/tokenizer/v1/tokenizer_service.proto\x12\x11gpt2.tokenizer.v1\x1a\x16gpt2/jobs/v1/job.proto\"\xb0\x01\n\x15TrainTokenizerRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x12\n\ncorpus_uri\x18\x02 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\x05\x12\x15\n\rmin_frequency\x18\x04 \x01(\x05\x12\x16\n\x0especial_tokens\x18\x05 \x03(\t\x12\x14\n\x0csample_bytes\x18\x06 \x01(\x03\"8\n\x16TrainTokenizerResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"L\n\x16ImportTokenizerRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x0b\n\x03uri\x18\x02 \x01(\t\"9\n\x17ImportTokenizerResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"\xc5\x01\n\x13\x45ncodeCorpusRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x12\n\ncorpus_uri\x18\x02 \x01(\t\x12\x15\n\rtokenizer_uri\x18\x03 \x01(\t\x12\x1b\n\x13validation_fraction\x18\x04 \x01(\x01\x12)\n\x06\x65ngine\x18\x05 \x01(\x0e\x32\x19.gpt2.tokenizer.v1.Engine\x12\x14\n\x0c\x62\x65\x61m_options\x18\x06 \x03(\t\"6\n\x14\x45ncodeCorpusResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"4\n\rEncodeRequest\x12\x15\n\rtokenizer_uri\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"#\n\x0e\x45ncodeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\"9\n\rDecodeRequest\x12\x15\n\rtokenizer_uri\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\",\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c*C\n\x06\x45ngine\x12\x16\n\x12\x45NGINE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45NGINE_LOCAL\x10\x01\x12\x0f\n\x0b\x45NGINE_BEAM\x10\x02\x32\xe2\x03\n\x10TokenizerService\x12\x65\n\x0eTrainTokenizer\x12(.gpt2.tokenizer.v1.TrainTokenizerRequest\x1a).gpt2.tokenizer.v1.TrainTokenizerResponse\x12h\n\x0fImportTokenizer\x12).gpt2.tokenizer.v1.ImportTokenizerRequest\x1a*.gpt2.tokenizer.v1.ImportTokenizerResponse\x12_\n\x0c\x45ncodeCorpus\x12&.gpt2.tokenizer.v1.EncodeCorpusRequest\x1a\'.gpt2.tokenizer.v1.EncodeCorpusResponse\x12M\n\x06\x45ncode\x12 .gpt2.tokenizer.v1.EncodeRequest\x1a!.gpt2.tokenizer.v1.EncodeResponse\x12M\n\x06\x44\x65\x63ode\x12 .gpt2.tokenizer.v1.DecodeRequest\x1a!.gpt2.tokenizer.v1.DecodeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gpt2.tokenizer.v1.tokenizer_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ENGINE']._serialized_start=914
+  _globals['_ENGINE']._serialized_end=981
   _globals['_TRAINTOKENIZERREQUEST']._serialized_start=89
-  _globals['_TRAINTOKENIZERREQUEST']._serialized_end=219
-  _globals['_TRAINTOKENIZERRESPONSE']._serialized_start=221
-  _globals['_TRAINTOKENIZERRESPONSE']._serialized_end=277
-  _globals['_IMPORTTOKENIZERREQUEST']._serialized_start=279
-  _globals['_IMPORTTOKENIZERREQUEST']._serialized_end=355
-  _globals['_IMPORTTOKENIZERRESPONSE']._serialized_start=357
-  _globals['_IMPORTTOKENIZERRESPONSE']._serialized_end=414
-  _globals['_ENCODECORPUSREQUEST']._serialized_start=417
-  _globals['_ENCODECORPUSREQUEST']._serialized_end=549
-  _globals['_ENCODECORPUSRESPONSE']._serialized_start=551
-  _globals['_ENCODECORPUSRESPONSE']._serialized_end=605
-  _globals['_ENCODEREQUEST']._serialized_start=607
-  _globals['_ENCODEREQUEST']._serialized_end=659
-  _globals['_ENCODERESPONSE']._serialized_start=661
-  _globals['_ENCODERESPONSE']._serialized_end=696
-  _globals['_DECODEREQUEST']._serialized_start=698
-  _globals['_DECODEREQUEST']._serialized_end=755
-  _globals['_DECODERESPONSE']._serialized_start=757
-  _globals['_DECODERESPONSE']._serialized_end=801
-  _globals['_TOKENIZERSERVICE']._serialized_start=804
-  _globals['_TOKENIZERSERVICE']._serialized_end=1286
+  _globals['_TRAINTOKENIZERREQUEST']._serialized_end=265
+  _globals['_TRAINTOKENIZERRESPONSE']._serialized_start=267
+  _globals['_TRAINTOKENIZERRESPONSE']._serialized_end=323
+  _globals['_IMPORTTOKENIZERREQUEST']._serialized_start=325
+  _globals['_IMPORTTOKENIZERREQUEST']._serialized_end=401
+  _globals['_IMPORTTOKENIZERRESPONSE']._serialized_start=403
+  _globals['_IMPORTTOKENIZERRESPONSE']._serialized_end=460
+  _globals['_ENCODECORPUSREQUEST']._serialized_start=463
+  _globals['_ENCODECORPUSREQUEST']._serialized_end=660
+  _globals['_ENCODECORPUSRESPONSE']._serialized_start=662
+  _globals['_ENCODECORPUSRESPONSE']._serialized_end=716
+  _globals['_ENCODEREQUEST']._serialized_start=718
+  _globals['_ENCODEREQUEST']._serialized_end=770
+  _globals['_ENCODERESPONSE']._serialized_start=772
+  _globals['_ENCODERESPONSE']._serialized_end=807
+  _globals['_DECODEREQUEST']._serialized_start=809
+  _globals['_DECODEREQUEST']._serialized_end=866
+  _globals['_DECODERESPONSE']._serialized_start=868
+  _globals['_DECODERESPONSE']._serialized_end=912
+  _globals['_TOKENIZERSERVICE']._serialized_start=984
+  _globals['_TOKENIZERSERVICE']._serialized_end=1466
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from gpt2.jobs.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Engine:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EngineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Engine.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ENGINE_UNSPECIFIED: _Engine.ValueType  # 0
+    """ENGINE_LOCAL."""
+    ENGINE_LOCAL: _Engine.ValueType  # 1
+    """Threads of the service's machine."""
+    ENGINE_BEAM: _Engine.ValueType  # 2
+    """A pipeline of Apache Beam."""
+
+class Engine(_Engine, metaclass=_EngineEnumTypeWrapper):
+    """Who encodes a corpus."""
+
+ENGINE_UNSPECIFIED: Engine.ValueType  # 0
+"""ENGINE_LOCAL."""
+ENGINE_LOCAL: Engine.ValueType  # 1
+"""Threads of the service's machine."""
+ENGINE_BEAM: Engine.ValueType  # 2
+"""A pipeline of Apache Beam."""
+Global___Engine: _TypeAlias = Engine  # noqa: Y015
+
 @_typing.final
 class TrainTokenizerRequest(_message.Message):
     """Asks for a new tokenizer."""
@@ -29,15 +54,27 @@ class TrainTokenizerRequest(_message.Message):
     CORPUS_URI_FIELD_NUMBER: _builtins.int
     VOCABULARY_SIZE_FIELD_NUMBER: _builtins.int
     MIN_FREQUENCY_FIELD_NUMBER: _builtins.int
+    SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    SAMPLE_BYTES_FIELD_NUMBER: _builtins.int
     corpus_uri: _builtins.str
     """URI of a corpus artifact. Required."""
     vocabulary_size: _builtins.int
     """Tokens in the vocabulary, `<|endoftext|>` included: 257 to 1,000,000. Default 50257. A small corpus can give fewer."""
     min_frequency: _builtins.int
     """Times that a pair must occur to be merged. Default 2."""
+    sample_bytes: _builtins.int
+    """Bytes of text, about, to learn from; of a larger corpus, the documents are taken whose text has the highest hashes,
+    whatever their order; those are the last that a split gives to validation. Default 0: all of it.
+    """
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:
         """Id, run and retry behaviour of the job."""
+
+    @_builtins.property
+    def special_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further special tokens, such as `<|pad|>`: 64 at most, of 1 to 64 printable ASCII characters. They take the last
+        ids, after `<|endoftext|>`, count in `vocabulary_size`, and never come out of text. Default none.
+        """
 
     def __init__(
         self,
@@ -46,10 +83,12 @@ class TrainTokenizerRequest(_message.Message):
         corpus_uri: _builtins.str = ...,
         vocabulary_size: _builtins.int = ...,
         min_frequency: _builtins.int = ...,
+        special_tokens: _abc.Iterable[_builtins.str] | None = ...,
+        sample_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["corpus_uri", b"corpus_uri", "job", b"job", "min_frequency", b"min_frequency", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corpus_uri", b"corpus_uri", "job", b"job", "min_frequency", b"min_frequency", "sample_bytes", b"sample_bytes", "special_tokens", b"special_tokens", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -89,7 +128,9 @@ class ImportTokenizerRequest(_message.Message):
     URI_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
     """URI of a folder, under the configured roots, with OpenAI's pair `encoder.json` and `vocab.bpe` (or the same
-    content as `vocab.json` and `merges.txt`), or with a `tokenizer.json`. Required.
+    content as `vocab.json` and `merges.txt`), or with a `tokenizer.json`; or of a `tokenizer.json` itself. An http or
+    https URL is downloaded when it lies under one of GPT2_TOKENIZER_DOWNLOAD_URLS. `openai-gpt2` asks for OpenAI's own
+    GPT-2 tokenizer, from GPT2_OPENAI_BASE_URL, with its known checksums. Required.
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:
@@ -143,15 +184,26 @@ class EncodeCorpusRequest(_message.Message):
     CORPUS_URI_FIELD_NUMBER: _builtins.int
     TOKENIZER_URI_FIELD_NUMBER: _builtins.int
     VALIDATION_FRACTION_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    BEAM_OPTIONS_FIELD_NUMBER: _builtins.int
     corpus_uri: _builtins.str
     """URI of a corpus artifact. Required."""
     tokenizer_uri: _builtins.str
     """URI of a tokenizer artifact. Required."""
     validation_fraction: _builtins.float
     """Share of documents for validation, chosen by a hash of their text: over 0, under 1. Default 0.05."""
+    engine: Global___Engine.ValueType
+    """Who encodes; the dataset is the same. Default ENGINE_LOCAL."""
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:
         """Id, run and retry behaviour of the job."""
+
+    @_builtins.property
+    def beam_options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Options of the Beam pipeline, such as `--runner=FlinkRunner` and `--flink_master=host:8081`; only with ENGINE_BEAM.
+        Those that name where and how large it runs are taken; those that could run other code or hold secrets are not.
+        Default: the DirectRunner. Workers need this package, and the artifact root and the corpus on a shared file system.
+        """
 
     def __init__(
         self,
@@ -160,10 +212,12 @@ class EncodeCorpusRequest(_message.Message):
         corpus_uri: _builtins.str = ...,
         tokenizer_uri: _builtins.str = ...,
         validation_fraction: _builtins.float = ...,
+        engine: Global___Engine.ValueType = ...,
+        beam_options: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["corpus_uri", b"corpus_uri", "job", b"job", "tokenizer_uri", b"tokenizer_uri", "validation_fraction", b"validation_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beam_options", b"beam_options", "corpus_uri", b"corpus_uri", "engine", b"engine", "job", b"job", "tokenizer_uri", b"tokenizer_uri", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,8 +1,16 @@
 """Cuts long texts where the cut cannot change the tokens.
 
-The memory of an encoder grows with the longest text that it is given at once. GPT-2's pre-tokenisation never lets a
-match run from a character that is no white space into white space, and looks back at nothing. So what stands before
-such a place and what stands after it can be encoded apart.
+The memory of an encoder grows with the longest text that it is given at once. GPT-2's pre-tokenisation looks back at
+nothing, and ahead only from white space. So a text can be cut between two characters of which the first cannot stand
+before the second in any match:
+
+- no white space before a space or a line feed;
+- a letter before a digit or a mark, or a digit before a letter or a mark. A contraction (`'ll`) ends in a letter, and
+  none goes on after it.
+
+The letters, digits and marks are some whose class is the same in every version of Unicode, so that the libraries'
+tables cannot disagree. What holds no such place, such as one word of many megabytes, stays whole: its tokens depend on
+all of it.
 """
 
 import re
@@ -10,8 +18,14 @@ from collections.abc import Iterator
 
 PIECE_CHARACTERS = 1 << 18
 
+_LETTERS = (
+    "A-Za-zÀ-ÖØ-öø-ɏΑ-ΡΣ-ωА-яא-תء-غف-ي"  # Latin, Greek, Cyrillic, Hebrew, Arabic
+    "\u0904-\u0939\u0e01-\u0e30ぁ-ゖァ-ヺ一-龥가-힣"  # Devanagari, Thai, kana, Han, Hangul
+)
+_DIGITS = "0-9"
+_MARKS = r"!-/:-@\[-`{-~、。「」『』【】・，．！？：；（）،؛؟।“”„–—…"
 # What Python calls white space holds all that GPT-2's pre-tokenisation does, and a few characters more.
-_CUT = re.compile(r"(?<=\S)[ \n]")
+_CUT = re.compile(rf"(?<=\S)[ \n]|(?<=[{_LETTERS}])[{_DIGITS}{_MARKS}]|(?<=[{_DIGITS}])[{_LETTERS}{_MARKS}]")
 
 
 def pieces(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:

@@ -1,7 +1,16 @@
-"""Streams the documents of a corpus artifact; never more of it is in memory than one row group."""
+"""Streams the documents of a corpus artifact; no more of it is in memory than a batch of 256 KiB, or one document.
 
-from collections.abc import Iterator
+A batch keeps its texts as Arrow has read them, so that they can be hashed without a copy.
+"""
 
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -9,37 +18,136 @@ from gpt2_common.artifacts import Artifact
 from gpt2_common.errors import DataLoss
 
 _TEXT = "text"
-_BATCH_ROWS = 256
+_BATCH_BYTES = 1 << 18
+_BATCH_ROWS = 4096
+_BUFFER_BYTES = 1 << 20
 
 
-def read_documents(corpus: Artifact, begin: int = 0) -> Iterator[tuple[int, str]]:
-    """Yields the number and the text of each document, in the corpus' order.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Documents that follow one another."""
+
+    begin: int
+    """Number of the first one in the corpus, from 0."""
+    column: pa.Array
+    """Their texts, of Arrow's type large_string."""
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts."""
+        texts: list[str] = self.column.to_pylist()
+        return texts
+
+    @property
+    def size(self) -> int:
+        """Bytes of the texts' UTF-8."""
+        offsets = self._offsets()
+        return int(offsets[-1] - offsets[0])
+
+    def encoded(self) -> Iterator[memoryview]:
+        """Yields the UTF-8 of each text, in place."""
+        data = self.column.buffers()[2]
+        view = memoryview(data) if data is not None else memoryview(b"")
+        offsets = self._offsets().tolist()
+        return (view[begin:end] for begin, end in itertools.pairwise(offsets))
+
+    def only(self, wanted: npt.NDArray[np.bool_]) -> "Batch":
+        """The documents of a mask. They keep no numbers of their own."""
+        return self if wanted.all() else Batch(self.begin, self.column.filter(pa.array(wanted)))
+
+    def _offsets(self) -> npt.NDArray[np.int64]:
+        buffer = self.column.buffers()[1]
+        return np.frombuffer(buffer, np.int64, len(self.column) + 1, self.column.offset * 8)
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Where some documents of a corpus are: a row group of one of its files."""
+
+    path: Path
+    group: int
+    begin: int
+    """Number of its first document."""
+    rows: int
+
+
+def row_groups(corpus: Artifact) -> list[RowGroup]:
+    """The row groups of a corpus, in order. Raises DataLoss when a shard is no Parquet file."""
+    found: list[RowGroup] = []
+    begin = 0
+    for path in sorted(corpus.folder.glob("corpus-*.parquet")):
+        try:
+            metadata = pq.read_metadata(path)
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(path, error) from error
+        for group in range(metadata.num_row_groups):
+            rows = metadata.row_group(group).num_rows
+            found.append(RowGroup(path, group, begin, rows))
+            begin += rows
+    return found
+
+
+def read_row_group(place: RowGroup) -> Iterator[Batch]:
+    """Yields the documents of a row group in batches.
+
+    Raises:
+        DataLoss: It cannot be read, or has no column `text` of strings without nulls.
+    """
+    yield from _read(place.path, [place])
+
+
+def read_batches(corpus: Artifact, begin: int = 0) -> Iterator[Batch]:
+    """Yields the documents of a corpus in batches, in its order.
 
     Args:
         corpus: The artifact.
-        begin: Number of the first document wanted, from 0. Those before are skipped without being read where a whole
-            row group of them is.
-
-    Raises:
-        DataLoss: A shard is no Parquet file with a column `text` of strings.
+        begin: Number of the first document wanted. Row groups before it are skipped without being read.
     """
-    number = 0
-    for path in sorted(corpus.folder.glob("corpus-*.parquet")):
-        try:
-            with pq.ParquetFile(path) as shard:
-                for group in range(shard.num_row_groups):
-                    rows = shard.metadata.row_group(group).num_rows
-                    if number + rows > begin:
-                        yield from _from(begin, enumerate(_texts(shard, group), start=number))
-                    number += rows
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise DataLoss(f"{corpus.uri}/{path.name} cannot be read ({error}): make the corpus again") from error
+    needed = (place for place in row_groups(corpus) if place.begin + place.rows > begin)
+    for path, places in groupby(needed, key=lambda place: place.path):
+        for batch in _read(path, places):
+            if batch.begin + len(batch) > begin:
+                skip = max(0, begin - batch.begin)
+                yield Batch(batch.begin + skip, batch.column.slice(skip))
 
 
-def _from(begin: int, documents: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    return (document for document in documents if document[0] >= begin)
+def read_documents(corpus: Artifact) -> Iterator[tuple[int, str]]:
+    """Yields the number and the text of each document, in the corpus' order. Errors as `read_row_group`."""
+    for batch in read_batches(corpus):
+        yield from enumerate(batch.texts, start=batch.begin)
 
 
-def _texts(shard: pq.ParquetFile, group: int) -> Iterator[str]:
-    for batch in shard.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=[_TEXT]):
-        yield from batch.column(_TEXT).to_pylist()
+def _read(path: Path, places: Iterable[RowGroup]) -> Iterator[Batch]:
+    try:
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as shard:
+            for place in places:
+                yield from _batches(shard, place)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _batches(shard: pq.ParquetFile, place: RowGroup) -> Iterator[Batch]:
+    if _TEXT not in shard.schema_arrow.names:
+        raise KeyError(f"it has no column {_TEXT}")
+    mean = max(1, _bytes_of_texts(shard, place.group) // max(1, place.rows))
+    rows = min(_BATCH_ROWS, max(1, _BATCH_BYTES // mean))
+    begin = place.begin
+    for batch in shard.iter_batches(batch_size=rows, row_groups=[place.group], columns=[_TEXT], use_threads=False):
+        texts = batch.column(_TEXT).cast(pa.large_string())
+        if texts.null_count:
+            raise KeyError(f"its column {_TEXT} has nulls")
+        yield Batch(begin, texts)
+        begin += len(texts)
+
+
+def _bytes_of_texts(shard: pq.ParquetFile, group: int) -> int:
+    metadata = shard.metadata.row_group(group)
+    columns = (metadata.column(index) for index in range(metadata.num_columns))
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == _TEXT)
+
+
+def _unreadable(path: Path, error: Exception) -> DataLoss:
+    return DataLoss(f"{path} cannot be read ({error}): make the corpus again")

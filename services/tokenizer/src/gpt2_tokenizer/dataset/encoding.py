@@ -1,8 +1,11 @@
-"""Turns a corpus into a dataset artifact: reads documents in order, encodes them in batches, writes each split."""
+"""Turns a corpus into a dataset artifact: takes encoded documents in the corpus' order and writes each split's shards.
+
+Who encodes, threads here or workers of Apache Beam, changes no byte of it.
+"""
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,28 +15,32 @@ import numpy as np
 from gpt2_common.artifacts import Artifact
 from gpt2_common.errors import FailedPrecondition
 from gpt2_common.jobs.context import JobContext
-from gpt2_tokenizer.corpus.reading import read_documents
+from gpt2_tokenizer.cores import available_cores
+from gpt2_tokenizer.dataset.beam import BeamRun, beam_blocks
 from gpt2_tokenizer.dataset.checkpoint import Checkpoint
-from gpt2_tokenizer.dataset.shards import SplitState, SplitWriter, token_type
-from gpt2_tokenizer.dataset.split import SPLITS, TRAIN, VALIDATION, split_of
+from gpt2_tokenizer.dataset.local import limit_library_threads, local_blocks
+from gpt2_tokenizer.dataset.shards import Block, SplitState, SplitWriter, TokenType, token_type
+from gpt2_tokenizer.dataset.split import SPLITS, TRAIN, VALIDATION
 from gpt2_tokenizer.encoder import Encoder
 from gpt2_tokenizer.settings import TokenizerSettings
 from gpt2_tokenizer.vocabulary.files import FILES, read_vocabulary
+from gpt2_tokenizer.vocabulary.vocabulary import Vocabulary
 
 OUTPUT = "dataset"
-_BATCH_CHARACTERS = 1 << 20
-_BATCH_DOCUMENTS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class _Document:
-    number: int
-    split: str
-    text: str
+@dataclass(frozen=True, kw_only=True)
+class EncodingOptions:
+    """How a corpus is encoded."""
+
+    validation_fraction: float
+    """Share of documents for validation, over 0 and under 1."""
+    beam_options: tuple[str, ...] | None = None
+    """Options of a Beam pipeline, such as `--runner=FlinkRunner`; None: this machine encodes."""
 
 
 def write_dataset(
-    context: JobContext[TokenizerSettings], corpus: Artifact, tokenizer: Artifact, validation_fraction: float
+    context: JobContext[TokenizerSettings], corpus: Artifact, tokenizer: Artifact, options: EncodingOptions
 ) -> Artifact:
     """Encodes a corpus and commits the dataset.
 
@@ -41,17 +48,18 @@ def write_dataset(
         context: The job.
         corpus: What to encode.
         tokenizer: What to encode it with.
-        validation_fraction: Share of documents for validation, over 0 and under 1.
+        options: How.
 
     Raises:
-        FailedPrecondition: One of the splits would be empty.
+        FailedPrecondition: One of the splits would be empty, or Beam is wanted and not installed.
     """
     vocabulary = read_vocabulary(tokenizer)
     with context.create(OUTPUT, "dataset", [corpus, tokenizer]) as writer:
         key = f"{context.identity.request_digest} {corpus.digest} {tokenizer.digest}"
         checkpoint = Checkpoint.load(context.work, writer.folder, key)
-        _write_shards(context, corpus, Encoder(vocabulary), validation_fraction, checkpoint, writer.folder)
-        _require_both(checkpoint.splits, validation_fraction)
+        blocks = _blocks(context, corpus, vocabulary, options, checkpoint)
+        _write_shards(context, corpus, blocks, token_type(vocabulary.size), checkpoint, writer.folder)
+        _require_both(checkpoint.splits, options.validation_fraction)
         _copy_tokenizer(tokenizer, writer.folder)
         facts = {
             "vocabulary_size": vocabulary.size,
@@ -66,46 +74,55 @@ def write_dataset(
         return writer.commit(_artifact_counts(checkpoint.splits), {"tokenizer_fingerprint": vocabulary.fingerprint})
 
 
+def _blocks(
+    context: JobContext[TokenizerSettings],
+    corpus: Artifact,
+    vocabulary: Vocabulary,
+    options: EncodingOptions,
+    checkpoint: Checkpoint,
+) -> Iterable[dict[str, Block]]:
+    begins = {split: state.next_document for split, state in checkpoint.splits.items()}
+    if options.beam_options is not None:
+        run = BeamRun(
+            corpus=corpus,
+            vocabulary=vocabulary,
+            validation_fraction=options.validation_fraction,
+            options=options.beam_options,
+            staging=context.work / "beam",
+        )
+        return beam_blocks(run, begins, context.check_cancelled)
+    workers = context.settings.encode_workers or available_cores()
+    limit_library_threads(workers)
+    return local_blocks(Encoder(vocabulary), corpus, options.validation_fraction, begins, workers)
+
+
 def _write_shards(
     context: JobContext[TokenizerSettings],
     corpus: Artifact,
-    encoder: Encoder,
-    validation_fraction: float,
+    blocks: Iterable[dict[str, Block]],
+    kind: TokenType,
     checkpoint: Checkpoint,
     folder: Path,
 ) -> None:
-    kind, size = token_type(encoder.vocabulary_size), context.settings.dataset_shard_bytes
+    size = context.settings.dataset_shard_bytes
     writers = {split: SplitWriter(folder, split, kind, size, checkpoint.splits[split]) for split in SPLITS}
     total = corpus.manifest.counts.get("documents", 0)
-    context.report("encoding", checkpoint.next_document, total, "documents")
-    for batch in _batches(corpus, validation_fraction, checkpoint):
-        context.check_cancelled()
-        for document, token_ids in zip(batch, encoder.encode_batch([item.text for item in batch]), strict=True):
-            if writers[document.split].add(document.number, token_ids, encoder.end_token_id):
+    done = checkpoint.next_document
+    context.report("encoding", done, total, "documents")
+    try:
+        for block in blocks:
+            context.check_cancelled()
+            finished = [writers[split].add(part) for split, part in block.items()]
+            if any(finished):
                 checkpoint.save(context.work)
-        metrics = {f"{split}_tokens": float(writer.tokens) for split, writer in writers.items()}
-        context.report("encoding", batch[-1].number + 1, total, "documents", metrics)
-    for writer in writers.values():
-        writer.finish_shard()
-
-
-def _batches(corpus: Artifact, validation_fraction: float, checkpoint: Checkpoint) -> Iterator[list[_Document]]:
-    """Yields the documents that no finished shard holds, in batches of bounded size."""
-    # Taken now: the states move on while this goes on.
-    begins = {split: state.next_document for split, state in checkpoint.splits.items()}
-    batch: list[_Document] = []
-    characters = 0
-    for number, text in read_documents(corpus, checkpoint.next_document):
-        split = split_of(text, validation_fraction)
-        if number < begins[split]:
-            continue
-        batch.append(_Document(number, split, text))
-        characters += len(text)
-        if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_DOCUMENTS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+            done = max([done, *(int(part.numbers[-1]) + 1 for part in block.values() if len(part.numbers))])
+            metrics = {f"{split}_tokens": float(writer.tokens) for split, writer in writers.items()}
+            context.report("encoding", done, total, "documents", metrics)
+        for writer in writers.values():
+            writer.finish_shard()
+    finally:
+        for writer in writers.values():
+            writer.close()
 
 
 def _require_both(splits: dict[str, SplitState], validation_fraction: float) -> None:

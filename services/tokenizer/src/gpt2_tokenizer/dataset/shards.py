@@ -1,12 +1,12 @@
 """Writes the token shards of one split, `.npy` files that readers map into memory.
 
-A shard ends with the document that fills it, so that the files depend on the documents alone.
+A shard ends with the document that fills it, so that the files depend on the documents alone. Tokens go to the file as
+they come; its head, whose size does not depend on their number, is written again at the end.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from gpt2_common.durable import part_of, replace_durable
 
 TokenType = type[np.uint16] | type[np.uint32]
+TokenArray = npt.NDArray[np.uint16 | np.uint32]
 
 _UINT16_VALUES = 1 << 16
 
@@ -43,6 +44,18 @@ class SplitState:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Documents of one split, encoded."""
+
+    numbers: npt.NDArray[np.int64]
+    """Number of each in the corpus, ascending."""
+    ends: npt.NDArray[np.int64]
+    """Where each ends in `tokens`, after its end token."""
+    tokens: TokenArray
+    """Their tokens, one document after another, with an end token after each."""
+
+
 class SplitWriter:
     """Takes the documents of one split in the corpus' order and writes them in shards.
 
@@ -60,48 +73,66 @@ class SplitWriter:
         self._split = split
         self._type = tokens
         self._target = max(1, shard_bytes // np.dtype(tokens).itemsize)
-        self._waiting: list[npt.NDArray[np.uint16 | np.uint32]] = []
-        self._waiting_tokens = 0
+        self._file: BinaryIO | None = None
+        self._tokens = 0
+        self._documents = 0
         self._last_document = -1
 
     @property
     def tokens(self) -> int:
         """Tokens so far, finished or not."""
-        return self.state.tokens + self._waiting_tokens
+        return self.state.tokens + self._tokens
 
-    def add(self, number: int, token_ids: Sequence[int], end_token_id: int) -> bool:
-        """Adds a document and the end token after it; returns whether that finished a shard.
-
-        Args:
-            number: The document's number in the corpus.
-            token_ids: Its tokens.
-            end_token_id: The end token.
-        """
-        self._waiting.append(np.array([*token_ids, end_token_id], self._type))
-        self._waiting_tokens += len(token_ids) + 1
-        self._last_document = number
-        if self._waiting_tokens < self._target:
-            return False
-        self.finish_shard()
-        return True
+    def add(self, block: Block) -> bool:
+        """Adds documents; returns whether that finished a shard."""
+        finished = False
+        begin = token = 0
+        while begin < len(block.numbers):
+            room = self._target - self._tokens
+            end = min(int(np.searchsorted(block.ends, token + room)) + 1, len(block.numbers))
+            after = int(block.ends[end - 1])
+            self._write(block.tokens[token:after], end - begin, int(block.numbers[end - 1]))
+            begin, token = end, after
+            if self._tokens >= self._target:
+                self.finish_shard()
+                finished = True
+        return finished
 
     def finish_shard(self) -> None:
-        """Writes what waits, if anything, as a shard that is whole and on the disk."""
-        if not self._waiting:
+        """Finishes the shard under way, if any: it is whole and on the disk."""
+        if self._file is None:
             return
-        path = self._folder / shard_name(self._split, self.state.shards)
-        write_tokens(path, np.concatenate(self._waiting))
+        path = self._path()
+        self._file.seek(0)
+        _write_head(self._file, self._type, self._tokens)
+        self.close()
+        replace_durable(part_of(path), path)
         self.state.shards += 1
-        self.state.tokens += self._waiting_tokens
-        self.state.documents += len(self._waiting)
+        self.state.tokens += self._tokens
+        self.state.documents += self._documents
         self.state.next_document = self._last_document + 1
-        self._waiting.clear()
-        self._waiting_tokens = 0
+        self._tokens = self._documents = 0
+
+    def close(self) -> None:
+        """Closes the file under way without finishing it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, tokens: TokenArray, documents: int, last_document: int) -> None:
+        if self._file is None:
+            self._file = part_of(self._path()).open("wb")
+            _write_head(self._file, self._type, 0)
+        self._file.write(tokens.astype(self._type, copy=False).data)
+        self._tokens += len(tokens)
+        self._documents += documents
+        self._last_document = last_document
+
+    def _path(self) -> Path:
+        return self._folder / shard_name(self._split, self.state.shards)
 
 
-def write_tokens(path: Path, tokens: npt.NDArray[np.uint16 | np.uint32]) -> None:
-    """Writes a one-dimensional array of tokens; the file has its name only once it is whole and on the disk."""
-    part = part_of(path)
-    with part.open("wb") as file:
-        np.save(file, tokens, allow_pickle=False)
-    replace_durable(part, path)
+def _write_head(file: BinaryIO, kind: TokenType, tokens: int) -> None:
+    """Writes what `numpy.save` writes before the values; its size is the same for every number of tokens."""
+    description = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (tokens,)}
+    np.lib.format.write_array_header_1_0(file, description)

@@ -5,6 +5,10 @@ stand on both sides.
 """
 
 import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -14,6 +18,16 @@ DEFAULT_VALIDATION_FRACTION = 0.05
 _HASH_BYTES = 8
 
 
+def shares(encoded: Iterable[bytes | memoryview]) -> npt.NDArray[np.float64]:
+    """A number from 0 to 1 for each text, from its hash alone.
+
+    Args:
+        encoded: The UTF-8 of each text.
+    """
+    digests = b"".join([hashlib.blake2b(text, digest_size=_HASH_BYTES).digest() for text in encoded])
+    return np.frombuffer(digests, ">u8").astype(np.float64) / 256.0**_HASH_BYTES
+
+
 def split_of(text: str, validation_fraction: float) -> str:
     """The split of a document.
 
@@ -21,6 +35,4 @@ def split_of(text: str, validation_fraction: float) -> str:
         text: Its text.
         validation_fraction: Share of texts for validation, over 0 and under 1.
     """
-    digest = hashlib.blake2b(text.encode(), digest_size=_HASH_BYTES).digest()
-    share = int.from_bytes(digest, "big") / 256**_HASH_BYTES
-    return VALIDATION if share < validation_fraction else TRAIN
+    return VALIDATION if shares([text.encode()])[0] < validation_fraction else TRAIN

@@ -28,5 +28,15 @@ def byte_of_symbol() -> Mapping[str, int]:
 
 def symbol_bytes(symbol: str) -> bytes:
     """The bytes that a token stands for. Raises KeyError when it holds a character that is no byte's."""
-    table = byte_of_symbol()
-    return bytes(table[character] for character in symbol)
+    try:
+        return symbol.translate(_latin1_of_symbol()).encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise KeyError(symbol) from error
+
+
+@cache
+def _latin1_of_symbol() -> Mapping[int, int]:
+    """The byte of each character, both as code points; other characters become one that is no byte."""
+    table = dict.fromkeys(range(256), 256)
+    table.update({ord(symbol): byte for byte, symbol in symbol_of_byte().items()})
+    return table

@@ -1,6 +1,7 @@
 """The files of a tokenizer artifact: `tokenizer.json`, and OpenAI's pair `encoder.json` and `vocab.bpe`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -28,20 +29,23 @@ def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
 def read_vocabulary(artifact: Artifact) -> Vocabulary:
     """Reads the vocabulary of a tokenizer artifact. Raises DataLoss when its files are damaged."""
     try:
+        complete = json.loads((artifact.folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
         return parse_pair(
             (artifact.folder / ENCODER_FILE).read_text(encoding="utf-8"),
             (artifact.folder / MERGES_FILE).read_text(encoding="utf-8"),
+            [token["content"] for token in complete["added_tokens"]],
         )
-    except (OSError, UnicodeDecodeError, UnsoundVocabulary) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataLoss(f"{artifact.uri} holds no sound vocabulary ({error}): make the tokenizer again") from error
 
 
-def parse_pair(encoder: str, merges: str) -> Vocabulary:
+def parse_pair(encoder: str, merges: str, special_tokens: Sequence[str] = ()) -> Vocabulary:
     """Reads a vocabulary from the text of OpenAI's pair.
 
     Args:
         encoder: JSON object of the id of each token (`encoder.json` or `vocab.json`).
         merges: One merge a line, two tokens with a space between (`vocab.bpe` or `merges.txt`).
+        special_tokens: Those tokens that are no text, which the pair does not say.
 
     Raises:
         UnsoundVocabulary: They are no such files, or do not fit together.
@@ -50,7 +54,7 @@ def parse_pair(encoder: str, merges: str) -> Vocabulary:
         ids = json.loads(encoder)
     except (ValueError, RecursionError) as error:
         raise UnsoundVocabulary(f"the file of tokens is no JSON: {error}") from error
-    return Vocabulary.from_parts(checked_ids(ids), _parse_merges(merges))
+    return Vocabulary.from_parts(checked_ids(ids), _parse_merges(merges), special_tokens)
 
 
 def checked_ids(ids: object) -> dict[str, int]:
@@ -63,7 +67,7 @@ def checked_ids(ids: object) -> dict[str, int]:
 def text_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     """An encoder of text alone.
 
-    The end token is not made known to it as special. So `<|endoftext|>` in a text is text: the pre-tokeniser takes it
+    No token is made known to it as special. So `<|endoftext|>` in a text is text: the pre-tokeniser takes it
     apart (`<|`, `endoftext`, `|>`), and no merge crosses such parts.
     """
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary.ids, merges=list(vocabulary.merges)))
@@ -72,11 +76,12 @@ def text_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
 
 
 def _complete_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
-    """What `tokenizer.json` holds: the same with the end token as special, which `tokenizers` finds in texts."""
+    """What `tokenizer.json` holds: the same with the special tokens, which `tokenizers` finds in texts."""
     tokenizer = text_tokenizer(vocabulary)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    tokenizer.add_special_tokens([AddedToken(END_TOKEN, special=True, normalized=False)])
+    special = sorted((END_TOKEN, *vocabulary.special_tokens), key=vocabulary.ids.__getitem__)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer
 
 

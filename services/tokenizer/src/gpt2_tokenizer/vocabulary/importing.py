@@ -29,9 +29,11 @@ def import_vocabulary(uri: str) -> Vocabulary:
         complete = _parse_json(files[TOKENIZER_FILE]) if TOKENIZER_FILE in files else None
         for encoder, merges in _PAIRS:
             if encoder in files and merges in files:
+                special = []
                 if complete is not None:
                     _require_gpt2_kind(complete)
-                return parse_pair(files[encoder], files[merges])
+                    special = list(_added(complete))
+                return parse_pair(files[encoder], files[merges], special)
         if complete is not None:
             return parse_tokenizer_json(complete)
     except UnsoundVocabulary as error:
@@ -48,11 +50,22 @@ def parse_tokenizer_json(content: Mapping[str, Any]) -> Vocabulary:
     _require_gpt2_kind(content)
     model = content["model"]
     ids = dict(checked_ids(model.get("vocab")))
+    added = _added(content)
+    return Vocabulary.from_parts({**ids, **added}, [_merge(item) for item in model.get("merges") or []], list(added))
+
+
+def _added(content: Mapping[str, Any]) -> dict[str, int]:
+    """The special tokens that it adds, with their ids."""
+    found: dict[str, int] = {}
     for added in content.get("added_tokens") or []:
-        if added.get("content") != END_TOKEN:
-            raise UnsoundVocabulary(f"it adds the token {added.get('content')!r}; GPT-2 has {END_TOKEN} alone")
-        ids[END_TOKEN] = added["id"]
-    return Vocabulary.from_parts(ids, [_merge(item) for item in model.get("merges") or []])
+        if not isinstance(added, dict) or not isinstance(added.get("content"), str) or type(added.get("id")) is not int:
+            raise UnsoundVocabulary(f"an added token has no content or no id: {str(added)[:80]}")
+        if added["content"] != END_TOKEN and not added.get("special"):
+            raise UnsoundVocabulary(
+                f"it adds the token {added['content']!r} that comes out of text; GPT-2 has none such"
+            )
+        found[added["content"]] = added["id"]
+    return found
 
 
 def _merge(item: Any) -> tuple[str, str]:
@@ -93,13 +106,19 @@ def _parse_json(text: str) -> Mapping[str, Any]:
 
 
 def _read_files(uri: str) -> dict[str, str]:
-    """The text of each file of the folder that matters, by name."""
+    """The text of each file of the folder that matters, by name. A `.json` file itself is a `tokenizer.json`."""
     try:
         filesystem, root = fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError) as error:
         raise Unavailable(f"{uri} cannot be read here ({error}): install the package for its scheme") from error
     names = {TOKENIZER_FILE, *(name for pair in _PAIRS for name in pair)}
-    present = {name: f"{root}/{name}" for name in sorted(names) if filesystem.isfile(f"{root}/{name}")}
+    try:
+        if root.endswith(".json") and filesystem.isfile(root):
+            present = {TOKENIZER_FILE: root}
+        else:
+            present = {name: f"{root}/{name}" for name in sorted(names) if filesystem.isfile(f"{root}/{name}")}
+    except OSError as error:
+        raise NotFound(f"uri: {uri} cannot be looked into ({error}): name another folder", uri=uri) from error
     for name, path in present.items():
         if filesystem.size(path) > _LARGEST_FILE:
             raise FailedPrecondition(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt2_tokenizer.vocabulary.byte_symbols import byte_of_symbol, symbol_bytes
@@ -22,32 +22,45 @@ class Vocabulary:
     """
 
     tokens: tuple[str, ...]
-    """Token of each id, the end token among them."""
+    """Token of each id, the special ones among them."""
     merges: tuple[tuple[str, str], ...]
     """Pairs of tokens that become one, the most urgent first."""
     end_token_id: int
     """Id of `<|endoftext|>`."""
+    special_tokens: tuple[str, ...] = ()
+    """Further tokens that stand for no text and never come out of one, in the order of ids."""
 
     @classmethod
-    def from_parts(cls, ids: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> "Vocabulary":
+    def from_parts(
+        cls, ids: Mapping[str, int], merges: Sequence[tuple[str, str]], special_tokens: Collection[str] = ()
+    ) -> "Vocabulary":
         """Makes a vocabulary of the id of each token and the merges.
 
+        Args:
+            ids: Id of each token, the special ones among them.
+            merges: The merges.
+            special_tokens: Those tokens, besides the end token, that are no text.
+
         Raises:
-            UnsoundVocabulary: Ids have gaps, the end token or a byte is missing, a token is no bytes, or a merge
-                takes or makes what is no token.
+            UnsoundVocabulary: Ids have gaps, the end token, a special one or a byte is missing, a token is no bytes,
+                or a merge takes or makes what is no token of text.
         """
         tokens = tuple(sorted(ids, key=ids.__getitem__))
         if [ids[token] for token in tokens] != list(range(len(tokens))):
             raise UnsoundVocabulary(f"the ids of its {len(tokens)} tokens are not 0 to {len(tokens) - 1}, each once")
         if END_TOKEN not in ids:
             raise UnsoundVocabulary(f"it has no token {END_TOKEN}")
+        special = [token for token in special_tokens if token != END_TOKEN]
+        missing = [token for token in special if token not in ids]
+        if missing:
+            raise UnsoundVocabulary(f"its special token {missing[0]!r} has no id")
         _check_bytes(ids)
-        _check_merges(ids, merges)
-        return cls(tokens, tuple(merges), ids[END_TOKEN])
+        _check_merges(ids, merges, {END_TOKEN, *special})
+        return cls(tokens, tuple(merges), ids[END_TOKEN], tuple(sorted(special, key=ids.__getitem__)))
 
     @property
     def size(self) -> int:
-        """Tokens, the end token included."""
+        """Tokens, the special ones included."""
         return len(self.tokens)
 
     @property
@@ -58,12 +71,13 @@ class Vocabulary:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of tokens and merges: equal fingerprints mean the same ids for every text."""
-        content = json.dumps([self.tokens, self.merges, self.end_token_id], separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()
+        parts = [self.tokens, self.merges, self.end_token_id, *([self.special_tokens] if self.special_tokens else [])]
+        return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
 
     def bytes_of_ids(self) -> tuple[bytes, ...]:
-        """The bytes that each id stands for; those of the end token are its name's."""
-        return tuple(END_TOKEN.encode() if token == END_TOKEN else symbol_bytes(token) for token in self.tokens)
+        """The bytes that each id stands for; those of a special token are its name's."""
+        special = {END_TOKEN, *self.special_tokens}
+        return tuple(token.encode() if token in special else symbol_bytes(token) for token in self.tokens)
 
 
 def _check_bytes(ids: Mapping[str, int]) -> None:
@@ -71,15 +85,18 @@ def _check_bytes(ids: Mapping[str, int]) -> None:
     missing = [symbol for symbol in alphabet if symbol not in ids]
     if missing:
         raise UnsoundVocabulary(f"{len(missing)} of the 256 byte symbols are no tokens, such as {missing[0]!r}")
-    for token in ids:
-        if not token or any(character not in alphabet for character in token):
-            raise UnsoundVocabulary(f"the token {token!r} is not made of byte symbols, so it is not byte-level BPE")
+    if "" in ids or set("".join(ids)) - alphabet.keys():
+        wrong = next(token for token in ids if not token or set(token) - alphabet.keys())
+        raise UnsoundVocabulary(f"the token {wrong!r} is not made of byte symbols, so it is not byte-level BPE")
 
 
-def _check_merges(ids: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
+def _check_merges(ids: Mapping[str, int], merges: Sequence[tuple[str, str]], special: Collection[str]) -> None:
+    text = ids.keys() - special
     for number, (left, right) in enumerate(merges, start=1):
-        for token in (left, right, left + right):
-            if token not in ids:
-                raise UnsoundVocabulary(f"merge {number} ({left} {right}) needs {token!r}, which is no token")
-        if left + right == END_TOKEN:
-            raise UnsoundVocabulary(f"merge {number} makes {END_TOKEN} out of text, which no text may do")
+        made = left + right
+        if left in text and right in text and made in text:
+            continue
+        wrong = next(token for token in (left, right, made) if token not in text)
+        if wrong in special:
+            raise UnsoundVocabulary(f"merge {number} ({left} {right}) makes {wrong} out of text, which no text may do")
+        raise UnsoundVocabulary(f"merge {number} ({left} {right}) needs {wrong!r}, which is no token")

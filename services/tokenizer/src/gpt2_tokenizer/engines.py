@@ -1,0 +1,142 @@
+"""The libraries that turn text into ids, and the one place where one of them is chosen.
+
+fastokens is tens of times faster than `tokenizers`, which is the reference: it is chosen where it is installed, takes
+the vocabulary, and agrees with the reference on text made to tell them apart. Neither is told of the end token, so
+that its name in a text is text: the pre-tokenisation takes it apart, and no merge crosses its parts.
+"""
+
+import importlib
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from gpt2_tokenizer.vocabulary.files import text_tokenizer
+from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN, Vocabulary
+
+_log = logging.getLogger(__name__)
+
+Tokens = npt.NDArray[np.uint32]
+Offsets = npt.NDArray[np.int64]
+
+# What libraries have been seen to treat differently: Unicode versions, white space, contractions, the end token's name.
+_HOSTILE = (
+    f"{END_TOKEN} a{END_TOKEN}b <|endof{END_TOKEN}text|>{END_TOKEN}{END_TOKEN}",
+    "it's IT'S we'll we'LL '' 'sx 's's x'd ' s",
+    "a\u0085b\u00a0c\u1680d\u180ee\u2003f\u2028g\u2029h\u200bi\u202fj\u205fk\u3000l\ufeffm\x1cn\x1do\x1ep\x1fq\x0br\x0cs",
+    "  two   three\n\n four \r\n\r\nfive\t\tsix   \n \n  ",
+    "१२३ ٤٥٦ Ⅷ ½ ² 1\u03010 ५a 〇 𝟘𝟙 \u0661x",
+    "e\u0301 a\u0300\u0301\u0302 \u0301x नमस्ते กำลัง שלום عليكم \u202eRTL\u202c",
+    "👩‍👩‍👧‍👦🏳️‍🌈👍🏽 中文分词 한국어 ひらがな カタカナ",
+    # Letters and digits of Unicode 15.1 to 17, which tables of different age take for different things.
+    "a\u088fb \ua7ceb \ua7d2 a\ua7dab \U0001088f 1\U00010d401 a\U00010d50b 1\U00011de01 a\U0002ebf0b a\U000323b0b",
+    "\u0c5ca \u0cdc1",
+    "\0\0 \0 a\0b \x7f\x80\xff",
+)
+
+
+class Engine(Protocol):
+    """A library with one vocabulary. Threads may share it."""
+
+    name: str
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
+        """The ids of all texts, one after another, and where those of each text begin and end.
+
+        Args:
+            texts: Texts without lone surrogates; UnicodeEncodeError otherwise.
+
+        Returns:
+            Ids, and offsets into them, one more than there are texts.
+        """
+
+
+class ReferenceEngine:
+    """`tokenizers`: slow, and takes every vocabulary.
+
+    Args:
+        tokenizer: Encodes text alone.
+    """
+
+    name = "tokenizers"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
+        """See Engine."""
+        for text in texts:
+            text.encode()  # It would say TypeError, and not where.
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(item) for item in encoded], out=offsets[1:])
+        ids = np.empty(offsets[-1], np.uint32)
+        for item, begin, end in zip(encoded, offsets[:-1], offsets[1:], strict=True):
+            ids[begin:end] = item.ids
+        return ids, offsets
+
+
+class FastEngine:
+    """fastokens, which gives the ids of a batch as bytes.
+
+    Args:
+        tokenizer: A `fastokens.Tokenizer` without added tokens.
+    """
+
+    name = "fastokens"
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
+        """See Engine."""
+        ids, offsets = self._tokenizer.encode_batch_flat(list(texts))
+        return np.frombuffer(ids, np.uint32), np.frombuffer(offsets, np.int64)
+
+
+def choose_engine(vocabulary: Vocabulary, *, fast: bool = True) -> Engine:
+    """The fastest engine that is exact for a vocabulary.
+
+    Args:
+        vocabulary: The vocabulary.
+        fast: Whether fastokens may be chosen.
+    """
+    tokenizer = text_tokenizer(vocabulary)
+    reference = ReferenceEngine(tokenizer)
+    if not fast:
+        return reference
+    try:
+        library = importlib.import_module("fastokens")
+        engine = FastEngine(library.Tokenizer.from_json_str(tokenizer.to_str()))
+        difference = find_difference(engine, reference, _probes(vocabulary))
+    except (ImportError, ValueError, RuntimeError) as error:
+        difference = f"{type(error).__name__}: {error}"
+    if not difference:
+        return engine
+    _log.warning("fastokens is not used (%s): the slower tokenizers library encodes instead", difference)
+    return reference
+
+
+def find_difference(engine: Engine, reference: Engine, texts: Sequence[str]) -> str:
+    """Says which text two engines encode differently; empty when there is none."""
+    ids, offsets = engine.encode(texts)
+    expected, expected_offsets = reference.encode(texts)
+    for index, text in enumerate(texts):
+        ours = ids[offsets[index] : offsets[index + 1]]
+        if not np.array_equal(ours, expected[expected_offsets[index] : expected_offsets[index + 1]]):
+            return f"it encodes {text[:40]!r} otherwise"
+    return ""
+
+
+def _probes(vocabulary: Vocabulary) -> list[str]:
+    """Texts that tell engines apart; more of them where the vocabulary is not numbered as training numbers it."""
+    made = [left + right for left, right in vocabulary.merges]
+    probes = list(_HOSTILE)
+    if list(vocabulary.tokens[256 : 256 + len(made)]) != made:
+        # Ids in another order than merges, or tokens that no merge makes: libraries may look these up whole.
+        tokens = [token.decode("utf-8", errors="replace") for token in vocabulary.bytes_of_ids()]
+        probes += [*tokens, *(f" {token}s" for token in tokens)]
+    return probes

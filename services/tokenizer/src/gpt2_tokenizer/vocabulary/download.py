@@ -1,0 +1,202 @@
+"""Downloads tokenizers from where the service's settings allow it, OpenAI's own among them.
+
+A request cannot make the service fetch any address: the URL must lie under an allowed one, plainly written, and a
+redirect that leads elsewhere is refused. What arrives is bounded in size and time, and whole.
+"""
+
+import posixpath
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from http.client import HTTPException, HTTPMessage, HTTPResponse
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO
+from urllib.parse import urlsplit
+
+from gpt2_common.durable import write_durable
+from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound, Unavailable
+from gpt2_tokenizer.settings import TokenizerSettings
+from gpt2_tokenizer.vocabulary.files import ENCODER_FILE, MERGES_FILE, TOKENIZER_FILE
+
+OPENAI = "openai-gpt2"
+"""What a request says to have OpenAI's GPT-2 tokenizer; all their sizes have the same one."""
+OPENAI_SHA256: Mapping[str, str] = MappingProxyType(
+    {
+        ENCODER_FILE: "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+        MERGES_FILE: "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    }
+)
+LARGEST_FILE = 256 << 20
+
+_CHOICES = ((ENCODER_FILE, MERGES_FILE), ("vocab.json", "merges.txt"), (TOKENIZER_FILE,))
+_BLOCK = 1 << 16
+_ATTEMPTS = 4
+_PAGES = ("text/html", "application/xml", "text/xml")
+_GONE = (403, 404, 410)
+_TRY_LATER = (408, 425, 429)
+_SERVER_ERROR = 500
+
+
+class _Retry(Exception):
+    """The transfer broke off, or the server refuses for now."""
+
+
+class _Missing(Exception):
+    """The server has no such file."""
+
+
+def is_download(uri: str) -> bool:
+    """Whether a request's URI is of something to download."""
+    return uri == OPENAI or uri.lower().startswith(("http://", "https://"))
+
+
+def download_url(uri: str, settings: TokenizerSettings) -> str:
+    """The URL that a request's URI stands for. Raises InvalidRequest when the settings do not allow it."""
+    if uri == OPENAI:
+        return f"{settings.openai_base_url.rstrip('/')}/124M"
+    url = uri.rstrip("/")
+    if not _is_allowed(url, settings.download_urls):
+        raise InvalidRequest(
+            [
+                (
+                    "uri",
+                    f"{uri[:200]!r} lies under no URL to download from: add its to GPT2_TOKENIZER_DOWNLOAD_URLS",
+                )
+            ]
+        )
+    return url
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerDownload:
+    """One tokenizer on a server.
+
+    Args:
+        url: Its folder, or its `tokenizer.json`.
+        allowed: URLs that redirects may lead under.
+        folder: Where the files go.
+        timeout_seconds: Longest silence of the server.
+        check_cancelled: Called as bytes come; raises when the job is to stop.
+        known_sha256: Checksums by file name.
+        first_wait_seconds: Wait before the second attempt; it doubles with each.
+        largest_bytes: Most bytes of one file.
+    """
+
+    url: str
+    allowed: Sequence[str]
+    folder: Path
+    timeout_seconds: float
+    check_cancelled: Callable[[], None]
+    known_sha256: Mapping[str, str] = field(default_factory=dict)
+    first_wait_seconds: float = 1.0
+    largest_bytes: int = LARGEST_FILE
+
+    def run(self) -> Path:
+        """Downloads the files. Returns their folder.
+
+        Raises:
+            NotFound: The server has none of the files that make a tokenizer.
+            Unavailable: It does not answer, refuses, or sends a page instead.
+            DataLoss: What it sends is not what is known to be there.
+            FailedPrecondition: A file is too large, or a redirect leads elsewhere.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.url.endswith(".json"):
+            choices: Sequence[tuple[str, ...]] = ((self.url.rpartition("/")[2],),)
+            base = self.url.rpartition("/")[0]
+        else:
+            choices, base = _CHOICES, self.url
+        for names in choices:
+            try:
+                contents = [self._download(f"{base}/{name}") for name in names]
+            except _Missing:
+                continue
+            for name, content in zip(names, contents, strict=True):
+                self._check(name, content)
+                write_durable(self.folder / (TOKENIZER_FILE if len(names) == 1 else name), content)
+            return self.folder
+        raise NotFound(f"uri: {self.url} has no {' nor '.join(' and '.join(names) for names in choices)}", uri=self.url)
+
+    def _download(self, url: str) -> bytes:
+        wait = self.first_wait_seconds
+        for attempt in range(1, _ATTEMPTS + 1):
+            self.check_cancelled()
+            try:
+                return self._transfer(url)
+            except _Retry as problem:
+                if attempt == _ATTEMPTS:
+                    raise Unavailable(f"{url} cannot be downloaded: {problem}; retry the job later") from problem
+            time.sleep(wait)
+            wait *= 2
+        raise AssertionError
+
+    def _transfer(self, url: str) -> bytes:
+        opener = urllib.request.build_opener(_Redirects(self.allowed))
+        request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
+        try:
+            with opener.open(request, timeout=self.timeout_seconds) as response:
+                return self._receive(url, response)
+        except urllib.error.HTTPError as error:
+            if error.code in _GONE:
+                raise _Missing from error
+            if error.code in _TRY_LATER or error.code >= _SERVER_ERROR:
+                raise _Retry(f"the server answers HTTP {error.code}") from error
+            raise Unavailable(f"{url} is refused (HTTP {error.code} {error.reason}): check the address") from error
+        except (OSError, HTTPException) as error:
+            raise _Retry(str(error) or type(error).__name__) from error
+
+    def _receive(self, url: str, response: HTTPResponse) -> bytes:
+        kind = response.headers.get_content_type()
+        if kind in _PAGES:
+            raise Unavailable(f"{url}: the server answers with a page ({kind}) instead of the file: check the address")
+        received = bytearray()
+        while block := response.read1(_BLOCK):
+            self.check_cancelled()
+            received += block
+            if len(received) > self.largest_bytes:
+                raise FailedPrecondition(f"{url} is larger than {self.largest_bytes} bytes: it is no tokenizer's")
+        length = response.headers.get("Content-Length")
+        if length is not None and len(received) != int(length):
+            raise _Retry(f"the connection ended after {len(received):,} of {int(length):,} bytes")
+        return bytes(received)
+
+    def _check(self, name: str, content: bytes) -> None:
+        expected = self.known_sha256.get(name)
+        found = sha256(content).hexdigest()
+        if expected is not None and found != expected:
+            raise DataLoss(
+                f"{self.url}/{name} has the SHA-256 {found} instead of {expected}: set GPT2_OPENAI_BASE_URL to a "
+                "server that has OpenAI's files"
+            )
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self._allowed = allowed
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if not _is_allowed(newurl, self._allowed):
+            raise FailedPrecondition(
+                f"{req.full_url} redirects to {urlsplit(newurl).netloc}, which is not allowed: "
+                "add where it leads to GPT2_TOKENIZER_DOWNLOAD_URLS"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _is_allowed(url: str, allowed: Sequence[str]) -> bool:
+    parts = urlsplit(url)
+    plain = not (set(url) & set("%\\?#@ \t\r\n")) and url.isascii() and url.isprintable() and len(url) <= 2048
+    normal = posixpath.normpath(parts.path or "/") == (parts.path or "/")
+    return plain and normal and any(url == root or url.startswith(f"{root}/") for root in allowed)
