@@ -11,7 +11,7 @@ context length Q, L layers, padded vocabulary V, and b bytes in a number of the 
     copies       4 P + optimizer where host and device are one: what a checkpoint is written from
     overhead     what the framework takes before anything is trained
 
-The measured peak of small trainings on CPUs was 0.9 to 1.2 of it, on both backends (`tests/test_memory.py` measures one).
+The measured peak of small trainings on CPUs was 0.9 to 1.2 of it, on both backends; `test_memory.py` measures one.
 """
 
 import math
