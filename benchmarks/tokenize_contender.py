@@ -110,7 +110,7 @@ def _verdict(lists: Lists, setting: Setting) -> str:
     points = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
     wrong = 0
     for begin in range(0, len(points), 1 << 16):
-        some = [f"a'{chr(point)}s 9{chr(point)}b " for point in points[begin : begin + (1 << 16)]]
+        some = [f"'s{chr(point)}'ll 9{chr(point)}" for point in points[begin : begin + (1 << 16)]]
         expected = reference.encode_ordinary_batch(some)
         wrong += sum(ours != theirs for ours, theirs in zip(lists(some), expected, strict=True))
     return f"differs for {wrong} characters" if wrong else "exact"

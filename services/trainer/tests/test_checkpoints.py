@@ -1,13 +1,18 @@
 """Checkpoints of a training: which are kept, and that damage never goes unnoticed."""
 
+import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from trainer_support.data import random_weights, small_architecture
 
 from gpt2_common.errors import DataLoss
-from gpt2_trainer.formats.checkpoint import Checkpoint, TrainingState, Validation
+from gpt2_trainer.formats.checkpoint import Checkpoint, TrainingState, Validation, read_checkpoint
 from gpt2_trainer.training.checkpoints import CheckpointFolder
 
 ARCHITECTURE = small_architecture(n_layer=1)
@@ -96,3 +101,40 @@ def test_publishing_a_damaged_checkpoint_is_refused(tmp_path):
     (folder.path(1) / "state.json").write_text("{}")
     with pytest.raises(DataLoss, match=r"state.json has 2 bytes"):
         folder.verify(1)
+
+
+# Sizes at which the disk is full in each of the files in turn.
+@pytest.mark.parametrize("kilobytes", [300, 340, 380, 420])
+def test_a_full_disk_ends_the_training_and_leaves_the_checkpoints_before(tmp_path, kilobytes):
+    script = (
+        f'mount -t tmpfs -o size={kilobytes}k none "{tmp_path}" '
+        f'&& exec "{sys.executable}" -m trainer_support.full_disk "{tmp_path}"'
+    )
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    last = found["failed"] - 1
+    assert last >= 1
+    assert f"no space left on the disk for the checkpoint of step {last + 1}" in found["message"]
+    assert f"the checkpoint of step {last} is whole" in found["message"]
+    assert found["left"] == [f"step-{step:09d}" for step in range(1, last + 1)]
+    assert found["newest"] == last
+
+
+def test_checkpoints_of_a_version_without_skips_and_adapters_are_read(tmp_path):
+    folder = CheckpointFolder(tmp_path / "c", keep=2, tokenizer=None)
+    folder.save(checkpoint(2, 3.0))
+    state = folder.path(2) / "state.json"
+    content = json.loads(state.read_text())
+    for name in ("skipped_steps", "skipped_in_a_row", "seconds", "stopped_because"):
+        del content[name]
+    state.write_text(json.dumps(content))
+    found = read_checkpoint(folder.path(2), with_optimizer=True)
+    assert_same(found, checkpoint(2, 3.0))
+    assert found.adapters == {}

@@ -195,7 +195,77 @@ def test_cut_safetensors_and_pickles_are_refused(import_from, source):
     path.write_bytes(path.read_bytes()[:-5])
     assert "model.safetensors cannot be read" in refusal(import_from(source.as_uri()))
     path.rename(source / "pytorch_model.bin")
-    assert "pickle files are not read" in refusal(import_from(source.as_uri()))
+    message = refusal(import_from(source.as_uri()))
+    assert "pytorch_model.bin is a pickle file, which could run code and is not read" in message
+    assert "save_pretrained" in message
+
+
+def write_shards(folder, count=3):
+    """The weights divided among several files, as `save_pretrained` does with large models."""
+    write_huggingface_files(folder)
+    (folder / "model.safetensors").unlink()
+    names = [f"model-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)]
+    places = {f"transformer.{name}": names[number % count] for number, name in enumerate(WEIGHTS)}
+    for shard in names:
+        tensors = {name: WEIGHTS[name.removeprefix("transformer.")] for name in places if places[name] == shard}
+        save_file(tensors, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return names
+
+
+def test_weights_divided_among_files(import_from, source):
+    names = write_shards(source)
+    assert_imported(import_from(source.as_uri()))
+    (source / names[1]).unlink()
+    assert f"{names[1]} is missing, which model.safetensors.index.json names" in refusal(import_from(source.as_uri()))
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("{", "cannot be read"),
+        ("{}", "cannot be read"),
+        ('{"weight_map": []}', "cannot be read"),
+        ('{"weight_map": {"wte.weight": "../model.safetensors"}}', "not in its folder"),
+    ],
+)
+def test_a_broken_index_is_named(import_from, source, content, part):
+    write_shards(source)
+    (source / "model.safetensors.index.json").write_text(content)
+    message = refusal(import_from(source.as_uri()))
+    assert "model.safetensors.index.json" in message
+    assert part in message
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_half_precision_is_read_exactly(import_from, source, kind):
+    import ml_dtypes
+
+    half = {"F16": np.float16, "BF16": ml_dtypes.bfloat16}[kind]
+    write_huggingface_files(source)
+    save_file({name: value.astype(half) for name, value in WEIGHTS.items()}, source / "model.safetensors")
+    folder = Path(import_from(source.as_uri())["checkpoint"]["uri"].removeprefix("file://"))
+    for name, value in read_checkpoint(folder, with_optimizer=False).weights.items():
+        np.testing.assert_array_equal(value, WEIGHTS[name].astype(half).astype(np.float32))
+
+
+def test_a_checkpoint_of_ours_with_its_tokenizer(import_from, tmp_path):
+    made = make_checkpoint(tmp_path / "ours", ARCHITECTURE, WEIGHTS)
+    outputs = import_from(made.uri)
+    assert_imported(outputs)
+    assert outputs["tokenizer"]["end_token_id"] == str(END_TOKEN_ID)
+    (made.folder / "weights.safetensors").write_bytes(b"x")
+    assert "is damaged" in refusal(import_from(made.uri))
+
+
+def test_weights_in_an_object_store(tensorflow_process, tmp_path, source):
+    made = make_checkpoint(tmp_path / "ours", ARCHITECTURE, WEIGHTS)
+    write_huggingface_files(source)
+    for folder in (made.folder, source):
+        result = tensorflow_process(computations.import_from_memory, str(folder), str(tmp_path))
+        assert_imported(result)
+    missing = tensorflow_process(computations.import_from_memory, None, str(tmp_path))
+    assert "memory://nothing is no folder, or an empty one" in refusal(missing)
 
 
 def test_a_folder_with_neither_is_refused(import_from, source):

@@ -183,3 +183,17 @@ def run_job(module, function, request_type, request, folder, job_id, **settings)
     except PipelineError as error:
         return {"error": {"type": type(error).__name__, "message": str(error)}}
     return {item.name: {"uri": item.uri, "digest": item.digest, **item.properties} for item in outputs}
+
+
+def import_from_memory(folder, root):
+    """Imports a folder's files from fsspec's file system in memory, which behaves as object stores do."""
+    import fsspec
+
+    from gpt2.trainer.v1 import trainer_service_pb2
+
+    memory, name = fsspec.filesystem("memory"), Path(folder).name if folder else "nothing"
+    if folder:
+        memory.put(folder, f"/{name}", recursive=True)
+    request = trainer_service_pb2.ImportCheckpointRequest(uri=f"memory://{name}").SerializeToString()
+    job = ("gpt2_trainer.jobs.import_checkpoint", "import_checkpoint", "ImportCheckpointRequest")
+    return run_job(*job, request, root, f"import-{name}", allowed_roots=f"memory://{name}")

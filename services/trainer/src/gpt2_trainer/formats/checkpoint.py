@@ -11,7 +11,7 @@ tokenizer/              the tokenizer's files; missing where its source had none
 import json
 import math
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from gpt2_common.errors import DataLoss
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.lora import LoraOptions
 from gpt2_trainer.formats.peft import read_adapters, write_adapters
+from gpt2_trainer.model.adapters import merge_adapters
 from gpt2_trainer.model.weights import Weights, check_weights, cut_vocabulary
 
 CONFIG, WEIGHTS, OPTIMIZER, STATE, TOKENIZER, ADAPTER = (
@@ -68,6 +69,8 @@ class TrainingState:
     """Of these, the latest."""
     seconds: float = 0.0
     """Time that the training took, where it is limited."""
+    adapters_merged: bool = False
+    """Whether the weights are with their additions, as in checkpoints for others, and not in a training's own."""
     stopped_because: str = ""
     """What ended the training: `steps`, `max_seconds` or `early_stopping`; empty: it has not ended."""
 
@@ -96,8 +99,7 @@ class Checkpoint:
     slots: Weights
     state: TrainingState
     adapters: Weights = field(default_factory=dict)
-    """Additions of low-rank adaptation. In a training's own checkpoints the weights are without them; in those for
-    others they are with them."""
+    """Additions of low-rank adaptation."""
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, tokenizer: Path | None) -> None:
@@ -141,6 +143,14 @@ def read_checkpoint(folder: Path, *, with_optimizer: bool) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataLoss(f"the checkpoint in {folder} is damaged ({error}): use another one") from error
     return Checkpoint(architecture=architecture, weights=weights, slots=slots, state=state, adapters=adapters)
+
+
+def merged(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with its additions in the weights, so that others need not know of them."""
+    if not checkpoint.adapters or checkpoint.state.adapters_merged:
+        return checkpoint
+    weights = merge_adapters(checkpoint.weights, checkpoint.adapters, _lora_of(checkpoint.state))
+    return replace(checkpoint, weights=weights, state=replace(checkpoint.state, adapters_merged=True))
 
 
 def _lora_of(state: TrainingState) -> LoraOptions:

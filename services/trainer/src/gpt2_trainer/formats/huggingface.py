@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from gpt2_trainer.formats.checkpoint import SAFETENSORS_METADATA, write_json
 from gpt2_trainer.formats.tokenizer_files import END_TOKEN
 from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, weight_shapes
 
-CONFIG, MODEL = "config.json", "model.safetensors"
+CONFIG, MODEL, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
 # Causal masks that old versions stored as if they were weights.
 _MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 _HEAD = "lm_head.weight"
@@ -39,14 +41,13 @@ def read_huggingface(folder: Path, field: str) -> tuple[Architecture, Weights]:
         InvalidRequest: It is no GPT-2, or a tensor is missing or of another shape; the message names it.
     """
     architecture = _read_architecture(folder / CONFIG, field)
-    path = folder / MODEL
-    if not path.is_file():
-        raise InvalidRequest([(field, f"{path} is missing; weights in pickle files are not read: convert them first")])
+    paths = _model_files(folder, field)
     try:
-        with safe_open(path, framework="np") as tensors:
-            return architecture, _read_weights(tensors, architecture, field)
+        with ExitStack() as opened:
+            files = [opened.enter_context(safe_open(path, framework="np")) for path in paths]
+            return architecture, _read_weights(_Tensors(files), architecture, field)
     except (OSError, SafetensorError, TypeError) as error:
-        raise InvalidRequest([(field, f"{path} cannot be read: {error}")]) from error
+        raise InvalidRequest([(field, f"{', '.join(map(str, paths))} cannot be read: {error}")]) from error
 
 
 def write_huggingface(folder: Path, architecture: Architecture, weights: Weights, tokenizer: Path) -> None:
@@ -102,6 +103,51 @@ def write_huggingface(folder: Path, architecture: Architecture, weights: Weights
     )
     for source, target in (("tokenizer.json",) * 2, ("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
         shutil.copyfile(tokenizer / source, folder / target)
+
+
+class _Tensors:
+    """The tensors of a model's files, as if they were in one."""
+
+    def __init__(self, files: list[Any]) -> None:
+        self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - no mapping
+
+    def keys(self) -> list[str]:
+        """Names of all tensors."""
+        return list(self._files)
+
+    def get_slice(self, name: str) -> Any:
+        """A tensor's shape and type, without its content."""
+        return self._files[name].get_slice(name)
+
+    def get_tensor(self, name: str) -> Any:
+        """A tensor's content."""
+        return self._files[name].get_tensor(name)
+
+
+def _model_files(folder: Path, field: str) -> list[Path]:
+    """The file with the weights, or the files that they are divided among."""
+    if (folder / MODEL).is_file():
+        return [folder / MODEL]
+    index = folder / INDEX
+    if not index.is_file():
+        pickled = next((name for name in _PICKLES if (folder / name).is_file()), None)
+        advice = (
+            f"; {pickled} is a pickle file, which could run code and is not read: load it with `transformers` where "
+            "you trust it, and save it again by `save_pretrained`, which writes safetensors"
+            if pickled
+            else ""
+        )
+        raise InvalidRequest([(field, f"{folder / MODEL} is missing, and {INDEX} too{advice}")])
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        unsafe = [name for name in names if not name or Path(name).name != name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidRequest([(field, f"{index} cannot be read: {error!r}")]) from error
+    if unsafe:
+        raise InvalidRequest([(field, f"{index} names the file {unsafe[0]!r}, which is not in its folder")])
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise InvalidRequest([(field, f"{folder / missing[0]} is missing, which {INDEX} names")])
+    return [folder / name for name in names]
 
 
 def _read_architecture(path: Path, field: str) -> Architecture:

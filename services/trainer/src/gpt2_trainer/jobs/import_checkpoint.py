@@ -1,5 +1,6 @@
 """ImportCheckpoint: takes OpenAI's or Hugging Face's weights as a checkpoint. Never makes up what is missing."""
 
+import posixpath
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,20 @@ from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
 from gpt2_common.artifacts.roots import local_path
-from gpt2_common.errors import InvalidRequest
+from gpt2_common.errors import DataLoss, InvalidRequest, Unavailable
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_trainer.configuration.architecture import OFFICIAL_NAMES, PRESETS, Architecture
-from gpt2_trainer.formats.checkpoint import Checkpoint, TrainingState, write_checkpoint
+from gpt2_trainer.formats.checkpoint import (
+    ADAPTER,
+    STATE,
+    TOKENIZER,
+    WEIGHTS,
+    Checkpoint,
+    TrainingState,
+    merged,
+    read_checkpoint,
+    write_checkpoint,
+)
 from gpt2_trainer.formats.openai_download import ModelDownload
 from gpt2_trainer.formats.tokenizer_files import write_tokenizer
 from gpt2_trainer.model.backend import select_backend
@@ -22,8 +33,9 @@ from gpt2_trainer.settings import TrainerSettings
 
 _OPENAI_CONFIG, _HUGGINGFACE_CONFIG = "hparams.json", "config.json"
 _WANTED = frozenset(
-    {_OPENAI_CONFIG, _HUGGINGFACE_CONFIG, "checkpoint", "model.safetensors", "encoder.json", "vocab.bpe"}
-    | {"vocab.json", "merges.txt"}
+    {_OPENAI_CONFIG, "checkpoint", "encoder.json", "vocab.bpe"}
+    | {_HUGGINGFACE_CONFIG, "model.safetensors", "model.safetensors.index.json", "vocab.json", "merges.txt"}
+    | {WEIGHTS, STATE, f"{ADAPTER}/adapter_model.safetensors", f"{TOKENIZER}/encoder.json", f"{TOKENIZER}/vocab.bpe"}
 )
 
 
@@ -48,7 +60,7 @@ def import_checkpoint(
         folder = _local_copy(address, context)
     context.report("reading")
     outputs = []
-    tokenizer = _publish_tokenizer(folder, field, context)
+    tokenizer = _publish_tokenizer(folder / TOKENIZER if _is_ours(folder) else folder, field, context)
     if tokenizer is not None:
         outputs.append(output("tokenizer", tokenizer[0]))
     architecture, weights = _read(folder, tokenizer[1] if tokenizer else None, field)
@@ -66,6 +78,10 @@ def import_checkpoint(
         properties |= {"source": address, "tokenizer_digest": state.tokenizer_digest}
         committed = writer.commit({"parameters": count_parameters(architecture)}, properties)
     return [output("checkpoint", committed), *outputs]
+
+
+def _is_ours(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in (WEIGHTS, STATE))
 
 
 def _download(name: str, context: JobContext[TrainerSettings]) -> tuple[Path, str]:
@@ -93,14 +109,23 @@ def _local_copy(uri: str, context: JobContext[TrainerSettings]) -> Path:
         if not folder.is_dir():
             raise InvalidRequest([("uri", f"{folder} is no folder")])
         return folder
-    filesystem, root = fsspec.core.url_to_fs(uri)
+    try:
+        filesystem, root = fsspec.core.url_to_fs(uri)
+        paths = filesystem.find(root, maxdepth=2)
+    except (ImportError, ValueError) as error:
+        raise Unavailable(f"{uri} cannot be read here ({error}): install the package for its scheme") from error
+    if not paths:
+        raise InvalidRequest([("uri", f"{uri} is no folder, or an empty one")])
     target = context.work / "source"
     target.mkdir(exist_ok=True)
-    for path in filesystem.ls(root, detail=False):
-        name = path.rsplit("/", 1)[-1]
-        if name in _WANTED or name.startswith("model.ckpt."):
+    inside = posixpath.normpath(filesystem._strip_protocol(root))
+    for path in paths:
+        name = posixpath.relpath(path, inside)
+        shard = name.startswith("model-") and name.endswith(".safetensors")
+        if name in _WANTED or shard or name.startswith("model.ckpt."):
             context.check_cancelled()
             context.report("copying")
+            (target / name).parent.mkdir(exist_ok=True)
             filesystem.get_file(path, str(target / name))
     return target
 
@@ -135,6 +160,12 @@ def _read(folder: Path, end_token_id: int | None, field: str) -> tuple[Architect
         from gpt2_trainer.formats.openai import read_openai
 
         return read_openai(folder, end_token_id, field)
+    if _is_ours(folder):
+        try:
+            checkpoint = merged(read_checkpoint(folder, with_optimizer=False))
+        except (DataLoss, KeyError, TypeError) as error:
+            raise InvalidRequest([(field, f"{folder} is no whole checkpoint: {error}")]) from error
+        return checkpoint.architecture, checkpoint.weights
     if (folder / _HUGGINGFACE_CONFIG).is_file():
         from gpt2_trainer.formats.huggingface import read_huggingface
 

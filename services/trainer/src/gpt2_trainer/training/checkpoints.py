@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -18,9 +17,7 @@ from gpt2_common.artifacts import Artifact, ArtifactWriter, Manifest
 from gpt2_common.artifacts.manifest import MANIFEST_NAME
 from gpt2_common.artifacts.store import check_files
 from gpt2_common.errors import DataLoss, FailedPrecondition, ResourceExhausted
-from gpt2_trainer.configuration.lora import LoraOptions
-from gpt2_trainer.formats.checkpoint import ADAPTER, Checkpoint, read_checkpoint, write_checkpoint
-from gpt2_trainer.model.adapters import merge_adapters
+from gpt2_trainer.formats.checkpoint import ADAPTER, Checkpoint, merged, read_checkpoint, write_checkpoint
 
 _log = logging.getLogger(__name__)
 _PREFIX = "step-"
@@ -117,9 +114,7 @@ class CheckpointFolder:
         """
         if (self.path(step) / ADAPTER).exists():
             checkpoint = read_checkpoint(self.path(step), with_optimizer=False)
-            lora = LoraOptions.from_json((checkpoint.state.config or {})["lora"])
-            merged = merge_adapters(checkpoint.weights, checkpoint.adapters, lora)
-            write_checkpoint(target, replace(checkpoint, weights=merged), self._tokenizer)
+            write_checkpoint(target, merged(checkpoint), self._tokenizer)
             return
         for source in self._files(step):
             place = target / source.relative_to(self.path(step))
