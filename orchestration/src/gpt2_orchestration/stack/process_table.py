@@ -27,7 +27,7 @@ def identify(pid: int) -> ProcessIdentity | None:
     """The process that has a pid now; None when none has, or it has ended and only waits to be collected."""
     try:
         process = psutil.Process(pid)
-        ended = process.status() == psutil.STATUS_ZOMBIE
+        ended = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
         return None if ended else ProcessIdentity(pid, process.create_time())
     except psutil.Error:
         return None
