@@ -1,6 +1,5 @@
 """The executor of every component: makes the start call, follows the job, writes what it made to ML Metadata."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
@@ -15,7 +14,7 @@ from gpt2_orchestration import calls
 from gpt2_orchestration.artifact_types import ServiceArtifact, set_properties
 from gpt2_orchestration.calls import StartCall
 from gpt2_orchestration.client import ClientSettings, connect
-from gpt2_orchestration.pipelines.requests import Input, build_request, run_job
+from gpt2_orchestration.pipelines.requests import Input, build_request, run_job, run_name
 
 
 class StartCallExecutor(BaseExecutor):
@@ -49,11 +48,6 @@ class StartCallExecutor(BaseExecutor):
         for name, artifacts in output_dict.items():
             if name in outputs and artifacts:
                 _describe(artifacts[0], outputs[name], job)
-
-
-def run_name(pipeline: str, pipeline_run_id: str) -> str:
-    """The run id, in the services' alphabet, of a run of a pipeline."""
-    return re.sub(r"[^A-Za-z0-9._-]", "", f"{pipeline}-{pipeline_run_id}")[:100]
 
 
 def _describe(artifact: ServiceArtifact, output: artifact_pb2.Artifact, job: job_pb2.Job) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,11 @@ def request_json(request: Message) -> str:
     """A request as a component's parameter: the same request gives the same text."""
     content: dict[str, Any] = json_format.MessageToDict(request)
     return json.dumps(content, sort_keys=True)
+
+
+def run_name(pipeline: str, pipeline_run_id: str) -> str:
+    """The run id, in the services' alphabet, of a run of a pipeline."""
+    return re.sub(r"[^A-Za-z0-9._-]", "", f"{pipeline}-{pipeline_run_id}")[:100]
 
 
 def build_request(
