@@ -1,7 +1,7 @@
 """Which documents are for validation: a pure function of a document's text.
 
 So it depends neither on the order of documents nor on what else the corpus holds, and two copies of one text never
-stand on both sides. The hash is XXH3 with 64 bits, as reading a corpus and encoding it are fast enough to notice another.
+stand on both sides. The hash is XXH3 with 64 bits: a slower one is noticed beside the encoder.
 """
 
 from collections.abc import Iterable
