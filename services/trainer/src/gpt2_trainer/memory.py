@@ -7,7 +7,7 @@ context length Q, L layers, padded vocabulary V, and b bytes in a number of the 
     gradients    4 T, twice that with accumulation (the running sum); with LoRA 4 for each adapted weight
     optimizer    8 T adamw and adam, 4 T sgd with momentum, rows + columns of each matrix adafactor
     activations  n L (16 b D + 24 D + (4 + 2 b) H Q); of one layer, and n L b D for the others, with memory saving
-    logits       n V (8 + b)
+    logits       p V (8 + b) of the p tokens in a part of the loss (`model/loss.py`), and 4 V D for its sum over parts
     copies       4 P + optimizer where host and device are one: what a checkpoint is written from
     overhead     what the framework takes before anything is trained
 
@@ -24,6 +24,7 @@ from typing import Any
 
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.lora import LoraOptions
+from gpt2_trainer.configuration.loss_parts import count_parts
 from gpt2_trainer.configuration.training import Problems, TrainingOptions
 from gpt2_trainer.model.adapters import adapted_weights
 from gpt2_trainer.model.weights import TOKEN_EMBEDDING, is_layer_weight, weight_shapes
@@ -173,7 +174,10 @@ def _activation_bytes(architecture: Architecture, options: TrainingOptions) -> t
     layer = tokens * (16 * number * sizes.n_embd + 24 * sizes.n_embd + attention)
     kept = layer + sizes.n_layer * tokens * number * sizes.n_embd
     activations = kept if options.memory_saving_gradients else sizes.n_layer * layer
-    return activations, tokens * architecture.padded_vocabulary_size * (8 + number)
+    vocabulary = architecture.padded_vocabulary_size
+    parts = count_parts(tokens, vocabulary)
+    sums = _FLOAT * vocabulary * sizes.n_embd if parts > 1 else 0
+    return activations, tokens // parts * vocabulary * (8 + number) + sums
 
 
 def _fitting(architecture: Architecture, options: TrainingOptions, memory: DeviceMemory) -> list[str]:

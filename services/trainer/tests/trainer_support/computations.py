@@ -53,11 +53,11 @@ def train_steps(architecture, weights, options, batches, with_slots=False, **net
     return (trained, figures, slots, [bool(item.made) for item in results]) if with_slots else (trained, figures)
 
 
-def validation_losses(architecture, weights, options, inputs, targets):
+def validation_losses(architecture, weights, options, inputs, targets, **network_options):
     from gpt2_trainer.model.network import Network
     from gpt2_trainer.training.step import TrainingStep, create_stepper
 
-    step = TrainingStep(Network(architecture=architecture), options)
+    step = TrainingStep(Network(architecture=architecture, **network_options), options)
     return create_stepper(step, pad_vocabulary(weights, architecture), None).validate(inputs, targets)
 
 
