@@ -11,6 +11,9 @@ context length Q, L layers, padded vocabulary V, and b bytes in a number of the 
     copies       4 P + optimizer where host and device are one: what a checkpoint is written from
     overhead     what the framework takes before anything is trained
 
+On several devices, where their number is given, a micro-batch is divided by the copies of the model, and weights,
+gradients and optimizer by the devices that share one.
+
 The measured peak of small trainings on CPUs was 0.9 to 1.2 of it, on both backends; `test_memory.py` measures one.
 """
 
@@ -83,11 +86,13 @@ def estimate_memory(architecture: Architecture, options: TrainingOptions, *, on_
     trained, adapted = _trained_shapes(architecture, options, shapes)
     parts = 2 if options.accumulate_gradients > 1 else 1
     optimizer = _optimizer_bytes(options, trained)
-    activations, logits = _activation_bytes(architecture, options)
+    copies = 1 if on_host else max(1, options.devices // options.model_devices)
+    activations, logits = (size // copies for size in _activation_bytes(architecture, options))
+    shared = 1 if on_host else options.model_devices
     return MemoryEstimate(
-        weights=weights + adapted,
-        gradients=parts * _FLOAT * _count(trained) + adapted,
-        optimizer=optimizer,
+        weights=(weights + adapted) // shared,
+        gradients=(parts * _FLOAT * _count(trained) + adapted) // shared,
+        optimizer=optimizer // shared,
         activations=activations,
         logits=logits,
         copies=weights + optimizer if on_host else 0,

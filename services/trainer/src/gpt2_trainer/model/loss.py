@@ -31,8 +31,8 @@ def scores(hidden: Any, embedding: Any, size: int) -> Any:
     return logits if size == rows else ops.where(ops.arange(rows) < size, logits, MASKED)
 
 
-def token_losses(hidden: Any, embedding: Any, targets: Any, size: int, parts: int) -> Any:
-    """Cross-entropy of each token in nats, not to be differentiated.
+def token_results(hidden: Any, embedding: Any, targets: Any, size: int, parts: int) -> tuple[Any, Any]:
+    """How well each token is foretold, not to be differentiated.
 
     Args:
         hidden: [tokens, width].
@@ -42,20 +42,22 @@ def token_losses(hidden: Any, embedding: Any, targets: Any, size: int, parts: in
         parts: Divides the tokens.
 
     Returns:
-        float32 [tokens].
+        float32 [tokens], cross-entropy in nats; bool [tokens], whether it is the likeliest one.
     """
 
-    def part(tokens: tuple[Any, Any]) -> Any:
-        losses, _ = cross_entropy(scores(tokens[0], embedding, size), tokens[1])
-        return losses
+    def part(tokens: tuple[Any, Any]) -> tuple[Any, Any]:
+        logits = scores(tokens[0], embedding, size)
+        losses, _ = cross_entropy(logits, tokens[1])
+        return losses, ops.equal(ops.argmax(logits, axis=-1), ops.cast(tokens[1], "int32"))
 
     if parts == 1:
         return part((hidden, targets))
-    return ops.reshape(ops.map(part, (_divided(hidden, parts), _divided(targets, parts))), (-1,))
+    losses, hits = ops.map(part, (_divided(hidden, parts), _divided(targets, parts)))
+    return _joined(losses), _joined(hits)
 
 
 def mean_loss(hidden: Any, embedding: Any, targets: Any, size: int, parts: int) -> Any:
-    """Mean cross-entropy, float32 scalar, with its gradient; as `token_losses`, but the embedding is float32."""
+    """Mean cross-entropy, float32 scalar, with its gradient; as `token_results`, but the embedding is float32."""
     tokens = hidden.shape[0]
 
     def part(embedding: Any, hidden: Any, targets: Any) -> tuple[Any, Any, Any]:
@@ -76,9 +78,8 @@ def mean_loss(hidden: Any, embedding: Any, targets: Any, size: int, parts: int) 
 
         zeros = ops.zeros((), "float32"), ops.zeros_like(divided[0]), ops.zeros(embedding.shape, "float32")
         loss, slopes, towards = ops.fori_loop(0, parts, add, zeros)
-        return loss, ops.reshape(slopes, hidden.shape), towards
+        return loss, _joined(slopes), towards
 
-    @ops.custom_gradient
     def loss_of(hidden: Any, embedding: Any) -> tuple[Any, Any]:
         loss, slopes, towards = all_parts(hidden, ops.cast(embedding, hidden.dtype))
 
@@ -88,8 +89,15 @@ def mean_loss(hidden: Any, embedding: Any, targets: Any, size: int, parts: int) 
 
         return loss, gradient
 
-    return loss_of(hidden, embedding)
+    return ops.custom_gradient(loss_of)(hidden, embedding)
 
 
 def _divided(tensor: Any, parts: int) -> Any:
-    return ops.reshape(tensor, (parts, tensor.shape[0] // parts, *tensor.shape[1:]))
+    """[tokens, ...] as [parts, tokens of a part, ...]; each part has tokens of all devices that share a batch."""
+    rows = ops.reshape(tensor, (tensor.shape[0] // parts, parts, *tensor.shape[1:]))
+    return ops.swapaxes(rows, 0, 1)
+
+
+def _joined(tensor: Any) -> Any:
+    """The opposite of `_divided`."""
+    return ops.reshape(ops.swapaxes(tensor, 0, 1), (-1, *tensor.shape[2:]))

@@ -77,13 +77,17 @@ class Network:
         Returns:
             float32 [batch].
         """
-        return ops.mean(self.token_losses(weights, token_ids, targets), axis=-1)
+        return ops.mean(self.token_results(weights, token_ids, targets)[0], axis=-1)
 
-    def token_losses(self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of each token in nats; arguments as for `losses`. float32 [batch, time]."""
+    def token_results(self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """How well each token is foretold; arguments as for `losses`.
+
+        Returns:
+            float32 [batch, time], cross-entropy in nats; bool [batch, time], whether it is the likeliest one.
+        """
         hidden, embedding, *others = self._loss_inputs(weights, token_ids, targets)
-        found = loss.token_losses(hidden, ops.cast(embedding, self.precision), *others)
-        return ops.reshape(found, token_ids.shape)
+        losses, hits = loss.token_results(hidden, ops.cast(embedding, self.precision), *others)
+        return ops.reshape(losses, token_ids.shape), ops.reshape(hits, token_ids.shape)
 
     def _loss_inputs(
         self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor
