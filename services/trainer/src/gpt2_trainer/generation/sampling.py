@@ -33,7 +33,10 @@ def draw(logits: Any, uniform: Any, temperature: Any, top_k: Any, top_p: Any, ca
         int32 [batch].
     """
     size = candidates or logits.shape[-1]
-    ranked, token_ids = ops.top_k(logits, size)
+    # Looked up again by their ids: where both results of `top_k` are used, XLA sorts the whole vocabulary, which takes
+    # a hundred times as long.
+    token_ids = ops.top_k(logits, size)[1]
+    ranked = ops.take_along_axis(logits, token_ids, axis=1)
     rank = ops.arange(size, dtype="int32")
     # Whatever is divided by, rank 0 stays first; below the bound only it is left, as with temperature 0.
     scaled = (ranked - ranked[:, :1]) / ops.maximum(temperature, 1e-6)
