@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, ParamSpec
 
@@ -23,6 +23,7 @@ from gpt2_orchestration.specification import SpecificationError, load_specificat
 from gpt2_orchestration.stack.addresses import StackAddresses
 from gpt2_orchestration.stack.control import stack_status, stop_stack
 from gpt2_orchestration.stack.errors import StackError
+from gpt2_orchestration.stack.kafka_server import KafkaError, require_kafka
 from gpt2_orchestration.stack.running import run_until_stopped
 from gpt2_orchestration.stack.settings import StackSettings
 
@@ -51,7 +52,7 @@ def shows_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None
             command(*args, **kwargs)
         except SpecificationError as error:
             raise typer.Exit(_complain(error, 2)) from None
-        except (ServiceError, StackError) as error:
+        except (ServiceError, StackError, KafkaError) as error:
             raise typer.Exit(_complain(error, 1)) from None
         except KeyboardInterrupt:
             raise typer.Exit(_complain("interrupted", 130)) from None
@@ -94,9 +95,15 @@ def run(
 
 @stack.command()
 @shows_errors
-def up(folder: FolderOption = Path(".gpt2")) -> None:
+def up(
+    folder: FolderOption = Path(".gpt2"),
+    kafka: Annotated[bool, typer.Option("--kafka", help="Run Apache Kafka itself; needs Java 17 and Maven.")] = False,
+) -> None:
     """Start the stack and keep it until Ctrl-C or `gpt2 stack down`."""
-    run_until_stopped(StackSettings(folder=folder), on_ready=_show_addresses)
+    if kafka:
+        require_kafka()
+    title = "Kafka" if kafka else "Kafka (stand-in, keeps nothing on disk)"
+    run_until_stopped(StackSettings(folder=folder, kafka=kafka), on_ready=partial(_show_addresses, title))
 
 
 @stack.command()
@@ -119,11 +126,11 @@ def status(folder: FolderOption = Path(".gpt2")) -> None:
     Console().print(table)
 
 
-def _show_addresses(addresses: StackAddresses) -> None:
+def _show_addresses(kafka: str, addresses: StackAddresses) -> None:
     table = Table("server", "address", title="the stack is up; Ctrl-C stops it")
     for server, address in (
         ("MongoDB", addresses.mongodb_uri),
-        ("Kafka (stand-in, keeps nothing on disk)", addresses.kafka_bootstrap_servers),
+        (kafka, addresses.kafka_bootstrap_servers),
         ("MLflow", addresses.mlflow_uri),
         ("TensorBoard", addresses.tensorboard_uri),
         ("exporter", addresses.exporter),
