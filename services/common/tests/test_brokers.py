@@ -7,11 +7,13 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from gpt2.events.v1 import events_pb2
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
+from gpt2_common.jobs.rows import job_event
 
 from .brokers import TOPIC, ApacheKafka, EmbeddedBroker, require_java
 from .conftest import FakeService, free_port
 
 Job = job_pb2.Job
+QUEUE_LIMIT = 20
 
 
 @pytest.fixture(scope="module", params=["embedded", "apache"])
@@ -24,9 +26,10 @@ def broker(request, tmp_path_factory):
     made.stop()
 
 
-@pytest.fixture
-def service(broker, tmp_path):
-    made = FakeService(tmp_path, GPT2_KAFKA_BOOTSTRAP_SERVERS=broker.address).start().wait_until_ready()
+@pytest.fixture(scope="module")
+def service(broker, tmp_path_factory):
+    settings = {"GPT2_KAFKA_BOOTSTRAP_SERVERS": broker.address, "GPT2_QUEUE_LIMIT": str(QUEUE_LIMIT)}
+    made = FakeService(tmp_path_factory.mktemp("service"), **settings).start().wait_until_ready()
     yield made
     made.kill()
 
@@ -172,30 +175,32 @@ def test_each_event_delivered_again_and_shuffled_has_its_effect_once(service, br
         ]
 
 
-def test_a_full_queue_makes_an_event_wait_and_no_dead_letter(broker, tmp_path):
-    settings = {"GPT2_KAFKA_BOOTSTRAP_SERVERS": broker.address, "GPT2_QUEUE_LIMIT": "1"}
-    service = FakeService(tmp_path, **settings).start().wait_until_ready()
-    flag = tmp_path / "go"
-    service.submit(
-        "finish_when", str(flag), run_id="full-1", plan=plan({"name": "b", "request": {"uris": ["succeed"]}})
+def test_a_full_queue_makes_an_event_wait_and_no_dead_letter(service, broker, tmp_path):
+    """Brought again later, it starts its stage."""
+    blocking = [service.submit("finish_when", str(tmp_path / "go")) for _ in range(2)]
+    for job in blocking:
+        service.wait_for_state(job.job_id, Job.STATE_RUNNING)
+    waiting = [service.submit("succeed") for _ in range(QUEUE_LIMIT)]
+    succeeded = job_pb2.Job(
+        job_id="full/a",
+        run_id="full",
+        state=Job.STATE_SUCCEEDED,
+        plan=plan({"name": "b", "request": {"uris": ["succeed"]}}),
     )
-    blocker = service.submit("wait", str(tmp_path / "pid"))
-    service.wait_for_state("full-1/import-files", Job.STATE_RUNNING)
-    service.wait_for_state(blocker.job_id, Job.STATE_RUNNING)
-    second = service.submit("finish_when", str(tmp_path / "stop"), run_id="full-2")
-    flag.touch()
-    service.wait_for_state(second.job_id, Job.STATE_RUNNING)
-    third = service.submit("finish_when", str(tmp_path / "stop"), run_id="full-3")
+    event = job_event("fake", succeeded, events_pb2.JobStateChanged(job=succeeded))
+    producer = KafkaProducer(bootstrap_servers=broker.address)
+    producer.send(TOPIC, key=b"full", value=event.data, headers=event.headers()).get(timeout=30)
+    producer.close()
     deadline = time.monotonic() + 60
     while "brought again" not in service.log.read_text():
         assert time.monotonic() < deadline
-        if wait_for_job(service, third.job_id, *Job.State.values()).state != Job.STATE_QUEUED:
-            break
         time.sleep(0.05)
-    (tmp_path / "stop").touch()
-    wait_for_job(service, "full-1/b")
-    assert "is put aside" not in service.log.read_text()
-    service.kill()
+    for job in waiting:
+        service.cancel(job.job_id)
+    wait_for_job(service, "full/b", Job.STATE_QUEUED)
+    (tmp_path / "go").touch()
+    wait_for_job(service, "full/b")
+    assert "full" not in "".join(line for line in service.log.read_text().splitlines() if "is put aside" in line)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ _MOST_RECORDS = 100
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 30.0
 _RECONNECT_SECONDS = 2.0
-_SESSION_MILLIS = 30_000
-_STALLED_SECONDS = 30.0
+_SESSION_MILLIS = 15_000
+# More than a session: a member that was killed keeps the others waiting for as long as its session lasts.
+_STALLED_SECONDS = 45.0
 
 
 class Busy(Exception):
