@@ -19,9 +19,8 @@ Job = job_pb2.Job
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
 
 
-def as_postgres(*command: str) -> list[str]:
-    """PostgreSQL refuses to run as root."""
-    return ["runuser", "-u", "postgres", "--", *command] if os.getuid() == 0 else list(command)
+# PostgreSQL refuses to run as root.
+USER = "postgres" if os.getuid() == 0 else None
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +35,10 @@ def database(tmp_path_factory):
         account = pwd.getpwnam("postgres")
         os.chown(folder, account.pw_uid, account.pw_gid)
     data, port = folder / "data", free_port()
-    create = as_postgres(str(PROGRAMS / "initdb"), "-D", str(data), "-U", "gpt2", "--auth=trust", "--no-sync")
-    subprocess.run(create, check=True, capture_output=True, cwd="/")
+    create = [str(PROGRAMS / "initdb"), "-D", str(data), "-U", "gpt2", "--auth=trust", "--no-sync"]
+    subprocess.run(create, check=True, capture_output=True, cwd="/", user=USER)
     options = ("-h", "127.0.0.1", "-p", str(port), "-k", str(folder))
-    server = subprocess.Popen(as_postgres(str(PROGRAMS / "postgres"), "-D", str(data), *options), cwd="/")
+    server = subprocess.Popen([str(PROGRAMS / "postgres"), "-D", str(data), *options], cwd="/", user=USER)
     ready = [str(PROGRAMS / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
     deadline = time.monotonic() + 60
     while subprocess.run(ready).returncode != 0:
