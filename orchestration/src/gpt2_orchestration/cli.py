@@ -15,10 +15,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.client import ClientSettings, ServiceError
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.progress import duration
 from gpt2_orchestration.quiet import quiet_libraries
+from gpt2_orchestration.runs import cancel_run, continue_run, list_runs, show_run
 from gpt2_orchestration.specification import SpecificationError, load_specification
 from gpt2_orchestration.stack.addresses import StackAddresses
 from gpt2_orchestration.stack.control import stack_status, stop_stack
@@ -32,6 +34,8 @@ Arguments = ParamSpec("Arguments")
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From text in a database to a GPT-2.")
 stack = typer.Typer(no_args_is_help=True, help="The embedded stack: every server, as local processes.")
 app.add_typer(stack, name="stack")
+runs = typer.Typer(no_args_is_help=True, help="Runs, whoever drives them: by a plan and events, or by a pipeline.")
+app.add_typer(runs, name="runs")
 
 FolderOption = Annotated[Path, typer.Option(help="Folder that holds all that the stack keeps.")]
 
@@ -124,6 +128,48 @@ def status(folder: FolderOption = Path(".gpt2")) -> None:
         facts = (process.name, process.state, process.pid, process.address, memory, uptime, process.restarts)
         table.add_row(*map(str, facts), process.note)
     Console().print(table)
+
+
+@runs.command("list")
+@shows_errors
+def list_all() -> None:
+    """List the runs that the services know of, newest first."""
+    table = Table("run", "state", "jobs", "to come")
+    for known in list_runs(_client()):
+        table.add_row(known.run_id, known.state, str(len(known.jobs)), ", ".join(known.to_come))
+    Console().print(table)
+
+
+@runs.command()
+@shows_errors
+def show(run_id: str) -> None:
+    """Show the jobs of a run."""
+    shown = show_run(_client(), run_id)
+    table = Table("job", "service", "state", "attempt", "error", title=f"{run_id}: {shown.state}")
+    for job in shown.jobs:
+        state = job_pb2.Job.State.Name(job.state).removeprefix("STATE_")
+        table.add_row(job.job_id, job.service, state, str(job.attempt), job.error.message)
+    Console().print(table)
+
+
+@runs.command()
+@shows_errors
+def cancel(run_id: str, reason: Annotated[str, typer.Option(help="Why, for those who read it later.")] = "") -> None:
+    """Stop a run, and let no further stage of it start."""
+    for job in cancel_run(_client(), run_id, reason):
+        print(f"told {job.job_id}")
+
+
+@runs.command("continue")
+@shows_errors
+def go_on(run_id: str) -> None:
+    """Take a run up again where it failed or was cancelled."""
+    for job in continue_run(_client(), run_id):
+        print(f"goes on: {job.job_id}")
+
+
+def _client() -> ClientSettings:
+    return ClientSettings.from_environment(os.environ)
 
 
 def _show_addresses(kafka: str, addresses: StackAddresses) -> None:
