@@ -6,9 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from gpt2.jobs.v1.job_pb2 import Job
+from gpt2.registry.v1 import registry_service_pb2 as registry_pb
+from gpt2_orchestration.client import connect
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_PORTS = {"mongodb": "27017", "exporter": "50051", "tokenizer": "50052", "trainer": "50053", "registry": "50054"}
@@ -82,6 +87,25 @@ def test_every_start_call_works_as_the_readme_shows_it(run, stack):
         "ExportCorpus", "ImportFiles", "TrainTokenizer", "ImportTokenizer", "EncodeCorpus",
         "ImportCheckpoint", "TrainModel", "ExportModel", "RegisterModel",
     }  # fmt: skip
+
+
+def test_one_call_with_a_plan_takes_text_to_a_labelled_model(run, stack):
+    [text] = blocks("text")
+    run(text)
+    [call] = blocks("plan")
+    run(call)
+    with connect("registry", stack.client) as registry:
+        deadline = time.monotonic() + 600
+        while not (jobs := registry.jobs("planned")) or jobs[0].state in (Job.STATE_QUEUED, Job.STATE_RUNNING):
+            assert time.monotonic() < deadline
+            for service in stack.client.addresses:
+                with connect(service, stack.client) as other:
+                    failed = [job for job in other.jobs("planned") if job.state == Job.STATE_FAILED]
+                    assert not failed, failed
+            time.sleep(0.5)
+        assert jobs[0].state == Job.STATE_SUCCEEDED, jobs[0]
+        request = registry_pb.GetModelVersionRequest(model_name="planned", label="staging")
+        assert registry.call("GetModelVersion", request).model_version.version == 1
 
 
 def test_the_client_by_reflection_does_what_grpcurl_does(stack, grpcurl):

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, ParamSpec
 
@@ -15,14 +15,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.client import ClientSettings, ServiceError
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.progress import duration
 from gpt2_orchestration.quiet import quiet_libraries
+from gpt2_orchestration.runs import cancel_run, continue_run, list_runs, show_run
 from gpt2_orchestration.specification import SpecificationError, load_specification, parse_overrides
 from gpt2_orchestration.stack.addresses import StackAddresses
 from gpt2_orchestration.stack.control import stack_status, stop_stack
 from gpt2_orchestration.stack.errors import StackError
+from gpt2_orchestration.stack.kafka_server import KafkaError, require_kafka
 from gpt2_orchestration.stack.running import run_until_stopped
 from gpt2_orchestration.stack.settings import StackSettings
 
@@ -31,6 +34,8 @@ Arguments = ParamSpec("Arguments")
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From text in a database to a GPT-2.")
 stack = typer.Typer(no_args_is_help=True, help="The embedded stack: every server, as local processes.")
 app.add_typer(stack, name="stack")
+runs = typer.Typer(no_args_is_help=True, help="Runs, whoever drives them: by a plan and events, or by a pipeline.")
+app.add_typer(runs, name="runs")
 
 SetOption = Annotated[
     list[str],
@@ -55,7 +60,7 @@ def shows_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None
             command(*args, **kwargs)
         except SpecificationError as error:
             raise typer.Exit(_complain(error, 2)) from None
-        except (ServiceError, StackError) as error:
+        except (ServiceError, StackError, KafkaError) as error:
             raise typer.Exit(_complain(error, 1)) from None
         except KeyboardInterrupt:
             raise typer.Exit(_complain("interrupted", 130)) from None
@@ -129,9 +134,15 @@ def compile(
 
 @stack.command()
 @shows_errors
-def up(folder: FolderOption = Path(".gpt2")) -> None:
+def up(
+    folder: FolderOption = Path(".gpt2"),
+    kafka: Annotated[bool, typer.Option("--kafka", help="Run Apache Kafka itself; needs Java 17 and Maven.")] = False,
+) -> None:
     """Start the stack and keep it until Ctrl-C or `gpt2 stack down`."""
-    run_until_stopped(StackSettings(folder=folder), on_ready=_show_addresses)
+    if kafka:
+        require_kafka()
+    title = "Kafka" if kafka else "Kafka (stand-in, keeps nothing on disk)"
+    run_until_stopped(StackSettings(folder=folder, kafka=kafka), on_ready=partial(_show_addresses, title))
 
 
 @stack.command()
@@ -154,11 +165,53 @@ def status(folder: FolderOption = Path(".gpt2")) -> None:
     Console().print(table)
 
 
-def _show_addresses(addresses: StackAddresses) -> None:
+@runs.command("list")
+@shows_errors
+def list_all() -> None:
+    """List the runs that the services know of, newest first."""
+    table = Table("run", "state", "jobs", "to come")
+    for known in list_runs(_client()):
+        table.add_row(known.run_id, known.state, str(len(known.jobs)), ", ".join(known.to_come))
+    Console().print(table)
+
+
+@runs.command()
+@shows_errors
+def show(run_id: str) -> None:
+    """Show the jobs of a run."""
+    shown = show_run(_client(), run_id)
+    table = Table("job", "service", "state", "attempt", "error", title=f"{run_id}: {shown.state}")
+    for job in shown.jobs:
+        state = job_pb2.Job.State.Name(job.state).removeprefix("STATE_")
+        table.add_row(job.job_id, job.service, state, str(job.attempt), job.error.message)
+    Console().print(table)
+
+
+@runs.command()
+@shows_errors
+def cancel(run_id: str, reason: Annotated[str, typer.Option(help="Why, for those who read it later.")] = "") -> None:
+    """Stop a run, and let no further stage of it start."""
+    for job in cancel_run(_client(), run_id, reason):
+        print(f"told {job.job_id}")
+
+
+@runs.command("continue")
+@shows_errors
+def go_on(run_id: str) -> None:
+    """Take a run up again where it failed or was cancelled."""
+    for job in continue_run(_client(), run_id):
+        print(f"goes on: {job.job_id}")
+
+
+def _client() -> ClientSettings:
+    return ClientSettings.from_environment(os.environ)
+
+
+def _show_addresses(kafka: str, addresses: StackAddresses) -> None:
     table = Table("server", "address", title="the stack is up; Ctrl-C stops it")
     for server, address in (
         ("MongoDB", addresses.mongodb_uri),
-        ("Kafka (stand-in, keeps nothing on disk)", addresses.kafka_bootstrap_servers),
+        (kafka, addresses.kafka_bootstrap_servers),
         ("MLflow", addresses.mlflow_uri),
         ("TensorBoard", addresses.tensorboard_uri),
         ("exporter", addresses.exporter),

@@ -131,6 +131,16 @@ class ServiceClient:
         job: job_pb2.Job = self._call(self._jobs.CancelJob, request, CALL_SECONDS).job
         return job
 
+    def cancel_run(self, run_id: str, reason: str) -> list[job_pb2.Job]:
+        """Stops a run in this service. Returns the jobs that were told. Raises ServiceError."""
+        request = jobs_service_pb2.CancelRunRequest(run_id=run_id, reason=reason)
+        return list(self._call(self._jobs.CancelRun, request, CALL_SECONDS).jobs)
+
+    def continue_run(self, run_id: str) -> list[job_pb2.Job]:
+        """Takes a run up again in this service. Returns the jobs that go on. Raises ServiceError."""
+        request = jobs_service_pb2.ContinueRunRequest(run_id=run_id)
+        return list(self._call(self._jobs.ContinueRun, request, CALL_SECONDS).jobs)
+
     def follow(self, job: job_pb2.Job, on_change: Callable[[job_pb2.Job], None]) -> job_pb2.Job:
         """Follows a job to its end; a service that restarts meanwhile is waited for.
 

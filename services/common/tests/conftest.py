@@ -42,6 +42,7 @@ class FakeService:
             "GPT2_DATABASE_URL": f"sqlite:///{self.folder / 'jobs.db'}",
             "GPT2_KAFKA_BOOTSTRAP_SERVERS": "",
             "GPT2_CANCEL_GRACE_SECONDS": "2",
+            "GPT2_INSTANCE_ID": "test",
             **self.settings,
         }
         with self.log.open("ab") as log:

@@ -35,6 +35,12 @@ def do_fail(_context):
     raise FailedPrecondition("the collection is empty: fill it")
 
 
+def do_fail_unless(context, flag_file):
+    if not Path(flag_file).exists():
+        raise FailedPrecondition(f"{flag_file} is missing")
+    return do_succeed(context)
+
+
 def do_bug(_context):
     raise KeyError("secret-detail")
 
@@ -98,7 +104,9 @@ class Servicer(exporter_service_pb2_grpc.ExporterServiceServicer):
 
 
 def add_servicer(surroundings, server):
-    exporter_service_pb2_grpc.add_ExporterServiceServicer_to_server(Servicer(surroundings.jobs), server)
+    servicer = Servicer(surroundings.jobs)
+    exporter_service_pb2_grpc.add_ExporterServiceServicer_to_server(servicer, server)
+    return servicer
 
 
 SERVICE = ServiceDefinition(

@@ -8,10 +8,10 @@ import mlflow
 import pytest
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
+from gpt2_common.database import open_database
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, JobCancelled, NotFound, Unavailable
 from gpt2_common.events.outbox import waiting_events
 from gpt2_common.jobs.context import Interruption
-from gpt2_common.jobs.store import open_database
 from gpt2_registry.jobs import register_model
 from gpt2_registry.mlflow_versions import VersionWriter
 

@@ -11,8 +11,8 @@ import pytest
 from gpt2.events.v1 import events_pb2
 from gpt2.jobs.v1 import job_pb2
 from gpt2.registry.v1 import registry_service_pb2 as pb
+from gpt2_common.database import open_database
 from gpt2_common.events.outbox import waiting_events
-from gpt2_common.jobs.store import open_database
 
 from .conftest import free_port
 

@@ -60,7 +60,9 @@ def define_stack(settings: StackSettings, folder: StackFolder) -> tuple[ProcessD
     environment = {**inherited, "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
     backends = (
         _mongodb(addresses["mongodb"], settings, folder, environment),
-        _kafka(settings, folder, environment),
+        _kafka(addresses["kafka"], settings, folder, environment)
+        if settings.kafka
+        else _kafka_stand_in(settings, folder, environment),
         _mlflow(addresses["mlflow"], settings, folder, environment),
         _tensorboard(addresses["tensorboard"], settings, folder, environment),
     )
@@ -88,7 +90,7 @@ def _mongodb(
     )
 
 
-def _kafka(settings: StackSettings, folder: StackFolder, environment: Mapping[str, str]) -> ProcessDefinition:
+def _kafka_stand_in(settings: StackSettings, folder: StackFolder, environment: Mapping[str, str]) -> ProcessDefinition:
     address_file = folder.data / "kafka.address"
     module = "gpt2_orchestration.stack.kafka_broker"
     return ProcessDefinition(
@@ -99,6 +101,21 @@ def _kafka(settings: StackSettings, folder: StackFolder, environment: Mapping[st
         environment=environment,
         start_timeout_seconds=settings.start_timeout_seconds,
         note="stand-in that speaks Kafka's protocol; keeps nothing on disk: events are lost when it stops",
+    )
+
+
+def _kafka(
+    address: str, settings: StackSettings, folder: StackFolder, environment: Mapping[str, str]
+) -> ProcessDefinition:
+    return ProcessDefinition(
+        name="kafka",
+        command=_python("gpt2_orchestration.stack.kafka_server", str(folder.data / "kafka"), address),
+        address=address,
+        is_ready=kafka_answers,
+        environment=environment,
+        start_timeout_seconds=settings.kafka_start_timeout_seconds,
+        stop_grace_seconds=settings.stop_grace_seconds,
+        note="Apache Kafka",
     )
 
 
@@ -143,6 +160,7 @@ def _service(
         "GPT2_SCRATCH_FOLDER": str(folder.data / "scratch" / name),
         "GPT2_DATABASE_URL": f"sqlite:///{folder.data / name}.db",
         "GPT2_KAFKA_TOPIC": EVENT_TOPIC,
+        "GPT2_INSTANCE_ID": "stack",
         "GPT2_MONGODB_URI": f"mongodb://{addresses['mongodb']}",
         "GPT2_MLFLOW_TRACKING_URI": f"http://{addresses['mlflow']}",
     }

@@ -8,6 +8,7 @@ from types import MappingProxyType
 DEFAULT_PORTS: Mapping[str, int] = MappingProxyType(
     {
         "mongodb": 27017,
+        "kafka": 9092,
         "mlflow": 5000,
         "tensorboard": 6006,
         "exporter": 50051,
@@ -16,7 +17,7 @@ DEFAULT_PORTS: Mapping[str, int] = MappingProxyType(
         "registry": 50054,
     }
 )
-"""Ports that are taken where they are free. The Kafka stand-in chooses its own."""
+"""Ports that are taken where they are free. The Kafka stand-in chooses its own instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +28,16 @@ class StackSettings:
     """Holds everything: logs, data, artifacts and `stack.json`."""
     ports: Mapping[str, int] = field(default_factory=lambda: DEFAULT_PORTS)
     """Preferred port of each process; where it is taken, a free one is chosen."""
+    kafka: bool = False
+    """Whether Apache Kafka itself serves, instead of its stand-in. Needs Java and Maven."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Further variables for the four services, such as GPT2_ALLOWED_ROOTS."""
     start_timeout_seconds: float = 60.0
     """Time for each process to be ready."""
     mlflow_start_timeout_seconds: float = 120.0
     """The same for MLflow, which imports for many seconds."""
+    kafka_start_timeout_seconds: float = 300.0
+    """The same for Apache Kafka, whose jars are fetched the first time."""
     stop_grace_seconds: float = 20.0
     """Time for a service to put its jobs aside before it is killed."""
 

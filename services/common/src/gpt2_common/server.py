@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -24,15 +24,20 @@ from grpc_reflection.v1alpha import reflection
 
 from gpt2.jobs.v1 import jobs_service_pb2, jobs_service_pb2_grpc
 from gpt2_common.artifacts import ArtifactStore
+from gpt2_common.database import database_url, open_database
+from gpt2_common.events.consumer import EventConsumer, Subscription
 from gpt2_common.events.outbox import count_waiting
 from gpt2_common.events.relay import OutboxRelay
 from gpt2_common.interceptor import CallInterceptor
 from gpt2_common.jobs.definition import JobKind
-from gpt2_common.jobs.manager import JobManager
+from gpt2_common.jobs.manager import JobManager, Starter
 from gpt2_common.jobs.service import JobsServicer
-from gpt2_common.jobs.store import JobStore, database_url, open_database
+from gpt2_common.jobs.stages import StageStarter
+from gpt2_common.jobs.store import JobStore
+from gpt2_common.lease import Lease
 from gpt2_common.logs import configure_logs
 from gpt2_common.metrics import ServiceMetrics
+from gpt2_common.replica import Replica
 from gpt2_common.settings import Settings, SettingsError, describe_settings, load_settings
 
 _log = logging.getLogger(__name__)
@@ -41,6 +46,7 @@ EXIT_SETTINGS = 78
 """Exit status when a setting is missing, wrong, or names what cannot be used (EX_CONFIG of sysexits.h)."""
 
 _CALL_GRACE_SECONDS = 5.0
+_CONSUMER_GRACE_SECONDS = 5.0
 _JOBS_SERVICE = jobs_service_pb2.DESCRIPTOR.services_by_name["JobsService"].full_name
 
 
@@ -69,8 +75,8 @@ class ServiceDefinition(Generic[Settings]):
     """Full name of its gRPC service."""
     settings: type[Settings]
     kinds: Sequence[JobKind]
-    add_servicer: Callable[[ServiceSurroundings[Settings], grpc.aio.Server], None]
-    """Adds its own servicer to the server."""
+    add_servicer: Callable[[ServiceSurroundings[Settings], grpc.aio.Server], object]
+    """Adds its own servicer to the server, and returns it: events start stages by its methods, as calls do."""
 
 
 def main(definition: ServiceDefinition[Any]) -> None:
@@ -98,9 +104,10 @@ async def serve(definition: ServiceDefinition[Settings], settings: Settings) -> 
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     with ExitStack() as stack:
         engine = stack.enter_context(open_database(database_url(definition.name, settings)))
-        relay = _start_relay(definition.name, settings, engine, stack)
+        replica = Replica.this()
+        relay = _start_relay(definition.name, settings, engine, replica, stack)
         metrics = ServiceMetrics()
-        store = JobStore(engine, definition.name, settings.queue_limit)
+        store = JobStore(engine, definition.name, settings.queue_limit, replica, settings.lease_seconds)
         jobs = JobManager(store, definition.kinds, settings, relay.wake)
         metrics.watch(jobs.running_jobs, partial(count_waiting, engine, f"/gpt2/{definition.name}"))
         if settings.metrics_listen:
@@ -114,27 +121,49 @@ async def serve(definition: ServiceDefinition[Settings], settings: Settings) -> 
             wake_relay=relay.wake,
         )
         health = HealthServicer()
-        server, port = _create_server(definition, surroundings, metrics, health)
+        server, port, starters = _create_server(definition, surroundings, metrics, health)
         await server.start()
         for served in ("", definition.grpc_service, _JOBS_SERVICE):
             await health.set(served, health_pb2.HealthCheckResponse.SERVING)
         running = asyncio.create_task(jobs.run())
+        consumer = _start_consumer(definition.name, settings, jobs, starters)
         _log.info("%s serves on port %d", definition.name, port, extra={"port": port})
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("%s stops", definition.name)
         await health.enter_graceful_shutdown()
+        if consumer is not None:
+            await asyncio.to_thread(consumer.stop, _CONSUMER_GRACE_SECONDS)
         await jobs.stop()
         await server.stop(_CALL_GRACE_SECONDS)
         await running
 
 
-def _start_relay(name: str, settings: Settings, engine: sql.Engine, stack: ExitStack) -> OutboxRelay:
-    relay = OutboxRelay(engine, f"/gpt2/{name}", settings.kafka_bootstrap_servers, settings.kafka_topic)
+def _start_relay(name: str, settings: Settings, engine: sql.Engine, replica: Replica, stack: ExitStack) -> OutboxRelay:
+    source = f"/gpt2/{name}"
+    lease = Lease(engine, f"relay {source}", replica, settings.lease_seconds)
+    relay = OutboxRelay(engine, source, settings.kafka_bootstrap_servers, settings.kafka_topic, lease)
     if settings.kafka_bootstrap_servers:
         relay.start()
         stack.callback(relay.stop, 10.0)
     return relay
+
+
+def _start_consumer(
+    name: str, settings: Settings, jobs: JobManager, starters: Mapping[str, Starter]
+) -> EventConsumer | None:
+    if not settings.kafka_bootstrap_servers:
+        return None
+    subscription = Subscription(
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        topic=settings.kafka_topic,
+        group=f"gpt2.{name}",
+        instance_id=settings.instance_id and f"gpt2.{name}.{settings.instance_id}",
+        max_poll_seconds=settings.kafka_max_poll_seconds,
+    )
+    consumer = EventConsumer(subscription, StageStarter(jobs, starters, asyncio.get_running_loop()).handle)
+    consumer.start()
+    return consumer
 
 
 def _create_server(
@@ -142,7 +171,7 @@ def _create_server(
     surroundings: ServiceSurroundings[Settings],
     metrics: ServiceMetrics,
     health: HealthServicer,
-) -> tuple[grpc.aio.Server, int]:
+) -> tuple[grpc.aio.Server, int, Mapping[str, Starter]]:
     settings = surroundings.settings
     token = settings.auth_token.get_secret_value() if settings.auth_token else None
     server = grpc.aio.server(
@@ -150,14 +179,22 @@ def _create_server(
         # Without this, a second server on the same port would share its calls instead of failing.
         options=[("grpc.so_reuseport", 0)],
     )
-    definition.add_servicer(surroundings, server)
-    jobs_service_pb2_grpc.add_JobsServiceServicer_to_server(JobsServicer(definition.name, surroundings.jobs), server)
+    servicer = definition.add_servicer(surroundings, server)
+    starters = {kind.name: _starter(servicer, kind.name) for kind in definition.kinds}
+    jobs = JobsServicer(definition.name, surroundings.jobs, starters)
+    jobs_service_pb2_grpc.add_JobsServiceServicer_to_server(jobs, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     names = (definition.grpc_service, _JOBS_SERVICE)
     reflection.enable_server_reflection(
         (*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
     )
-    return server, _bind(server, settings)
+    return server, _bind(server, settings), starters
+
+
+def _starter(servicer: object, name: str) -> Starter:
+    """A start call as events make it: the servicer's own method, without a context, which start calls do not use."""
+    method = getattr(servicer, name)
+    return lambda request: method(request, None)
 
 
 def _bind(server: grpc.aio.Server, settings: Settings) -> int:

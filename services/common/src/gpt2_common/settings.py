@@ -46,6 +46,9 @@ class ServiceSettings(BaseSettings):
         "localhost:9092", description="Kafka brokers, separated by commas; empty: events wait in the outbox."
     )
     kafka_topic: str = Field("gpt2.stage-events.v1", description="Topic that events are published to.")
+    kafka_max_poll_seconds: float = Field(
+        300.0, ge=1, description="Silence after which Kafka gives a consumer's partitions to another."
+    )
     tls_certificate_file: Path | None = Field(None, description="PEM certificate chain; with the key, turns TLS on.")
     tls_key_file: Path | None = Field(None, description="PEM private key of the certificate.")
     tls_client_ca_file: Path | None = Field(
@@ -55,7 +58,17 @@ class ServiceSettings(BaseSettings):
     metrics_listen: str = Field("", description="Address and port of the Prometheus page; empty: none.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     cancel_grace_seconds: float = Field(10.0, ge=0, description="Time for a cancelled job to stop before it is killed.")
-    max_attempts: int = Field(5, ge=1, description="Times a job is begun again after restarts before it fails.")
+    max_attempts: int = Field(
+        20, ge=1, description="Deaths of the service in a row, without progress of a job, after which the job fails."
+    )
+    lease_seconds: float = Field(
+        30.0, ge=2, description="Silence after which another replica takes the jobs and the publishing of this one."
+    )
+    instance_id: str = Field(
+        "",
+        max_length=100,
+        description="Name of this replica, the same after a restart: makes its membership in the Kafka group static.",
+    )
     queue_limit: int = Field(1000, ge=1, description="Jobs that may wait; further start calls are refused.")
 
     @model_validator(mode="after")

@@ -57,9 +57,10 @@ class ExporterServicer(exporter_service_pb2_grpc.ExporterServiceServicer):
             return take_snapshot(server, source)
 
 
-def _add_servicer(surroundings: ServiceSurroundings[ExporterSettings], server: grpc.aio.Server) -> None:
+def _add_servicer(surroundings: ServiceSurroundings[ExporterSettings], server: grpc.aio.Server) -> ExporterServicer:
     servicer = ExporterServicer(surroundings.settings, surroundings.jobs, surroundings.artifacts)
     exporter_service_pb2_grpc.add_ExporterServiceServicer_to_server(servicer, server)
+    return servicer
 
 
 SERVICE = ServiceDefinition(

@@ -11,11 +11,11 @@ from sqlalchemy.exc import IntegrityError
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
+from gpt2_common.database import database_url, open_database
 from gpt2_common.events.cloudevent import CloudEvent
 from gpt2_common.events.outbox import add_to_outbox
 from gpt2_common.jobs.context import JobContext
 from gpt2_common.jobs.definition import JobKind
-from gpt2_common.jobs.store import database_url, open_database
 from gpt2_registry.labels import NOT_READY, READINESS_TAG, LabelChange, Labels
 from gpt2_registry.mlflow_connection import MlflowConnection
 from gpt2_registry.mlflow_registry import MlflowRegistry, RegisteredVersion
@@ -30,6 +30,7 @@ REGISTER_MODEL = JobKind(
     request=pb.RegisterModelRequest,
     function="gpt2_registry.jobs:register_model",
     settings=RegistrySettings,
+    inputs={"model_uri": "model", "logs_uri": "logs"},
 )
 
 

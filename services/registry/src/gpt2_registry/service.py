@@ -122,11 +122,12 @@ def _publisher(engine: sql.Engine, wake_relay: Callable[[], None]) -> Callable[[
     return publish
 
 
-def _add_servicer(surroundings: ServiceSurroundings[RegistrySettings], server: grpc.aio.Server) -> None:
+def _add_servicer(surroundings: ServiceSurroundings[RegistrySettings], server: grpc.aio.Server) -> RegistryServicer:
     registry = MlflowRegistry(MlflowConnection(surroundings.settings.mlflow_tracking_uri))
     labels = Labels(registry, _publisher(surroundings.engine, surroundings.wake_relay))
     servicer = RegistryServicer(surroundings.jobs, surroundings.artifacts, registry, labels)
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server)
+    return servicer
 
 
 REGISTRY = ServiceDefinition(

@@ -115,6 +115,7 @@ TRAIN_TOKENIZER = JobKind(
     request=pb.TrainTokenizerRequest,
     function="gpt2_tokenizer.jobs:train_tokenizer",
     settings=TokenizerSettings,
+    inputs={"corpus_uri": "corpus"},
 )
 IMPORT_TOKENIZER = JobKind(
     name="ImportTokenizer",
@@ -127,4 +128,5 @@ ENCODE_CORPUS = JobKind(
     request=pb.EncodeCorpusRequest,
     function="gpt2_tokenizer.jobs:encode_corpus",
     settings=TokenizerSettings,
+    inputs={"corpus_uri": "corpus", "tokenizer_uri": "tokenizer"},
 )

@@ -79,9 +79,10 @@ def _refuse(problems: validation.Problems) -> None:
         raise InvalidRequest(problems)
 
 
-def _add_servicer(surroundings: ServiceSurroundings[TokenizerSettings], server: grpc.aio.Server) -> None:
+def _add_servicer(surroundings: ServiceSurroundings[TokenizerSettings], server: grpc.aio.Server) -> TokenizerServicer:
     servicer = TokenizerServicer(surroundings.jobs, surroundings.artifacts, surroundings.settings)
     tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, server)
+    return servicer
 
 
 SERVICE = ServiceDefinition(

@@ -31,12 +31,14 @@ TRAIN_MODEL = JobKind(
     request=pb.TrainModelRequest,
     function="gpt2_trainer.jobs.train:train_model",
     settings=TrainerSettings,
+    inputs={"dataset_uri": "dataset", "checkpoint_uri": "checkpoint"},
 )
 EXPORT_MODEL = JobKind(
     name="ExportModel",
     request=pb.ExportModelRequest,
     function="gpt2_trainer.jobs.export:export_model",
     settings=TrainerSettings,
+    inputs={"checkpoint_uri": "checkpoint"},
 )
 EVALUATE_MODEL = JobKind(
     name="EvaluateModel",
@@ -119,11 +121,13 @@ def _task(request: pb.GenerateRequest) -> GenerationTask:
     )
 
 
-def _add_servicer(surroundings: ServiceSurroundings[TrainerSettings], server: grpc.aio.Server) -> None:
+def _add_servicer(surroundings: ServiceSurroundings[TrainerSettings], server: grpc.aio.Server) -> TrainerServicer:
     settings = surroundings.settings
     pool = GenerationPool(settings.generate_backend, settings.generate_idle_seconds, settings.generate_models)
     surroundings.on_stop.callback(pool.close)
-    trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server(TrainerServicer(surroundings, pool), server)
+    servicer = TrainerServicer(surroundings, pool)
+    trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server)
+    return servicer
 
 
 TRAINER = ServiceDefinition(

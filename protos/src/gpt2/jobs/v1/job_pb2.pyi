@@ -6,6 +6,7 @@ Jobs: the durable, cancellable units of work that every service runs."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -81,6 +82,7 @@ class Job(_message.Message):
     REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Name of the job, unique in its service, chosen by the caller or made by the service."""
     run_id: _builtins.str
@@ -129,6 +131,10 @@ class Job(_message.Message):
         and, for bad requests, google.rpc.BadRequest.
         """
 
+    @_builtins.property
+    def plan(self) -> Global___RunPlan:
+        """What follows when it has succeeded, and what the stages before it have made. Unset for a job that stands alone."""
+
     def __init__(
         self,
         *,
@@ -148,14 +154,118 @@ class Job(_message.Message):
         request_digest: _builtins.str = ...,
         revision: _builtins.int = ...,
         cancel_requested: _builtins.bool = ...,
+        plan: Global___RunPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "plan", b"plan", "progress", b"progress", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "job_id", b"job_id", "kind", b"kind", "outputs", b"outputs", "progress", b"progress", "request_digest", b"request_digest", "revision", b"revision", "run_id", b"run_id", "service", b"service", "start_time", b"start_time", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "job_id", b"job_id", "kind", b"kind", "outputs", b"outputs", "plan", b"plan", "progress", b"progress", "request_digest", b"request_digest", "revision", b"revision", "run_id", b"run_id", "service", b"service", "start_time", b"start_time", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class RunPlan(_message.Message):
+    """The rest of a run that events drive: when a job has SUCCEEDED, the service that takes the first of these stages starts
+    it as the job `<run id>/<stage name>`, with the rest as its plan. A job that FAILED or was CANCELLED ends the run
+    there; JobsService.ContinueRun takes it up again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGES_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedStage]:
+        """The stages that are still to come, in order: 32 and 256 KiB at most."""
+
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
+        """What earlier stages have made. A stage takes from here, by name, the artifacts that its request does not name; of two
+        with the same name, the later. Filled in by the services; a caller may name artifacts to begin with.
+        """
+
+    @_builtins.property
+    def cause(self) -> Global___EventReference:
+        """The event that started the job. Set by the services; callers leave it out."""
+
+    def __init__(
+        self,
+        *,
+        stages: _abc.Iterable[Global___PlannedStage] | None = ...,
+        artifacts: _abc.Iterable[_artifact_pb2.Artifact] | None = ...,
+        cause: Global___EventReference | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "cause", b"cause", "stages", b"stages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunPlan: _TypeAlias = RunPlan  # noqa: Y015
+
+@_typing.final
+class PlannedStage(_message.Message):
+    """A stage that is to come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    start: _builtins.str
+    """Its start call, such as `TrainModel`. Required."""
+    name: _builtins.str
+    """Name of the stage, unique in its run; same characters as a part of `job_id`. Default: the start call's name in lower
+    case with dashes, such as `train-model`.
+    """
+    @_builtins.property
+    def request(self) -> _struct_pb2.Struct:
+        """The request of that call in its JSON form, without `job` and without the URIs that earlier stages give. What is wrong
+        inside is found by the service that takes the stage, when it is due: the stage then is FAILED, and the run ends there.
+        """
+
+    def __init__(
+        self,
+        *,
+        start: _builtins.str = ...,
+        request: _struct_pb2.Struct | None = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request", b"request", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedStage: _TypeAlias = PlannedStage  # noqa: Y015
+
+@_typing.final
+class EventReference(_message.Message):
+    """Names an event: `ce_source` and `ce_id` of CloudEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Who said it, such as `/gpt2/exporter`."""
+    id: _builtins.str
+    """Its id, unique for its source."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventReference: _TypeAlias = EventReference  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
@@ -230,6 +340,7 @@ class JobOptions(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     RETRY_FAILED_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Idempotency key: the same id with the same request returns the job first created; the same id with another
     request is refused with ALREADY_EXISTS. Letters, digits, `.`, `_` and `-`, in at most two parts joined
@@ -243,16 +354,23 @@ class JobOptions(_message.Message):
     """When the job exists and is FAILED or CANCELLED: queue it again, to continue from what its last attempt finished.
     Default: return it as it is.
     """
+    @_builtins.property
+    def plan(self) -> Global___RunPlan:
+        """What is to follow when the job has succeeded: one call runs a whole pipeline. With it the default `job_id` is
+        `<run_id>/<name of the call>`, as for stages, and a default `run_id` is made where there is none of either.
+        """
+
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         run_id: _builtins.str = ...,
         retry_failed: _builtins.bool = ...,
+        plan: Global___RunPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "retry_failed", b"retry_failed", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "plan", b"plan", "retry_failed", b"retry_failed", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from gpt2.jobs.v1 import job_pb2 as gpt2_dot_jobs_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgpt2/jobs/v1/jobs_service.proto\x12\x0cgpt2.jobs.v1\x1a\x16gpt2/jobs/v1/job.proto\"\x18\n\x16\x44\x65scribeServiceRequest\"J\n\x17\x44\x65scribeServiceResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05kinds\x18\x03 \x03(\t\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"0\n\x0eGetJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"q\n\x0fListJobsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\'\n\x06states\x18\x02 \x03(\x0e\x32\x17.gpt2.jobs.v1.Job.State\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"L\n\x10ListJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.gpt2.jobs.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"2\n\x10WatchJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"2\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"3\n\x11\x43\x61ncelJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job2\x98\x03\n\x0bJobsService\x12\x43\n\x06GetJob\x12\x1b.gpt2.jobs.v1.GetJobRequest\x1a\x1c.gpt2.jobs.v1.GetJobResponse\x12I\n\x08ListJobs\x12\x1d.gpt2.jobs.v1.ListJobsRequest\x1a\x1e.gpt2.jobs.v1.ListJobsResponse\x12K\n\x08WatchJob\x12\x1d.gpt2.jobs.v1.WatchJobRequest\x1a\x1e.gpt2.jobs.v1.WatchJobResponse0\x01\x12L\n\tCancelJob\x12\x1e.gpt2.jobs.v1.CancelJobRequest\x1a\x1f.gpt2.jobs.v1.CancelJobResponse\x12^\n\x0f\x44\x65scribeService\x12$.gpt2.jobs.v1.DescribeServiceRequest\x1a%.gpt2.jobs.v1.DescribeServiceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgpt2/jobs/v1/jobs_service.proto\x12\x0cgpt2.jobs.v1\x1a\x16gpt2/jobs/v1/job.proto\"\x18\n\x16\x44\x65scribeServiceRequest\"J\n\x17\x44\x65scribeServiceResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05kinds\x18\x03 \x03(\t\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"0\n\x0eGetJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"q\n\x0fListJobsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\'\n\x06states\x18\x02 \x03(\x0e\x32\x17.gpt2.jobs.v1.Job.State\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"L\n\x10ListJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.gpt2.jobs.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"2\n\x10WatchJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"2\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"3\n\x11\x43\x61ncelJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"2\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"4\n\x11\x43\x61ncelRunResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.gpt2.jobs.v1.Job\"$\n\x12\x43ontinueRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"6\n\x13\x43ontinueRunResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.gpt2.jobs.v1.Job2\xba\x04\n\x0bJobsService\x12\x43\n\x06GetJob\x12\x1b.gpt2.jobs.v1.GetJobRequest\x1a\x1c.gpt2.jobs.v1.GetJobResponse\x12I\n\x08ListJobs\x12\x1d.gpt2.jobs.v1.ListJobsRequest\x1a\x1e.gpt2.jobs.v1.ListJobsResponse\x12K\n\x08WatchJob\x12\x1d.gpt2.jobs.v1.WatchJobRequest\x1a\x1e.gpt2.jobs.v1.WatchJobResponse0\x01\x12L\n\tCancelJob\x12\x1e.gpt2.jobs.v1.CancelJobRequest\x1a\x1f.gpt2.jobs.v1.CancelJobResponse\x12L\n\tCancelRun\x12\x1e.gpt2.jobs.v1.CancelRunRequest\x1a\x1f.gpt2.jobs.v1.CancelRunResponse\x12R\n\x0b\x43ontinueRun\x12 .gpt2.jobs.v1.ContinueRunRequest\x1a!.gpt2.jobs.v1.ContinueRunResponse\x12^\n\x0f\x44\x65scribeService\x12$.gpt2.jobs.v1.DescribeServiceRequest\x1a%.gpt2.jobs.v1.DescribeServiceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELJOBREQUEST']._serialized_end=612
   _globals['_CANCELJOBRESPONSE']._serialized_start=614
   _globals['_CANCELJOBRESPONSE']._serialized_end=665
-  _globals['_JOBSSERVICE']._serialized_start=668
-  _globals['_JOBSSERVICE']._serialized_end=1076
+  _globals['_CANCELRUNREQUEST']._serialized_start=667
+  _globals['_CANCELRUNREQUEST']._serialized_end=717
+  _globals['_CANCELRUNRESPONSE']._serialized_start=719
+  _globals['_CANCELRUNRESPONSE']._serialized_end=771
+  _globals['_CONTINUERUNREQUEST']._serialized_start=773
+  _globals['_CONTINUERUNREQUEST']._serialized_end=809
+  _globals['_CONTINUERUNRESPONSE']._serialized_start=811
+  _globals['_CONTINUERUNRESPONSE']._serialized_end=865
+  _globals['_JOBSSERVICE']._serialized_start=868
+  _globals['_JOBSSERVICE']._serialized_end=1438
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,16 @@ class JobsServiceStub(object):
                 request_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.CancelRun = channel.unary_unary(
+                '/gpt2.jobs.v1.JobsService/CancelRun',
+                request_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelRunRequest.SerializeToString,
+                response_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelRunResponse.FromString,
+                _registered_method=True)
+        self.ContinueRun = channel.unary_unary(
+                '/gpt2.jobs.v1.JobsService/ContinueRun',
+                request_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ContinueRunRequest.SerializeToString,
+                response_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ContinueRunResponse.FromString,
+                _registered_method=True)
         self.DescribeService = channel.unary_unary(
                 '/gpt2.jobs.v1.JobsService/DescribeService',
                 request_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.DescribeServiceRequest.SerializeToString,
@@ -96,6 +106,23 @@ class JobsServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelRun(self, request, context):
+        """Cancels the jobs of a run in this service, and keeps stages of it from starting until ContinueRun. A run is
+        cancelled when each service has been told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ContinueRun(self, request, context):
+        """Takes a run up again where it stopped: queues its FAILED and CANCELLED jobs in this service again, each of which goes
+        on from what its last attempt finished. A run is continued when each service has been told.
+        FAILED_PRECONDITION when a stage's request in the plan was wrong, which no repetition makes right.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DescribeService(self, request, context):
         """Says which service this is. Its version belongs into the key of any cache of its results.
         """
@@ -125,6 +152,16 @@ def add_JobsServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobRequest.FromString,
                     response_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'CancelRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRun,
+                    request_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelRunRequest.FromString,
+                    response_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'ContinueRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ContinueRun,
+                    request_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ContinueRunRequest.FromString,
+                    response_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ContinueRunResponse.SerializeToString,
             ),
             'DescribeService': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeService,
@@ -241,6 +278,60 @@ class JobsService(object):
             '/gpt2.jobs.v1.JobsService/CancelJob',
             gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobRequest.SerializeToString,
             gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.jobs.v1.JobsService/CancelRun',
+            gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelRunRequest.SerializeToString,
+            gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ContinueRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.jobs.v1.JobsService/ContinueRun',
+            gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ContinueRunRequest.SerializeToString,
+            gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ContinueRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

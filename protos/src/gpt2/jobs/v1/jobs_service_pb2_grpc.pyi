@@ -45,6 +45,15 @@ class JobsServiceStub:
     """Asks a job to stop. Returns at once; the job becomes CANCELLED when its work has stopped.
     FAILED_PRECONDITION when the job has already ended otherwise; no error when it is CANCELLED.
     """
+    CancelRun: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelRunRequest, _jobs_service_pb2.CancelRunResponse]
+    """Cancels the jobs of a run in this service, and keeps stages of it from starting until ContinueRun. A run is
+    cancelled when each service has been told.
+    """
+    ContinueRun: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.ContinueRunRequest, _jobs_service_pb2.ContinueRunResponse]
+    """Takes a run up again where it stopped: queues its FAILED and CANCELLED jobs in this service again, each of which goes
+    on from what its last attempt finished. A run is continued when each service has been told.
+    FAILED_PRECONDITION when a stage's request in the plan was wrong, which no repetition makes right.
+    """
     DescribeService: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.DescribeServiceRequest, _jobs_service_pb2.DescribeServiceResponse]
     """Says which service this is. Its version belongs into the key of any cache of its results."""
 
@@ -64,6 +73,15 @@ class JobsServiceAsyncStub(JobsServiceStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobRequest, _jobs_service_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Asks a job to stop. Returns at once; the job becomes CANCELLED when its work has stopped.
     FAILED_PRECONDITION when the job has already ended otherwise; no error when it is CANCELLED.
+    """
+    CancelRun: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelRunRequest, _jobs_service_pb2.CancelRunResponse]  # type: ignore[assignment]
+    """Cancels the jobs of a run in this service, and keeps stages of it from starting until ContinueRun. A run is
+    cancelled when each service has been told.
+    """
+    ContinueRun: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.ContinueRunRequest, _jobs_service_pb2.ContinueRunResponse]  # type: ignore[assignment]
+    """Takes a run up again where it stopped: queues its FAILED and CANCELLED jobs in this service again, each of which goes
+    on from what its last attempt finished. A run is continued when each service has been told.
+    FAILED_PRECONDITION when a stage's request in the plan was wrong, which no repetition makes right.
     """
     DescribeService: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.DescribeServiceRequest, _jobs_service_pb2.DescribeServiceResponse]  # type: ignore[assignment]
     """Says which service this is. Its version belongs into the key of any cache of its results."""
@@ -105,6 +123,27 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_jobs_service_pb2.CancelJobResponse, _abc.Awaitable[_jobs_service_pb2.CancelJobResponse]]:
         """Asks a job to stop. Returns at once; the job becomes CANCELLED when its work has stopped.
         FAILED_PRECONDITION when the job has already ended otherwise; no error when it is CANCELLED.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelRun(
+        self,
+        request: _jobs_service_pb2.CancelRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.CancelRunResponse, _abc.Awaitable[_jobs_service_pb2.CancelRunResponse]]:
+        """Cancels the jobs of a run in this service, and keeps stages of it from starting until ContinueRun. A run is
+        cancelled when each service has been told.
+        """
+
+    @_abc_1.abstractmethod
+    def ContinueRun(
+        self,
+        request: _jobs_service_pb2.ContinueRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.ContinueRunResponse, _abc.Awaitable[_jobs_service_pb2.ContinueRunResponse]]:
+        """Takes a run up again where it stopped: queues its FAILED and CANCELLED jobs in this service again, each of which goes
+        on from what its last attempt finished. A run is continued when each service has been told.
+        FAILED_PRECONDITION when a stage's request in the plan was wrong, which no repetition makes right.
         """
 
     @_abc_1.abstractmethod

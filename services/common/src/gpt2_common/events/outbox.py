@@ -6,15 +6,17 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sql
 
+from gpt2_common.database import METADATA
+from gpt2_common.errors import ResourceExhausted
 from gpt2_common.events.cloudevent import CloudEvent
 
-OUTBOX_METADATA = sql.MetaData()
-"""Metadata that the tables of jobs and events share, so that one transaction covers both."""
+LARGEST_EVENT_BYTES = 1_000_000
+"""Kafka takes 1 MiB by default, headers included."""
 
 _OUTBOX = sql.Table(
     "outbox",
-    OUTBOX_METADATA,
-    # AUTOINCREMENT in SQLite: a position is never given twice, so that order by position is order of commit.
+    METADATA,
+    # AUTOINCREMENT in SQLite: a position is never given twice, so that order by position is order of commit there.
     sql.Column("position", sql.Integer, primary_key=True, autoincrement=True),
     sql.Column("source", sql.String(100), nullable=False),
     sql.Column("event_id", sql.String(64), nullable=False),
@@ -37,7 +39,12 @@ class Waiting:
 
 
 def add_to_outbox(connection: sql.Connection, event: CloudEvent) -> None:
-    """Adds an event within the caller's transaction."""
+    """Adds an event within the caller's transaction. Raises ResourceExhausted when no broker would take it."""
+    if len(event.data) > LARGEST_EVENT_BYTES:
+        raise ResourceExhausted(
+            f"an event of {len(event.data):,} bytes is more than a broker takes ({LARGEST_EVENT_BYTES:,}): "
+            "give the job fewer or shorter outputs, or a shorter plan"
+        )
     connection.execute(
         _OUTBOX.insert().values(
             source=event.source,

@@ -8,16 +8,16 @@ import threading
 from collections.abc import Sequence
 
 import sqlalchemy as sql
-from kafka import KafkaConsumer, KafkaProducer
-from kafka.admin import KafkaAdminClient, NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
 
 from gpt2_common.events.outbox import Waiting, remove_published, waiting_events
+from gpt2_common.events.topics import ensure_topic
+from gpt2_common.failpoints import failpoint
+from gpt2_common.lease import Lease
 
 _log = logging.getLogger(__name__)
 
-PARTITIONS = 6
-RETENTION_MILLIS = 30 * 24 * 3600 * 1000
 _BATCH = 200
 _SEND_TIMEOUT_SECONDS = 30
 _IDLE_SECONDS = 1.0
@@ -31,10 +31,12 @@ class OutboxRelay:
         engine: Database with the outbox.
         source: Source whose events to publish.
         bootstrap_servers: Kafka brokers, separated by commas.
-        topic: Topic to publish to; created with explicit partitions and retention where it is missing.
+        topic: Topic to publish to.
+        lease: Of several replicas, the one that holds it publishes, so that the events keep their order.
     """
 
-    def __init__(self, engine: sql.Engine, source: str, bootstrap_servers: str, topic: str) -> None:
+    def __init__(self, engine: sql.Engine, source: str, bootstrap_servers: str, topic: str, lease: Lease) -> None:
+        self._lease = lease
         self._engine = engine
         self._source = source
         self._servers = bootstrap_servers
@@ -80,6 +82,7 @@ class OutboxRelay:
                 self._close_producer()
             if stopping:
                 self._close_producer()
+                self._release()
                 return
             if reachable:
                 self._wake.wait(_IDLE_SECONDS)
@@ -88,16 +91,20 @@ class OutboxRelay:
                 self._stopping.wait(_RETRY_SECONDS)
 
     def _publish_batch(self) -> bool:
-        """Publishes the oldest events. Returns whether there were any."""
+        """Publishes the oldest events, where this replica is to. Returns whether there were any."""
+        if not self._lease.hold():
+            return False
         waiting = waiting_events(self._engine, self._source, _BATCH)
         if not waiting:
             return False
         producer = self._connected_producer()
         failure: Exception | None = None
-        while waiting and failure is None:
+        # A broker that is slow must not make the lease end in the middle.
+        while waiting and failure is None and self._lease.hold():
             # One event of each key at a time: one that fails cannot be overtaken by the next of its key.
             heads, waiting = _heads(waiting)
             published, failure = self._send(producer, heads)
+            failpoint("before-outbox-removal")
             remove_published(self._engine, published)
         if failure is not None:
             raise failure
@@ -126,7 +133,7 @@ class OutboxRelay:
 
     def _connected_producer(self) -> KafkaProducer:
         if self._producer is None:
-            self._create_topic()
+            ensure_topic(self._servers, self._topic)
             self._producer = KafkaProducer(
                 bootstrap_servers=self._servers,
                 acks="all",
@@ -137,22 +144,11 @@ class OutboxRelay:
             )
         return self._producer
 
-    def _create_topic(self) -> None:
-        # A consumer's list of topics creates none by asking, and every broker answers it.
-        consumer = KafkaConsumer(bootstrap_servers=self._servers, group_id=None)
+    def _release(self) -> None:
         try:
-            if self._topic in consumer.topics():
-                return
-        finally:
-            consumer.close()
-        admin = KafkaAdminClient(bootstrap_servers=self._servers, request_timeout_ms=10_000)
-        topic = NewTopic(self._topic, PARTITIONS, -1, topic_configs={"retention.ms": str(RETENTION_MILLIS)})
-        try:
-            admin.create_topics([topic], timeout_ms=10_000)
-        except TopicAlreadyExistsError:
-            _log.debug("topic %s was created by another service", self._topic)
-        finally:
-            admin.close()
+            self._lease.release()
+        except sql.exc.SQLAlchemyError as error:
+            _log.debug("the relay's lease is left to end by itself: %s", error)
 
     def _close_producer(self) -> None:
         if self._producer is not None:

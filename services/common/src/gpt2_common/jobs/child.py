@@ -17,10 +17,11 @@ from google.rpc import code_pb2, status_pb2
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.jobs.v1 import job_pb2
 from gpt2_common.jobs.definition import JobKind
-from gpt2_common.jobs.store import StoredJob
+from gpt2_common.jobs.rows import StoredJob
 
 _log = logging.getLogger(__name__)
 _LINE_LIMIT = 1 << 24
+_EXIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,11 @@ class Child:
         kind: What to run.
         stored: The job, and its request.
         on_progress: Hears how far it is.
+        lease_seconds: Silence of its service after which it ends itself.
     """
 
-    def __init__(self, kind: JobKind, stored: StoredJob, on_progress: ProgressSink) -> None:
+    def __init__(self, kind: JobKind, stored: StoredJob, on_progress: ProgressSink, lease_seconds: float) -> None:
+        self._lease_seconds = lease_seconds
         self._kind = kind
         self._stored = stored
         self._on_progress = on_progress
@@ -84,6 +87,10 @@ class Child:
             if self._told:
                 await self._write(self._told)
             outcome = await self._read(process)
+            if outcome is None:
+                # It has died. To signal it now could reap it before asyncio does, and lose what it died of.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), _EXIT_SECONDS)
             # Closing its standard input is not enough for a child that is stuck: it has said its result, or died.
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -103,6 +110,16 @@ class Child:
         """Tells the work to stop and be taken up later; it is killed when the grace is over."""
         await self._tell("suspend")
 
+    async def keep(self) -> None:
+        """Says that the job is still this replica's. Without a word for the length of a lease it ends itself."""
+        await self._write("keep")
+
+    def abandon(self) -> None:
+        """Ends the work at once, as another replica does it now."""
+        self._told = "suspend"
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
     async def _tell(self, command: str) -> None:
         self._told = command
         if self._process is not None:
@@ -120,6 +137,7 @@ class Child:
             "function": self._kind.function,
             "settings": f"{settings.__module__}:{settings.__qualname__}",
             "request_type": f"{request.__module__}:{request.__qualname__}",
+            "lease_seconds": self._lease_seconds,
             "request": base64.b64encode(self._stored.request).decode(),
         }
 
@@ -158,7 +176,7 @@ class Child:
         return Failed(status_pb2.Status(code=code_pb2.CANCELLED, message="cancelled"))
 
     def _crashed(self, returncode: int) -> Outcome:
-        if self._told == "suspend":
+        if self._told == "suspend" or returncode == -signal.SIGALRM:
             return Suspended()
         if self._told == "cancel":
             return self._cancelled()

@@ -1,9 +1,8 @@
 """What a service says about each kind of job that it runs."""
 
 import importlib
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Protocol, cast
 
@@ -11,9 +10,6 @@ from google.protobuf.message import Message
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_common.settings import ServiceSettings
-
-JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class StartRequest(Protocol):
@@ -42,6 +38,9 @@ class JobKind:
     """Settings that the child reads from the environment."""
     concurrency: int = 1
     """Jobs of this kind that run at once."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Fields of the request that take the URI of an artifact, and what that artifact is called among the outputs of the
+    stage that makes it: how a stage of a planned run finds what earlier stages have made."""
 
 
 def service_version() -> str:
@@ -58,18 +57,3 @@ def import_name(name: str) -> Any:
 def import_function(name: str) -> Callable[..., Any]:
     """Imports the function that `module:function` names."""
     return cast(Callable[..., Any], import_name(name))
-
-
-def job_options_problems(options: job_pb2.JobOptions) -> list[tuple[str, str]]:
-    """What is wrong with a request's job options, as pairs of field and description."""
-    problems = []
-    if options.job_id and not (len(options.job_id) <= 200 and JOB_ID.fullmatch(options.job_id)):
-        problems.append(
-            (
-                "job.job_id",
-                "must be letters, digits, '.', '_' and '-' in at most two parts joined by '/', 200 characters at most",
-            )
-        )
-    if options.run_id and not (len(options.run_id) <= 100 and RUN_ID.fullmatch(options.run_id)):
-        problems.append(("job.run_id", "must be letters, digits, '.', '_' and '-', 100 characters at most"))
-    return problems

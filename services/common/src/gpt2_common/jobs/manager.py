@@ -1,20 +1,24 @@
-"""Runs the jobs of one service: takes what waits, keeps to the limits, brings each to its end, tells who watches."""
+"""The jobs of one service as its calls and events see them: started, listed, watched, cancelled, continued."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-
-from google.rpc import code_pb2, status_pb2
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_common.errors import FailedPrecondition, InvalidRequest
-from gpt2_common.jobs.child import Child, Failed, Outcome, Succeeded
-from gpt2_common.jobs.definition import JobKind, StartRequest, job_options_problems
-from gpt2_common.jobs.store import FINAL, JobStore
+from gpt2_common.jobs.definition import JobKind, StartRequest
+from gpt2_common.jobs.options import complete_options, job_options_problems
+from gpt2_common.jobs.runner import JobRunner
+from gpt2_common.jobs.store import FINAL, REPEATABLE, JobStore
 from gpt2_common.settings import ServiceSettings
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 2.0
+_LARGEST_PAGE = 1000
+
+Starter = Callable[[Any], Awaitable[Any]]
+"""A start call of the service itself: takes the request, checks it, starts the job."""
 
 
 class JobManager:
@@ -30,16 +34,11 @@ class JobManager:
     def __init__(
         self, store: JobStore, kinds: Sequence[JobKind], settings: ServiceSettings, on_change: Callable[[], None]
     ) -> None:
-        self._store = store
-        self._kinds: Mapping[str, JobKind] = {kind.name: kind for kind in kinds}
-        self._settings = settings
+        self.store = store
+        self.by_name: Mapping[str, JobKind] = {kind.name: kind for kind in kinds}
         self._on_change = on_change
-        self._children: dict[str, Child] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._busy: dict[str, str] = {}
         self._watchers: dict[str, set[asyncio.Event]] = {}
-        self._wake = asyncio.Event()
-        self._stopping = False
+        self._runner = JobRunner(store, self.by_name, settings, self.changed, self._wake_watchers)
 
     async def start(self, kind: JobKind, request: StartRequest, problems: Sequence[tuple[str, str]]) -> job_pb2.Job:
         """Creates the job that a start call asks for, or finds it.
@@ -52,22 +51,23 @@ class JobManager:
         Raises:
             InvalidRequest: Something is wrong with it; nothing was created. Others as JobStore.create.
         """
-        found = [*job_options_problems(request.job), *problems]
+        found = [*job_options_problems(request.job, kind.name), *problems]
         if found:
             raise InvalidRequest(found)
-        job = await asyncio.to_thread(self._store.create, kind.name, request)
-        self._changed(job.job_id)
+        complete_options(request.job, kind.name)
+        job = await asyncio.to_thread(self.store.create, kind.name, request)
+        self.changed(job.job_id)
         return job
 
     async def get(self, job_id: str) -> job_pb2.Job:
         """Returns a job. Raises NotFound."""
-        return (await asyncio.to_thread(self._store.get, job_id)).job
+        return (await asyncio.to_thread(self.store.get, job_id)).job
 
     async def page(
         self, run_id: str, states: Sequence[int], limit: int, before: int | None
     ) -> tuple[list[job_pb2.Job], int | None]:
         """Lists jobs; see JobStore.page."""
-        return await asyncio.to_thread(self._store.page, run_id, states, limit, before)
+        return await asyncio.to_thread(self.store.page, run_id, states, limit, before)
 
     async def watch(self, job_id: str, after_revision: int) -> AsyncIterator[job_pb2.Job]:
         """Yields the job whenever its revision is greater than the one before, until it has ended."""
@@ -90,106 +90,79 @@ class JobManager:
                 del self._watchers[job_id]
 
     async def cancel(self, job_id: str, reason: str) -> job_pb2.Job:
-        """Asks a job to stop. What happens then is in `_run_job` and in Child.cancel.
+        """Asks a job to stop. The replica that runs it hears of it when it renews its lease, if it is not this one.
 
         Raises:
             NotFound, FailedPrecondition: There is no such job, or it has already ended otherwise.
         """
-        job = await asyncio.to_thread(self._store.request_cancel, job_id, reason)
-        self._changed(job_id)
-        child = self._children.get(job_id)
-        if child is not None:
-            await child.cancel()
+        job = await asyncio.to_thread(self.store.request_cancel, job_id, reason)
+        self.changed(job_id)
+        await self._runner.cancel(job_id)
         return job
 
+    async def cancel_run(self, run_id: str, reason: str) -> list[job_pb2.Job]:
+        """Cancels what a run has here, and keeps events from starting more of it. Returns the jobs that were told."""
+        await asyncio.to_thread(self.store.mark_cancelled, run_id, reason)
+        unfinished = [state for state in job_pb2.Job.State.values() if state not in FINAL]
+        jobs, _ = await self.page(run_id, unfinished, _LARGEST_PAGE, None)
+        told = []
+        for job in jobs:
+            try:
+                told.append(await self.cancel(job.job_id, reason))
+            except FailedPrecondition as error:
+                _log.info("it ended first: %s", error)
+        return told
+
+    async def continue_run(self, run_id: str, starters: Mapping[str, Starter]) -> list[job_pb2.Job]:
+        """Queues again what has failed, or was cancelled, of a run. Returns those jobs.
+
+        Raises:
+            FailedPrecondition: The plan's request for a stage was wrong. Others as the start calls.
+        """
+        await asyncio.to_thread(self.store.unmark_cancelled, run_id)
+        jobs, _ = await self.page(run_id, list(REPEATABLE), _LARGEST_PAGE, None)
+        return [await self._start_again(job, starters) for job in reversed(jobs)]
+
     async def run(self) -> None:
-        """Takes up what an earlier process of this service left, then runs jobs until `stop`."""
-        for job_id in await asyncio.to_thread(self._store.running):
-            job = await asyncio.to_thread(self._store.suspend, job_id)
-            _log.info("job %s is taken up again", job_id, extra={"job_id": job_id, "run_id": job.run_id})
-        while not self._stopping:
-            self._wake.clear()
-            for job in await asyncio.to_thread(self._store.queued):
-                if not self._stopping and self._has_place(job):
-                    self._busy[job.job_id] = job.kind
-                    self._tasks[job.job_id] = asyncio.create_task(self._run_job(job), name=f"job {job.job_id}")
-            await _wait(self._wake, _POLL_SECONDS)
+        """Runs jobs until `stop`; see JobRunner."""
+        await self._runner.run()
 
     async def stop(self) -> None:
-        """Stops taking jobs, and tells those at work to stop where they can go on later. Returns when they have."""
-        self._stopping = True
-        self._wake.set()
-        await asyncio.gather(*(child.suspend() for child in list(self._children.values())))
-        await asyncio.gather(*list(self._tasks.values()), return_exceptions=True)
+        """Puts the jobs at work aside; see JobRunner."""
+        await self._runner.stop()
 
     @property
     def kinds(self) -> Sequence[str]:
         """Names of the kinds of job that it runs."""
-        return list(self._kinds)
+        return list(self.by_name)
 
     def running_jobs(self) -> int:
         """How many jobs are at work now."""
-        return len(self._tasks)
+        return self._runner.running
 
-    def _has_place(self, job: job_pb2.Job) -> bool:
-        if job.job_id in self._tasks or job.kind not in self._kinds:
-            return False
-        busy = sum(kind == job.kind for kind in self._busy.values())
-        return busy < self._kinds[job.kind].concurrency
-
-    async def _run_job(self, queued: job_pb2.Job) -> None:
-        job_id = queued.job_id
-        fields = {"job_id": job_id, "run_id": queued.run_id}
-        try:
-            stored = await asyncio.to_thread(self._store.get, job_id)
-            if stored.job.attempt >= self._settings.max_attempts:
-                await asyncio.to_thread(self._store.fail, job_id, _too_many_attempts(stored.job.attempt))
-                return
-            child = Child(self._kinds[queued.kind], stored, lambda progress: self._note_progress(job_id, progress))
-            self._children[job_id] = child
-            job = await asyncio.to_thread(self._store.begin, job_id)
-            stored.job.CopyFrom(job)
-            self._changed(job_id)
-            _log.info("%s begins, attempt %d", queued.kind, job.attempt, extra=fields)
-            outcome = await child.run(self._settings.cancel_grace_seconds)
-            ended = await asyncio.to_thread(self._end, job_id, outcome)
-            _log.info("%s is %s", queued.kind, job_pb2.Job.State.Name(ended.state), extra=fields)
-        except FailedPrecondition as error:
-            # It was cancelled between our look at the queue and its begin.
-            _log.info("%s was not run: %s", queued.kind, error, extra=fields)
-        except Exception:  # noqa: BLE001 - one job that cannot be run must not end the others
-            _log.exception("%s could not be run", queued.kind, extra=fields)
-        finally:
-            self._children.pop(job_id, None)
-            self._tasks.pop(job_id, None)
-            self._busy.pop(job_id, None)
-            self._changed(job_id)
-
-    def _end(self, job_id: str, outcome: Outcome) -> job_pb2.Job:
-        if isinstance(outcome, Succeeded):
-            return self._store.succeed(job_id, outcome.outputs)
-        if isinstance(outcome, Failed):
-            return self._store.fail(job_id, outcome.error)
-        return self._store.suspend(job_id)
-
-    async def _note_progress(self, job_id: str, progress: job_pb2.Progress) -> None:
-        await asyncio.to_thread(self._store.progress, job_id, progress)
-        for watcher in self._watchers.get(job_id, ()):
-            watcher.set()
-
-    def _changed(self, job_id: str) -> None:
-        for watcher in self._watchers.get(job_id, ()):
-            watcher.set()
-        self._wake.set()
+    def changed(self, job_id: str) -> None:
+        """Tells all who should know that a job has changed its state."""
+        self._wake_watchers(job_id)
+        self._runner.wake()
         self._on_change()
 
+    async def _start_again(self, job: job_pb2.Job, starters: Mapping[str, Starter]) -> job_pb2.Job:
+        stored = await asyncio.to_thread(self.store.get, job.job_id)
+        if not stored.request:
+            raise FailedPrecondition(
+                f"stage {job.job_id} cannot be continued, as its request in the plan is wrong ({job.error.message}): "
+                "start it yourself under another job_id, with the stages after it as its plan",
+                job_id=job.job_id,
+            )
+        request: Any = self.by_name[job.kind].request.FromString(stored.request)
+        request.job.retry_failed = True
+        answer = await starters[job.kind](request)
+        again: job_pb2.Job = answer.job
+        return again
 
-def _too_many_attempts(attempts: int) -> status_pb2.Status:
-    return status_pb2.Status(
-        code=code_pb2.ABORTED,
-        message=f"interrupted in each of {attempts} attempts, the limit of GPT2_MAX_ATTEMPTS: "
-        "see the service's log for why, then start it again with retry_failed",
-    )
+    def _wake_watchers(self, job_id: str) -> None:
+        for watcher in self._watchers.get(job_id, ()):
+            watcher.set()
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

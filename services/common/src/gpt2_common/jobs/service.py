@@ -1,13 +1,13 @@
 """The gRPC face of jobs, the same on every service. Translates messages; decides nothing."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from gpt2.jobs.v1 import jobs_service_pb2 as pb
 from gpt2.jobs.v1 import jobs_service_pb2_grpc
 from gpt2_common.errors import InvalidRequest
 from gpt2_common.jobs.definition import service_version
-from gpt2_common.jobs.manager import JobManager
+from gpt2_common.jobs.manager import JobManager, Starter
 
 _DEFAULT_PAGE = 100
 _LARGEST_PAGE = 1000
@@ -15,11 +15,18 @@ _LONGEST_REASON = 1000
 
 
 class JobsServicer(jobs_service_pb2_grpc.JobsServiceServicer):
-    """Serves gpt2.jobs.v1.JobsService from a job manager."""
+    """Serves gpt2.jobs.v1.JobsService.
 
-    def __init__(self, service: str, jobs: JobManager) -> None:
+    Args:
+        service: Short name of the service.
+        jobs: Its jobs.
+        starters: Its start calls, by name, to continue runs with.
+    """
+
+    def __init__(self, service: str, jobs: JobManager, starters: Mapping[str, Starter]) -> None:
         self._service = service
         self._jobs = jobs
+        self._starters = starters
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:  # noqa: ARG002
         """Returns one job."""
@@ -44,9 +51,19 @@ class JobsServicer(jobs_service_pb2_grpc.JobsServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:  # noqa: ARG002
         """Asks a job to stop."""
         _require_id(request.job_id)
-        if len(request.reason) > _LONGEST_REASON:
-            raise InvalidRequest([("reason", f"must have {_LONGEST_REASON} characters at most")])
+        _require_short(request.reason)
         return pb.CancelJobResponse(job=await self._jobs.cancel(request.job_id, request.reason))
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> pb.CancelRunResponse:  # noqa: ARG002
+        """Asks the jobs of a run to stop, and keeps more of them from starting."""
+        _require_id(request.run_id, "run_id")
+        _require_short(request.reason)
+        return pb.CancelRunResponse(jobs=await self._jobs.cancel_run(request.run_id, request.reason))
+
+    async def ContinueRun(self, request: pb.ContinueRunRequest, context: Any) -> pb.ContinueRunResponse:  # noqa: ARG002
+        """Takes a run up again where it stopped."""
+        _require_id(request.run_id, "run_id")
+        return pb.ContinueRunResponse(jobs=await self._jobs.continue_run(request.run_id, self._starters))
 
     async def DescribeService(self, request: pb.DescribeServiceRequest, context: Any) -> pb.DescribeServiceResponse:  # noqa: ARG002
         """Says which service this is."""
@@ -62,6 +79,11 @@ def page_size(asked: int) -> int:
     return asked or _DEFAULT_PAGE
 
 
-def _require_id(job_id: str) -> None:
-    if not job_id:
-        raise InvalidRequest([("job_id", "is required")])
+def _require_id(value: str, field: str = "job_id") -> None:
+    if not value:
+        raise InvalidRequest([(field, "is required")])
+
+
+def _require_short(reason: str) -> None:
+    if len(reason) > _LONGEST_REASON:
+        raise InvalidRequest([("reason", f"must have {_LONGEST_REASON} characters at most")])

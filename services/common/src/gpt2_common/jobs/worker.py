@@ -1,11 +1,13 @@
 """The child process of one attempt: `python -m gpt2_common.jobs.worker`.
 
-Lines of JSON go both ways. The first line on standard input says what to do; `cancel` and `suspend` may follow. Its end
-means that the service is gone, and the child goes too. Progress and the result go to what was standard output; prints
+Lines of JSON go both ways. The first line on standard input says what to do; `keep`, `cancel` and `suspend` may follow.
+Its end means that the service is gone, and the child goes too, as it does when nothing has come for the length of a
+lease: another replica may then have begun the same work. Progress and the result go to what was standard output; prints
 of libraries are sent to standard error, so that they cannot break into it.
 """
 
 import base64
+import ctypes
 import json
 import logging
 import os
@@ -27,6 +29,7 @@ from gpt2_common.status import is_expected, status_of
 
 _log = logging.getLogger(__name__)
 EXIT_ORPHANED = 75
+_SET_DEATH_SIGNAL = 1
 
 
 class ServiceLine:
@@ -51,13 +54,16 @@ def main() -> int:
     """Runs one attempt; its exit status is 0 whenever a result was sent."""
     line = ServiceLine(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
+    _die_with_parent()
     # Ctrl-C in a terminal reaches the whole group; the service decides what becomes of its jobs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     job = json.loads(sys.stdin.readline())
     settings = load_settings(import_name(job["settings"]))
     configure_logs(job["service"], settings.log_level)
     interruption = Interruption()
-    threading.Thread(target=_listen, args=(sys.stdin, interruption), daemon=True).start()
+    lease_seconds = job["lease_seconds"]
+    _keep(lease_seconds)
+    threading.Thread(target=_listen, args=(sys.stdin, interruption, lease_seconds), daemon=True).start()
     identity = JobIdentity(
         service=job["service"],
         job_id=job["job_id"],
@@ -70,6 +76,12 @@ def main() -> int:
     with job_log_fields(identity.job_id, identity.run_id):
         line.send(_result(job["function"], request, context))
     return 0
+
+
+def _die_with_parent() -> None:
+    """Asks the kernel to kill this process when the service is gone: the next attempt must be alone in its folder."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _result(function: str, request: object, context: JobContext[Any]) -> dict[str, Any]:
@@ -87,8 +99,14 @@ def _result(function: str, request: object, context: JobContext[Any]) -> dict[st
     return {"outputs": [json_format.MessageToDict(output) for output in outputs]}
 
 
-def _listen(stream: IO[str], interruption: Interruption) -> None:
+def _keep(lease_seconds: float) -> None:
+    """Puts off the end. The kernel's alarm comes even where the work never lets another thread run."""
+    signal.setitimer(signal.ITIMER_REAL, lease_seconds)
+
+
+def _listen(stream: IO[str], interruption: Interruption, lease_seconds: float) -> None:
     for command in stream:
+        _keep(lease_seconds)
         if command.strip() == "cancel":
             interruption.cancel()
         elif command.strip() == "suspend":

@@ -1,0 +1,79 @@
+"""Runs that events drive, as the services' jobs tell of them: listed, shown, cancelled, continued."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gpt2.jobs.v1 import job_pb2
+from gpt2_orchestration.calls import DEFAULT_PORTS
+from gpt2_orchestration.client import ClientSettings, ServiceError, connect
+
+_UNFINISHED = (job_pb2.Job.STATE_QUEUED, job_pb2.Job.STATE_RUNNING)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One run, now."""
+
+    run_id: str
+    jobs: Sequence[job_pb2.Job]
+    """Its jobs in all services, oldest first."""
+
+    @property
+    def state(self) -> str:
+        """Running, waiting for its next stage, succeeded, failed or cancelled."""
+        if any(job.state in _UNFINISHED for job in self.jobs):
+            return "running"
+        last = self.jobs[-1]
+        if last.state == job_pb2.Job.STATE_SUCCEEDED and last.plan.stages:
+            return "waiting"
+        return job_pb2.Job.State.Name(last.state).removeprefix("STATE_").lower()
+
+    @property
+    def to_come(self) -> Sequence[str]:
+        """Start calls that are still to come."""
+        return [stage.start for stage in self.jobs[-1].plan.stages]
+
+
+def list_runs(settings: ClientSettings) -> list[Run]:
+    """The runs that the services know of, newest first. Raises ServiceError."""
+    by_run: dict[str, list[job_pb2.Job]] = {}
+    for job in _all_jobs(settings, ""):
+        by_run.setdefault(job.run_id, []).append(job)
+    runs = [Run(run_id=run_id, jobs=sorted(jobs, key=_age)) for run_id, jobs in by_run.items()]
+    return sorted(runs, key=lambda run: _age(run.jobs[0]), reverse=True)
+
+
+def show_run(settings: ClientSettings, run_id: str) -> Run:
+    """One run. Raises ServiceError, also when no service knows of it."""
+    jobs = sorted(_all_jobs(settings, run_id), key=_age)
+    if not jobs:
+        raise ServiceError(f"no service has a job of run {run_id}: `gpt2 runs list` shows the runs")
+    return Run(run_id=run_id, jobs=jobs)
+
+
+def cancel_run(settings: ClientSettings, run_id: str, reason: str) -> list[job_pb2.Job]:
+    """Tells every service to stop a run. Returns the jobs that were told. Raises ServiceError."""
+    told: list[job_pb2.Job] = []
+    for service in DEFAULT_PORTS:
+        with connect(service, settings) as client:
+            told += client.cancel_run(run_id, reason)
+    return told
+
+
+def continue_run(settings: ClientSettings, run_id: str) -> list[job_pb2.Job]:
+    """Tells every service to take a run up again. Returns the jobs that go on. Raises ServiceError."""
+    queued: list[job_pb2.Job] = []
+    for service in DEFAULT_PORTS:
+        with connect(service, settings) as client:
+            queued += client.continue_run(run_id)
+    return queued
+
+
+def _all_jobs(settings: ClientSettings, run_id: str) -> Iterator[job_pb2.Job]:
+    for service in DEFAULT_PORTS:
+        with connect(service, settings) as client:
+            yield from client.jobs(run_id)
+
+
+def _age(job: job_pb2.Job) -> int:
+    return job.create_time.ToNanoseconds()

@@ -1,0 +1,109 @@
+"""`python -m gpt2_orchestration.stack.kafka_server FOLDER HOST:PORT`: Apache Kafka, from its published jars.
+
+One broker in KRaft mode, its own controller, with its data in FOLDER. Maven resolves the jars that `kafka/pom.xml`
+names into its own cache; after the first time that needs no network. The process becomes Java.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpt2_orchestration.stack.ports import HOST, choose_ports
+
+POM = Path(__file__).parent / "kafka" / "pom.xml"
+_LEAST_JAVA = 17
+_MEMORY = ("-Xms256m", "-Xmx512m")
+
+
+class KafkaError(Exception):
+    """Kafka cannot be run here; the message says what to do."""
+
+
+def require_kafka() -> None:
+    """Checks that what Kafka needs is on this machine. Raises KafkaError."""
+    java = shutil.which("java")
+    if java is None or shutil.which("mvn") is None:
+        missing = "Java" if java is None else "Maven"
+        raise KafkaError(
+            f"{missing} is not on the PATH: Apache Kafka needs Java {_LEAST_JAVA} or later and Maven; install both, "
+            "or leave out --kafka"
+        )
+    said = subprocess.run([java, "-version"], capture_output=True, text=True).stderr
+    found = re.search(r'version "(\d+)', said)
+    if found is None or int(found[1]) < _LEAST_JAVA:
+        raise KafkaError(f"Apache Kafka needs Java {_LEAST_JAVA} or later, not {said.splitlines()[:1]}: install it")
+
+
+def class_path(folder: Path) -> str:
+    """The jars of Kafka, resolved by Maven. Raises KafkaError."""
+    listing = folder / "classpath.txt"
+    command = ["mvn", "--batch-mode", "--quiet", "--file", str(POM), "dependency:build-classpath"]
+    resolved = subprocess.run([*command, f"-Dmdep.outputFile={listing}"], capture_output=True, text=True)
+    if resolved.returncode != 0:
+        raise KafkaError(f"Maven cannot resolve the jars of Kafka: {(resolved.stdout + resolved.stderr)[-1000:]}")
+    return listing.read_text(encoding="utf-8").strip()
+
+
+def write_configuration(folder: Path, address: str) -> Path:
+    """Writes the properties of the broker. Returns their file."""
+    controller = f"{HOST}:{choose_ports({'controller': 0})['controller']}"
+    properties = {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@{controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"PLAINTEXT://{address},CONTROLLER://{controller}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "log.dirs": str(folder / "logs"),
+        "auto.create.topics.enable": "false",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "group.initial.rebalance.delay.ms": "0",
+        "offsets.topic.num.partitions": "5",
+        "num.io.threads": "2",
+        "num.network.threads": "2",
+    }
+    path = folder / "server.properties"
+    path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()), encoding="utf-8")
+    return path
+
+
+def format_storage(java: Sequence[str], configuration: Path, folder: Path) -> None:
+    """Formats the storage, where it is not. Raises KafkaError."""
+    if (folder / "logs" / "meta.properties").exists():
+        return
+    cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    command = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster]
+    formatted = subprocess.run([*command, "-c", str(configuration)], capture_output=True, text=True)
+    if formatted.returncode != 0:
+        raise KafkaError(f"Kafka's storage cannot be formatted: {(formatted.stdout + formatted.stderr)[-1000:]}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Becomes Kafka."""
+    parser = argparse.ArgumentParser(description="Apache Kafka, from its published jars.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("address")
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        require_kafka()
+        java = ("java", *_MEMORY, "-cp", class_path(folder))
+        configuration = write_configuration(folder, options.address)
+        format_storage(java, configuration, folder)
+    except KafkaError as error:
+        sys.exit(f"kafka: {error}")
+    os.execvp("java", (*java, "kafka.Kafka", str(configuration)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,94 @@
+"""The database of a service: jobs, events that wait, events received. SQLite by default, PostgreSQL to share it.
+
+Tables that many modules define are in one metadata, so that one transaction covers them all.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import sqlalchemy as sql
+from sqlalchemy.exc import OperationalError
+
+from gpt2_common.settings import ServiceSettings, SettingsError
+
+METADATA = sql.MetaData()
+"""Metadata that the tables of jobs and events share."""
+
+_SCHEMA_LOCK = 4711
+
+
+def database_url(service: str, settings: ServiceSettings) -> str:
+    """The URL of a service's database: the setting, or a SQLite file in `.gpt2/`, which is made when it is missing."""
+    if settings.database_url:
+        return settings.database_url
+    folder = Path(".gpt2").absolute()
+    folder.mkdir(exist_ok=True)
+    return f"sqlite:///{folder / service}.db"
+
+
+@contextmanager
+def open_database(url: str) -> Iterator[sql.Engine]:
+    """Connects to the database and creates the tables and columns that are missing.
+
+    Raises:
+        SettingsError: The database cannot be used.
+    """
+    # `postgresql://` alone would ask for a driver that is not installed.
+    scheme = urlsplit(url).scheme
+    url = url.replace(scheme, "postgresql+psycopg", 1) if scheme in ("postgres", "postgresql") else url
+    try:
+        engine = sql.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    except (sql.exc.ArgumentError, ImportError) as error:
+        raise SettingsError(f"GPT2_DATABASE_URL: is no URL of SQLite or PostgreSQL ({type(error).__name__})") from None
+    if engine.dialect.name == "sqlite":
+        sql.event.listen(engine, "connect", _configure_sqlite)
+        # Take the write lock when a transaction begins: SQLite cannot wait for it later without a deadlock.
+        sql.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    try:
+        with engine.begin() as connection:
+            _create_tables(connection)
+        yield engine
+    except OperationalError as error:
+        raise SettingsError(f"GPT2_DATABASE_URL: the database cannot be used: {error.orig}") from error
+    finally:
+        engine.dispose()
+
+
+def lock(connection: sql.Connection, name: str) -> None:
+    """Keeps other transactions that lock the same name waiting until this one ends. SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        key = sql.func.hashtextextended(name, 0)
+        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(key)))
+
+
+def clock(connection: sql.Connection) -> float:
+    """The database's own time, in seconds since 1970: the same for all replicas, however their clocks differ."""
+    if connection.dialect.name == "postgresql":
+        now = sql.text("SELECT extract(epoch FROM clock_timestamp())")
+    else:
+        now = sql.text("SELECT (julianday('now') - 2440587.5) * 86400.0")
+    return float(connection.execute(now).scalar_one())
+
+
+def _create_tables(connection: sql.Connection) -> None:
+    # Replicas that start together would each find a table missing, and all but one fail to create it.
+    if connection.dialect.name == "postgresql":
+        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+    METADATA.create_all(connection)
+    for table in METADATA.sorted_tables:
+        present = {column["name"] for column in sql.inspect(connection).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in present:
+                kind = column.type.compile(connection.dialect)
+                connection.exec_driver_sql(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {kind}')
+
+
+def _configure_sqlite(connection: "sql.engine.interfaces.DBAPIConnection", _record: object) -> None:
+    connection.isolation_level = None  # SQLAlchemy's own BEGIN, above, not the driver's
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA busy_timeout=30000")
+    cursor.close()

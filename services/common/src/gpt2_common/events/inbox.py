@@ -1,0 +1,27 @@
+"""The inbox: which events have had their effect, committed with it, so that a second delivery has none."""
+
+import sqlalchemy as sql
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gpt2.jobs.v1 import job_pb2
+from gpt2_common.database import METADATA, clock
+
+_INBOX = sql.Table(
+    "inbox",
+    METADATA,
+    sql.Column("consumer", sql.String(32), primary_key=True),
+    sql.Column("source", sql.String(100), primary_key=True),
+    sql.Column("event_id", sql.String(64), primary_key=True),
+    sql.Column("received", sql.Float, nullable=False),
+)
+
+
+def receive(connection: sql.Connection, consumer: str, event: job_pb2.EventReference) -> bool:
+    """Notes an event within the caller's transaction. Returns whether it is a new one."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    noted = connection.execute(
+        insert(_INBOX)
+        .values(consumer=consumer, source=event.source, event_id=event.id, received=clock(connection))
+        .on_conflict_do_nothing()
+    )
+    return noted.rowcount == 1

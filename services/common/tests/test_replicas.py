@@ -1,0 +1,123 @@
+"""Two replicas of a service on one PostgreSQL: no job runs twice, and either answers for all of them."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gpt2.jobs.v1 import job_pb2
+
+from .conftest import FakeService, free_port
+
+Job = job_pb2.Job
+PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+
+
+# PostgreSQL refuses to run as root.
+USER = "postgres" if os.getuid() == 0 else None
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    if PROGRAMS is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    folder = Path(tmp_path_factory.mktemp("postgresql", numbered=True))
+    if os.getuid() == 0:
+        # A folder of its own: those above pytest's are closed to other users.
+        folder = Path(f"/tmp/gpt2-postgresql-{os.getpid()}")
+        folder.mkdir()
+        account = pwd.getpwnam("postgres")
+        os.chown(folder, account.pw_uid, account.pw_gid)
+    data, port = folder / "data", free_port()
+    create = [str(PROGRAMS / "initdb"), "-D", str(data), "-U", "gpt2", "--auth=trust", "--no-sync"]
+    subprocess.run(create, check=True, capture_output=True, cwd="/", user=USER)
+    options = ("-h", "127.0.0.1", "-p", str(port), "-k", str(folder))
+    server = subprocess.Popen([str(PROGRAMS / "postgres"), "-D", str(data), *options], cwd="/", user=USER)
+    ready = [str(PROGRAMS / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+    deadline = time.monotonic() + 60
+    while subprocess.run(ready).returncode != 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    yield f"postgresql://gpt2@127.0.0.1:{port}/postgres"
+    server.send_signal(signal.SIGINT)
+    server.wait(30)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def replicas(database, tmp_path):
+    settings = {"GPT2_DATABASE_URL": database, "GPT2_LEASE_SECONDS": "3"}
+    made = [FakeService(tmp_path, **settings).start() for _ in range(2)]
+    for replica in made:
+        replica.wait_until_ready()
+    yield made
+    for replica in made:
+        replica.kill()
+
+
+def test_each_job_runs_once_and_either_replica_answers_for_it(replicas):
+    jobs = [replicas[number % 2].submit("succeed", job_id=f"once-{number}/a").job_id for number in range(12)]
+    for number, job_id in enumerate(jobs):
+        ended = replicas[(number + 1) % 2].watch(job_id)[-1]
+        assert (ended.state, ended.attempt) == (Job.STATE_SUCCEEDED, 1)
+
+
+def test_a_replica_that_does_not_run_a_job_cancels_it(replicas, tmp_path):
+    job = replicas[0].submit("wait", str(tmp_path / "pid"), job_id="far/a")
+    replicas[0].wait_for_state(job.job_id, Job.STATE_RUNNING)
+    for replica in replicas:
+        replica.cancel(job.job_id)
+    assert replicas[1].watch(job.job_id)[-1].state == Job.STATE_CANCELLED
+
+
+def test_the_jobs_of_a_killed_replica_go_on_in_the_other(replicas, tmp_path):
+    flag = tmp_path / "go"
+    jobs = [replicas[0].submit("finish_when", str(flag), job_id=f"killed-{number}/a").job_id for number in range(4)]
+    for job_id in jobs:
+        replicas[1].wait_for_state(job_id, Job.STATE_RUNNING)
+    replicas[0].kill()
+    flag.touch()
+    assert {replicas[1].watch(job_id)[-1].state for job_id in jobs} == {Job.STATE_SUCCEEDED}
+    replicas[0].start().wait_until_ready()
+
+
+def test_a_replica_that_stands_still_loses_its_jobs_and_their_processes(replicas, tmp_path):
+    pids = [tmp_path / f"pid-{number}" for number in range(4)]
+    jobs = [replicas[0].submit("wait", str(pid), job_id=f"{pid.name}/a").job_id for pid in pids]
+    for job_id in jobs:
+        replicas[1].wait_for_state(job_id, Job.STATE_RUNNING)
+    stopped = psutil.Process(replicas[0].process.pid)
+    children = stopped.children()
+    assert children
+    stopped.suspend()
+    try:
+        # They end by themselves: their service, which stands still, cannot end them.
+        wait_until(lambda: all(ended(child) for child in children))
+        lost = {int(pid.read_text()) for pid in pids} & {child.pid for child in children}
+        assert lost
+        # The other replica has as many places as this one had, and its own jobs make way.
+        for job_id, pid in zip(jobs, pids, strict=True):
+            if int(pid.read_text()) not in lost:
+                replicas[1].cancel(job_id)
+        wait_until(lambda: not {int(pid.read_text()) for pid in pids} & lost)
+        own = {child.pid for child in psutil.Process(replicas[1].process.pid).children()}
+        assert len([pid for pid in pids if int(pid.read_text()) in own]) == len(lost)
+    finally:
+        stopped.resume()
+
+
+def ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
