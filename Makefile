@@ -4,9 +4,10 @@ PYTHON ?= python3.11
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 BIN := .venv/bin
 MEMBERS := protos services/common services/exporter services/tokenizer services/trainer services/registry orchestration
+AIRFLOW_MEMBERS := protos orchestration
 DEV_SOURCES := orchestration/pyproject.toml $(MEMBERS:%=%/pyproject.toml) pyproject.toml
 
-.PHONY: setup peers demo test lint protos lock lock-check clean
+.PHONY: setup peers airflow demo test lint protos lock lock-check clean
 
 setup: .venv/.ready
 
@@ -26,6 +27,15 @@ peers: .peers/.ready
 .peers/.ready: requirements/peers.txt | $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	$(UV) venv --quiet --allow-existing --python 3.11 .peers
 	$(UV) pip sync --quiet --python .peers/bin/python --require-hashes requirements/peers.txt
+	touch $@
+
+# Airflow with the pipelines, for its scheduler and workers; apart, as it needs an older SQLAlchemy than MLflow's server.
+airflow: .airflow/.ready
+
+.airflow/.ready: requirements/airflow.txt $(AIRFLOW_MEMBERS:%=%/pyproject.toml) | $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
+	$(UV) venv --quiet --allow-existing --python 3.11 .airflow
+	$(UV) pip sync --quiet --compile-bytecode --python .airflow/bin/python --require-hashes requirements/airflow.txt
+	$(UV) pip install --quiet --python .airflow/bin/python --no-deps --no-build-isolation $(AIRFLOW_MEMBERS:%=-e %)
 	touch $@
 
 demo: setup
@@ -51,4 +61,4 @@ lock-check: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	$(PYTHON) requirements/lock.py $(UV) --check
 
 clean:
-	rm -rf .venv .peers .tools .gpt2 protos/.build
+	rm -rf .venv .peers .airflow .tools .gpt2 protos/.build

@@ -1,7 +1,13 @@
 import pytest
 
 from gpt2_orchestration.demo.demo import SPECIFICATION
-from gpt2_orchestration.specification import SpecificationError, load_specification, parse_specification
+from gpt2_orchestration.specification import (
+    SpecificationError,
+    load_specification,
+    override,
+    parse_overrides,
+    parse_specification,
+)
 
 SCRATCH = {
     "name": "news",
@@ -68,3 +74,30 @@ def test_a_file_that_is_no_yaml_or_not_there_is_named(tmp_path):
     path.write_text("name: [")
     with pytest.raises(SpecificationError, match=r"news\.yaml cannot be read"):
         load_specification(path)
+
+
+def test_overrides_replace_add_and_remove_and_leave_the_content_alone():
+    overrides = parse_overrides(["train_model.config.steps=20", "encode_corpus.validation_fraction=0.5", "name=other"])
+    changed_content = override(SCRATCH, {**overrides, "train_tokenizer": None, "import_tokenizer.uri": "/x"})
+    specification = parse_specification(changed_content)
+    assert specification.name == "other"
+    assert specification.train_model.config.steps == 20
+    assert specification.train_model.model_size == "124M"
+    assert specification.encode_corpus.validation_fraction == 0.5
+    assert specification.train_tokenizer is None
+    assert parse_specification(SCRATCH).train_model.config.steps == 10
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [("steps", "no PATH=VALUE"), ("=3", "no PATH=VALUE"), ("name=[", "name: the value is no YAML")],
+)
+def test_an_assignment_that_is_none_is_refused(assignment, words):
+    with pytest.raises(SpecificationError, match=words):
+        parse_overrides([assignment])
+
+
+@pytest.mark.parametrize("path", ["name.part", "train_model.config.steps.more"])
+def test_an_override_through_a_value_is_refused(path):
+    with pytest.raises(SpecificationError, match=f"{path} cannot be set"):
+        override(SCRATCH, {path: 1})

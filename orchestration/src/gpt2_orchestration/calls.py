@@ -99,3 +99,17 @@ REGISTER_MODEL = StartCall(
     inputs={"model": "model_uri", "logs": "logs_uri"},
     outputs=("version",),
 )
+
+START_CALLS: Mapping[str, StartCall] = {
+    "ExportCorpus": EXPORT_CORPUS,
+    "ImportFiles": IMPORT_FILES,
+    "TrainTokenizer": TRAIN_TOKENIZER,
+    "ImportTokenizer": IMPORT_TOKENIZER,
+    "EncodeCorpus": ENCODE_CORPUS,
+    "ImportCheckpoint": IMPORT_CHECKPOINT,
+    "TrainModel": TRAIN_MODEL,
+    "FineTuneModel": FINE_TUNE_MODEL,
+    "ExportModel": EXPORT_MODEL,
+    "RegisterModel": REGISTER_MODEL,
+}
+"""The start calls by the name of the stage that makes them."""

@@ -22,7 +22,7 @@ from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.progress import duration
 from gpt2_orchestration.quiet import quiet_libraries
 from gpt2_orchestration.runs import cancel_run, continue_run, list_runs, show_run
-from gpt2_orchestration.specification import SpecificationError, load_specification
+from gpt2_orchestration.specification import SpecificationError, load_specification, parse_overrides
 from gpt2_orchestration.stack.addresses import StackAddresses
 from gpt2_orchestration.stack.control import stack_status, stop_stack
 from gpt2_orchestration.stack.errors import StackError
@@ -43,6 +43,10 @@ letters = typer.Typer(no_args_is_help=True, help="Events that a service could no
 events.add_typer(letters, name="dlq")
 
 KafkaOption = Annotated[str, typer.Option(envvar="GPT2_KAFKA_BOOTSTRAP_SERVERS", help="Kafka brokers.")]
+SetOption = Annotated[
+    list[str],
+    typer.Option("--set", help="PATH=VALUE in place of the file's, such as train_model.config.steps=9. Repeatable."),
+]
 FolderOption = Annotated[Path, typer.Option(help="Folder that holds all that the stack keeps.")]
 
 
@@ -91,16 +95,47 @@ def run(
     runner: Annotated[Runner, typer.Option(help="How to run it.")] = Runner.LOCAL,
     folder: Annotated[Path, typer.Option(help="Folder of the pipeline's metadata and logs.")] = Path(".gpt2/runs"),
     cache: Annotated[bool, typer.Option(help="Take what has not changed from an earlier run.")] = True,
+    assignments: SetOption = [],  # noqa: B006 - typer's way to say that there may be none
+    beam_options: Annotated[
+        list[str],
+        typer.Option("--beam-option", help="Option of Apache Beam, such as --runner=FlinkRunner. Repeatable."),
+    ] = [],  # noqa: B006
 ) -> None:
     """Run a pipeline over the services named by GPT2_<SERVICE>_ADDRESS."""
-    specified = load_specification(specification)
+    specified = load_specification(specification, parse_overrides(assignments))
     facts = ask_services(specified, ClientSettings.from_environment(os.environ))
-    settings = PipelineSettings(root=folder / specified.name, metadata=folder / "metadata.db", enable_cache=cache)
+    settings = PipelineSettings(
+        root=folder / specified.name,
+        metadata=folder / "metadata.db",
+        enable_cache=cache,
+        beam_options=tuple(beam_options),
+    )
     with quiet_libraries(folder / "tfx.log"):
         # TFX takes seconds to import, which what is wrong above need not wait for.
         from gpt2_orchestration.runners import run_pipeline
 
         run_pipeline(runner.value, specified, facts, settings)
+
+
+@app.command()
+@shows_errors
+def compile(
+    specification: Annotated[Path, typer.Argument(help="YAML file that says what the pipeline does.")],
+    output: Annotated[Path, typer.Argument(help="YAML file to write, for Kubeflow Pipelines 2.")],
+    image: Annotated[str, typer.Option(help="Image that has gpt2-orchestration; its tasks call the services.")],
+    address: Annotated[
+        list[str], typer.Option(help="SERVICE=HOST:PORT, where a service is in the cluster. Repeatable.")
+    ] = [],  # noqa: B006
+    token_secret: Annotated[str, typer.Option(help="Kubernetes secret whose key `token` is the bearer token.")] = "",
+    assignments: SetOption = [],  # noqa: B006
+) -> None:
+    """Compile a pipeline for Kubeflow Pipelines 2."""
+    from gpt2_orchestration.kubeflow.compiling import KubeflowSettings, compile_pipeline, parse_addresses
+
+    specified = load_specification(specification, parse_overrides(assignments))
+    settings = KubeflowSettings(image=image, addresses=parse_addresses(address), token_secret=token_secret)
+    with quiet_libraries(output.with_suffix(".log")):
+        compile_pipeline(specified, settings, output)
 
 
 @stack.command()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 from google.protobuf.message import Message
 
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2, jobs_service_pb2_grpc
@@ -29,7 +30,7 @@ CALL_SECONDS = 30.0
 _LOST_SECONDS = 300.0
 """How long a service may be away in the middle of a job before following it is given up."""
 
-_FINAL = (job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED)
+FINAL_STATES = (job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED)
 
 
 class ServiceError(Exception):
@@ -112,6 +113,13 @@ class ServiceClient:
         job: job_pb2.Job = self.call(call.name, request).job
         return job
 
+    def get(self, job_id: str) -> job_pb2.Job:
+        """One job. Raises ServiceError."""
+        job: job_pb2.Job = self._call(
+            self._jobs.GetJob, jobs_service_pb2.GetJobRequest(job_id=job_id), CALL_SECONDS
+        ).job
+        return job
+
     def jobs(self, run_id: str) -> list[job_pb2.Job]:
         """The jobs of one run, newest first. Raises ServiceError."""
         request = jobs_service_pb2.ListJobsRequest(run_id=run_id)
@@ -149,7 +157,7 @@ class ServiceClient:
         """
         lost_since: float | None = None
         on_change(job)
-        while job.state not in _FINAL:
+        while job.state not in FINAL_STATES:
             try:
                 request = jobs_service_pb2.WatchJobRequest(job_id=job.job_id, after_revision=job.revision)
                 for answer in self._jobs.WatchJob(request, metadata=self._metadata):
@@ -197,6 +205,24 @@ def connect(service: str, settings: ClientSettings) -> Iterator[ServiceClient]:
         channel = grpc.secure_channel(address, _credentials(settings))
     with channel:
         yield ServiceClient(service, channel, address, settings.token)
+
+
+async def watch_to_end(service: str, settings: ClientSettings, job_id: str) -> job_pb2.Job:
+    """Follows a job to its end, in an event loop. Raises grpc.aio.AioRpcError when the service is lost or refuses."""
+    address = settings.addresses[service]
+    metadata = (("authorization", f"Bearer {settings.token}"),) if settings.token else ()
+    if settings.authority_file is None:
+        channel = grpc.aio.insecure_channel(address)
+    else:
+        channel = grpc.aio.secure_channel(address, _credentials(settings))
+    job = job_pb2.Job()
+    async with channel:
+        stub = jobs_service_pb2_grpc.JobsServiceStub(channel)
+        while job.state not in FINAL_STATES:
+            request = jobs_service_pb2.WatchJobRequest(job_id=job_id, after_revision=job.revision)
+            async for answer in stub.WatchJob(request, metadata=metadata):
+                job = answer.job
+    return job
 
 
 def _credentials(settings: ClientSettings) -> grpc.ChannelCredentials:

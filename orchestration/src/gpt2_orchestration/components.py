@@ -16,7 +16,10 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from gpt2_orchestration import artifact_types as types
 from gpt2_orchestration import executor
 
-_PARAMETERS = {"request": ExecutionParameter(type=str), "service_version": ExecutionParameter(type=str)}
+_PARAMETERS = {
+    "request": ExecutionParameter(type=str),
+    "service_version": ExecutionParameter(type=str),
+}
 """The parameters of every component."""
 
 
@@ -126,3 +129,21 @@ class RegisterModel(ServiceComponent):
         "RegisterModelSpec", {"model": types.Model, "logs": types.Logs}, {"version": types.ModelVersion}
     )
     EXECUTOR_SPEC: ClassVar[Any] = ExecutorClassSpec(executor.RegisterModelExecutor)
+
+
+COMPONENTS: Mapping[str, type[ServiceComponent]] = {
+    component.__name__: component
+    for component in (
+        ExportCorpus,
+        ImportFiles,
+        TrainTokenizer,
+        ImportTokenizer,
+        EncodeCorpus,
+        ImportCheckpoint,
+        TrainModel,
+        FineTuneModel,
+        ExportModel,
+        RegisterModel,
+    )
+}
+"""The components by the name of their stage."""

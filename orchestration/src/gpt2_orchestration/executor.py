@@ -1,14 +1,10 @@
 """The executor of every component: makes the start call, follows the job, writes what it made to ML Metadata."""
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from google.protobuf import json_format
-from google.protobuf.message import Message
 from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.dsl.io import fileio
 
@@ -17,10 +13,8 @@ from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration import calls
 from gpt2_orchestration.artifact_types import ServiceArtifact, set_properties
 from gpt2_orchestration.calls import StartCall
-from gpt2_orchestration.client import ClientSettings, ServiceClient, connect
-from gpt2_orchestration.progress import job_display
-
-_KEY_CHARACTERS = 8
+from gpt2_orchestration.client import ClientSettings, connect
+from gpt2_orchestration.pipelines.requests import Input, build_request, run_job, run_name
 
 
 class StartCallExecutor(BaseExecutor):
@@ -40,57 +34,20 @@ class StartCallExecutor(BaseExecutor):
             JobFailed: The job ended FAILED or CANCELLED.
             ServiceError: The service refused the call or does not answer.
         """
-        inputs = {name: artifacts[0] for name, artifacts in input_dict.items() if artifacts}
-        request = build_request(self.CALL, exec_properties["request"], inputs)
-        options: job_pb2.JobOptions = request.job  # type: ignore[attr-defined]
-        options.CopyFrom(self._job_options(cache_key(inputs, exec_properties)))
+        inputs = {name: Input(item[0].artifact_uri, item[0].digest) for name, item in input_dict.items() if item}
+        request = build_request(
+            self.CALL,
+            exec_properties["request"],
+            inputs,
+            run_name(self._context.pipeline_info.id, self._context.pipeline_run_id),
+            exec_properties["service_version"],
+        )
         with connect(self.CALL.service, ClientSettings.from_environment()) as client:
             job = run_job(client, self.CALL, request)
         outputs = {output.name: output for output in job.outputs}
         for name, artifacts in output_dict.items():
             if name in outputs and artifacts:
                 _describe(artifacts[0], outputs[name], job)
-
-    def _job_options(self, key: str) -> job_pb2.JobOptions:
-        context = self._context
-        run_id = run_name(context.pipeline_info.id, context.pipeline_run_id)
-        node = context.pipeline_node.node_info.id
-        # The same node of the same run finds its job again, whatever process asks; a failed one gets another attempt.
-        return job_pb2.JobOptions(job_id=f"{run_id}/{node}.{key}", run_id=run_id, retry_failed=True)
-
-
-def run_name(pipeline: str, pipeline_run_id: str) -> str:
-    """The run id, in the services' alphabet, of a run of a pipeline."""
-    return re.sub(r"[^A-Za-z0-9._-]", "", f"{pipeline}-{pipeline_run_id}")[:100]
-
-
-def build_request(call: StartCall, request_json: str, inputs: Mapping[str, ServiceArtifact]) -> Message:
-    """Builds a start call's request from its JSON form and the artifacts that it takes."""
-    request = json_format.Parse(request_json, call.request())
-    for name, artifact in inputs.items():
-        setattr(request, call.inputs[name], artifact.artifact_uri)
-    return request
-
-
-def cache_key(inputs: Mapping[str, ServiceArtifact], exec_properties: Mapping[str, Any]) -> str:
-    """Names the work: the digests of what goes in, the request and the service's version."""
-    content = [
-        sorted((name, artifact.digest) for name, artifact in inputs.items()),
-        exec_properties["request"],
-        exec_properties["service_version"],
-    ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_KEY_CHARACTERS]
-
-
-def run_job(client: ServiceClient, call: StartCall, request: Message) -> job_pb2.Job:
-    """Starts a job and follows it to its end; when this is interrupted, the job is cancelled."""
-    job = client.start(call, request)
-    try:
-        with job_display(call.name) as display:
-            return client.follow(job, display.show)
-    except (KeyboardInterrupt, SystemExit):
-        client.cancel(job.job_id, "the pipeline was interrupted")
-        raise
 
 
 def _describe(artifact: ServiceArtifact, output: artifact_pb2.Artifact, job: job_pb2.Job) -> None:

@@ -5,20 +5,13 @@ from typing import Any
 
 from tfx.orchestration.beam.beam_dag_runner import BeamDagRunner
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
-from tfx.orchestration.pipeline import Pipeline
 
-from gpt2_orchestration.pipelines import fine_tune, scratch
+from gpt2_orchestration.pipelines.pipeline import create_pipeline
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ServiceFacts
 from gpt2_orchestration.specification import PipelineSpecification
 
 RUNNERS: Mapping[str, type[Any]] = {"local": LocalDagRunner, "beam": BeamDagRunner}
 """The runners by name."""
-
-
-def build_pipeline(specification: PipelineSpecification, facts: ServiceFacts, settings: PipelineSettings) -> Pipeline:
-    """Builds the pipeline that a specification asks for. Raises SpecificationError."""
-    create = scratch.create_pipeline if specification.import_checkpoint is None else fine_tune.create_pipeline
-    return create(specification, facts, settings)
 
 
 def run_pipeline(
@@ -33,6 +26,6 @@ def run_pipeline(
         settings: Where it keeps its own things.
 
     Raises:
-        SpecificationError, ServiceError, JobFailed: As `build_pipeline` and the components.
+        ServiceError, JobFailed: As the components.
     """
-    RUNNERS[runner]().run(build_pipeline(specification, facts, settings))
+    RUNNERS[runner]().run(create_pipeline(specification, facts, settings))

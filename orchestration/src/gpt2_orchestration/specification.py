@@ -4,7 +4,8 @@ The sections have the names of the start calls, and their content is the request
 field is documented in one place: the protos. What comes from the stage before (artifact URIs, job ids) is left out.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,16 +65,63 @@ class PipelineSpecification:
                 raise SpecificationError("train_model: the model comes from import_checkpoint; leave it out here")
 
 
-def load_specification(path: Path) -> PipelineSpecification:
-    """Reads a specification from a YAML file. Raises SpecificationError."""
+def load_specification(path: Path, overrides: Mapping[str, Any] | None = None) -> PipelineSpecification:
+    """Reads a specification from a YAML file.
+
+    Args:
+        path: The file.
+        overrides: Values that replace the file's, by dotted path such as `train_model.config.steps`.
+
+    Raises:
+        SpecificationError: The file or an override is wrong.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecificationError(f"{path} cannot be read: {error}") from error
     try:
-        return parse_specification(content)
+        return parse_specification(override(content, overrides or {}))
     except SpecificationError as error:
         raise SpecificationError(f"{path}: {error}") from error
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    """Reads `PATH=VALUE` assignments, each value as YAML. Raises SpecificationError."""
+    overrides = {}
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
+        if not equals or not path.strip():
+            raise SpecificationError(f"{assignment!r} is no PATH=VALUE, such as train_model.config.steps=100")
+        try:
+            overrides[path.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SpecificationError(f"{path.strip()}: the value is no YAML: {error}") from error
+    return overrides
+
+
+def override(content: Any, overrides: Mapping[str, Any]) -> Any:
+    """Replaces values in the content of a YAML file, which stays as it is.
+
+    Args:
+        content: The content.
+        overrides: New values by dotted path; None removes what is there. Missing mappings on the way are made.
+
+    Raises:
+        SpecificationError: A path leads through something that is no mapping.
+    """
+    changed = copy.deepcopy(content)
+    for path, value in overrides.items():
+        *parents, last = path.split(".")
+        place = changed
+        for parent in parents:
+            place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            raise SpecificationError(f"{path} cannot be set: a part of it is no section")
+        if value is None:
+            place.pop(last, None)
+        else:
+            place[last] = value
+    return changed
 
 
 def parse_specification(content: Any) -> PipelineSpecification:

@@ -76,6 +76,7 @@ def test_dataset_json_and_counts_say_what_is_in_it(make_corpus, encode, store, t
         "end_token_id": 50256,
         "dtype": "uint16",
         **{split: {"tokens": tokens[split], "documents": documents[split]} for split in tokens},
+        "split_hash": "xxh3_64",
         "tokenizer_digest": tokenizer.digest,
         "tokenizer_fingerprint": tokenizer.properties["fingerprint"],
         "corpus_digest": corpus.digest,

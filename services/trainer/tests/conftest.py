@@ -16,10 +16,10 @@ from gpt2.trainer.v1 import trainer_service_pb2 as pb
 class BackendProcess:
     """A process with one of Keras' backends, as a process can have only one."""
 
-    def __init__(self, name, cache):
+    def __init__(self, name, cache, devices=1):
         self.name, self.cache = name, str(cache)
         start = computations.start_backend
-        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), start, (name, self.cache))
+        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), start, (name, self.cache, devices))
 
     def __call__(self, function, *arguments, **options):
         return self.pool.submit(function, *arguments, **options).result()
@@ -35,6 +35,13 @@ def tensorflow_process(tmp_path_factory):
 @pytest.fixture(scope="session")
 def jax_process(tmp_path_factory):
     process = BackendProcess("jax", tmp_path_factory.mktemp("compiled"))
+    yield process
+    process.pool.shutdown()
+
+
+@pytest.fixture(scope="session")
+def four_devices_process(tmp_path_factory):
+    process = BackendProcess("jax", tmp_path_factory.mktemp("compiled"), devices=4)
     yield process
     process.pool.shutdown()
 

@@ -61,6 +61,8 @@ def test_defaults_are_those_of_the_protocol():
         "sampling": {"temperature": 1.0, "top_k": 40, "top_p": 1.0},
         "seed": 0,
         "report_every": 10,
+        "devices": 0,
+        "model_devices": 1,
     }
     assert type(chosen).from_json(chosen.to_json()) == chosen
 

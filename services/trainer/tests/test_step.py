@@ -7,6 +7,7 @@ import pytest
 from trainer_support import computations, reference
 from trainer_support.data import VOCABULARY_SIZE, random_weights, small_architecture
 
+from gpt2_trainer.configuration.loss_parts import count_parts
 from gpt2_trainer.configuration.training import TrainingOptions
 from gpt2_trainer.model.weights import is_decayed, is_layer_weight
 
@@ -118,6 +119,25 @@ def test_rematerialisation_changes_nothing(backend):
         again, again_figures = run(backend, replace(options, accumulate_gradients=accumulation), 2, rematerialise=True)
         assert_same(kept, again, atol=1e-6)
         np.testing.assert_allclose(figures, again_figures, rtol=1e-5)
+
+
+def test_a_loss_in_parts_is_the_same(backend):
+    """The batch's 32 tokens at once, and four at a time."""
+    options = replace(OPTIONS, optimizer="sgd", learning_rate=1.0)
+    whole, figures = run(backend, options, 2)
+    few = ARCHITECTURE.padded_vocabulary_size * 4
+    parts, part_figures = run(backend, options, 2, most_scores=few)
+    assert_same(whole, parts, atol=1e-6)
+    np.testing.assert_allclose(figures, part_figures, rtol=1e-5)
+    weights, (inputs, targets) = random_weights(ARCHITECTURE), next(batches(1))
+    losses = backend(computations.validation_losses, ARCHITECTURE, weights, OPTIONS, inputs, targets, most_scores=few)
+    np.testing.assert_allclose(losses, reference.losses(weights, inputs, targets, 1, 2), atol=1e-5)
+
+
+def test_scores_of_a_batch_are_divided_into_the_fewest_parts():
+    assert count_parts(4 * 256, 50304) == 1
+    assert count_parts(32 * 1024, 50304) == 8
+    assert count_parts(13, 128, 128) == 13
 
 
 def test_bfloat16_trains_weights_in_float32(backend):

@@ -1,7 +1,7 @@
 """What a pipeline is built with besides its specification: folders, and what the services say of themselves now."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpt2.exporter.v1 import exporter_service_pb2
@@ -19,13 +19,15 @@ class PipelineSettings:
     metadata: Path
     """SQLite file of ML Metadata."""
     enable_cache: bool = True
+    beam_options: tuple[str, ...] = ()
+    """Options of Apache Beam, such as `--runner=FlinkRunner`, for runners and components that use Beam."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceFacts:
     """What the services say now; it goes into the cache keys."""
 
-    versions: Mapping[str, str]
+    versions: Mapping[str, str] = field(default_factory=dict)
     """Version of each service's code."""
     snapshot: str = ""
     """State of the data that is exported; empty where the specification reads files."""

@@ -1,6 +1,7 @@
 """Encodes texts into token ids and back, exactly as OpenAI's encoder does."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import chain, pairwise
 
 import numpy as np
@@ -25,7 +26,11 @@ class Encoder:
         self.vocabulary_size = vocabulary.size
         self.end_token_id = vocabulary.end_token_id
         self._engine = choose_engine(vocabulary, fast=fast)
-        self._bytes = vocabulary.bytes_of_ids()
+        self._vocabulary = vocabulary
+
+    @cached_property
+    def _bytes(self) -> tuple[bytes, ...]:
+        return self._vocabulary.bytes_of_ids()
 
     @property
     def library(self) -> str:

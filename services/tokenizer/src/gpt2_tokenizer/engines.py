@@ -94,7 +94,7 @@ class FastEngine:
 
     def encode(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
         """See Engine."""
-        ids, offsets = self._tokenizer.encode_batch_flat(list(texts))
+        ids, offsets = self._tokenizer.encode_batch_flat(texts if isinstance(texts, list) else list(texts))
         return np.frombuffer(ids, np.uint32), np.frombuffer(offsets, np.int64)
 
 

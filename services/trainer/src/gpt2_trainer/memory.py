@@ -7,9 +7,12 @@ context length Q, L layers, padded vocabulary V, and b bytes in a number of the 
     gradients    4 T, twice that with accumulation (the running sum); with LoRA 4 for each adapted weight
     optimizer    8 T adamw and adam, 4 T sgd with momentum, rows + columns of each matrix adafactor
     activations  n L (16 b D + 24 D + (4 + 2 b) H Q); of one layer, and n L b D for the others, with memory saving
-    logits       n V (8 + b)
+    logits       p V (8 + b) of the p tokens in a part of the loss (`model/loss.py`), and 4 V D for its sum over parts
     copies       4 P + optimizer where host and device are one: what a checkpoint is written from
     overhead     what the framework takes before anything is trained
+
+On several devices, where their number is given, a micro-batch is divided by the copies of the model, and weights,
+gradients and optimizer by the devices that share one.
 
 The measured peak of small trainings on CPUs was 0.9 to 1.2 of it, on both backends; `test_memory.py` measures one.
 """
@@ -24,6 +27,7 @@ from typing import Any
 
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.lora import LoraOptions
+from gpt2_trainer.configuration.loss_parts import count_parts
 from gpt2_trainer.configuration.training import Problems, TrainingOptions
 from gpt2_trainer.model.adapters import adapted_weights
 from gpt2_trainer.model.weights import TOKEN_EMBEDDING, is_layer_weight, weight_shapes
@@ -82,11 +86,13 @@ def estimate_memory(architecture: Architecture, options: TrainingOptions, *, on_
     trained, adapted = _trained_shapes(architecture, options, shapes)
     parts = 2 if options.accumulate_gradients > 1 else 1
     optimizer = _optimizer_bytes(options, trained)
-    activations, logits = _activation_bytes(architecture, options)
+    copies = 1 if on_host else max(1, options.devices // options.model_devices)
+    activations, logits = (size // copies for size in _activation_bytes(architecture, options))
+    shared = 1 if on_host else options.model_devices
     return MemoryEstimate(
-        weights=weights + adapted,
-        gradients=parts * _FLOAT * _count(trained) + adapted,
-        optimizer=optimizer,
+        weights=(weights + adapted) // shared,
+        gradients=(parts * _FLOAT * _count(trained) + adapted) // shared,
+        optimizer=optimizer // shared,
         activations=activations,
         logits=logits,
         copies=weights + optimizer if on_host else 0,
@@ -173,7 +179,10 @@ def _activation_bytes(architecture: Architecture, options: TrainingOptions) -> t
     layer = tokens * (16 * number * sizes.n_embd + 24 * sizes.n_embd + attention)
     kept = layer + sizes.n_layer * tokens * number * sizes.n_embd
     activations = kept if options.memory_saving_gradients else sizes.n_layer * layer
-    return activations, tokens * architecture.padded_vocabulary_size * (8 + number)
+    vocabulary = architecture.padded_vocabulary_size
+    parts = count_parts(tokens, vocabulary)
+    sums = _FLOAT * vocabulary * sizes.n_embd if parts > 1 else 0
+    return activations, tokens // parts * vocabulary * (8 + number) + sums
 
 
 def _fitting(architecture: Architecture, options: TrainingOptions, memory: DeviceMemory) -> list[str]:

@@ -34,6 +34,18 @@ def export_problems(request: pb.ExportModelRequest) -> Problems:
     return required("checkpoint_uri", request.checkpoint_uri)
 
 
+def evaluation_problems(request: pb.EvaluateModelRequest) -> Problems:
+    """What is wrong with a request for an evaluation, as far as it alone can tell."""
+    source = request.WhichOneof("source")
+    found = [("source", "is required: checkpoint_uri or model_uri")]
+    if source is not None:
+        found = required(source, getattr(request, source))
+    if not request.dataset_uri and not request.last_words_uri:
+        found.append(("dataset_uri", "is required, or last_words_uri"))
+    names = ("context_length", "batch_size", "sequences")
+    return found + [(name, "must not be under 0") for name in names if getattr(request, name) < 0]
+
+
 def generate_problems(request: pb.GenerateRequest) -> Problems:
     """What is wrong with a request for text, as far as it alone can tell."""
     found = required("model_uri", request.model_uri)

@@ -18,7 +18,7 @@ from gpt2_trainer.admission import admission_problems
 from gpt2_trainer.generation.messages import GenerationTask
 from gpt2_trainer.generation.pool import GenerationPool
 from gpt2_trainer.settings import TrainerSettings
-from gpt2_trainer.training_requests import train_problems
+from gpt2_trainer.training_requests import device_problems, train_problems
 
 IMPORT_CHECKPOINT = JobKind(
     name="ImportCheckpoint",
@@ -39,6 +39,12 @@ EXPORT_MODEL = JobKind(
     function="gpt2_trainer.jobs.export:export_model",
     settings=TrainerSettings,
     inputs={"checkpoint_uri": "checkpoint"},
+)
+EVALUATE_MODEL = JobKind(
+    name="EvaluateModel",
+    request=pb.EvaluateModelRequest,
+    function="gpt2_trainer.jobs.evaluate:evaluate_model",
+    settings=TrainerSettings,
 )
 
 _DEFAULT_TOKENS = 128
@@ -65,7 +71,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
 
     async def TrainModel(self, request: pb.TrainModelRequest, context: Any) -> pb.TrainModelResponse:  # noqa: ARG002
         """Starts a training."""
-        problems = train_problems(request)
+        problems = train_problems(request) + device_problems(request, self._settings.keras_backend)
         if not problems and not await self._exists(request.job.job_id):
             memory = self._settings.device_memory_bytes
             problems = await asyncio.to_thread(admission_problems, request, self._artifacts, memory)
@@ -83,6 +89,11 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         """Starts an export."""
         job = await self._jobs.start(EXPORT_MODEL, request, requests.export_problems(request))
         return pb.ExportModelResponse(job=job)
+
+    async def EvaluateModel(self, request: pb.EvaluateModelRequest, context: Any) -> pb.EvaluateModelResponse:  # noqa: ARG002
+        """Starts an evaluation."""
+        job = await self._jobs.start(EVALUATE_MODEL, request, requests.evaluation_problems(request))
+        return pb.EvaluateModelResponse(job=job)
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:  # noqa: ARG002
         """Streams text."""
@@ -123,6 +134,6 @@ TRAINER = ServiceDefinition(
     name="trainer",
     grpc_service=pb.DESCRIPTOR.services_by_name["TrainerService"].full_name,
     settings=TrainerSettings,
-    kinds=(IMPORT_CHECKPOINT, TRAIN_MODEL, EXPORT_MODEL),
+    kinds=(IMPORT_CHECKPOINT, TRAIN_MODEL, EXPORT_MODEL, EVALUATE_MODEL),
     add_servicer=_add_servicer,
 )

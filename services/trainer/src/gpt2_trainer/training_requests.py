@@ -99,6 +99,8 @@ def training_options(request: pb.TrainModelRequest, n_ctx: int, train_tokens: in
         sampling=sampling_options(config.sampling),
         seed=config.seed,
         report_every=config.report_every or 10,
+        devices=config.devices,
+        model_devices=config.model_devices or 1,
     )
 
 
@@ -130,6 +132,16 @@ def sized_problems(request: pb.TrainModelRequest, options: TrainingOptions, laye
     if options.lora is not None and options.lora.rank > layers.n_embd:
         found.append(("config.lora.rank", f"must be at most {layers.n_embd}, the model's n_embd"))
     return found
+
+
+def device_problems(request: pb.TrainModelRequest, backend: str) -> Problems:
+    """Whether a backend of Keras can train on as many devices as are asked for."""
+    asked = max(request.config.devices, request.config.model_devices)
+    if asked < 2 or backend == "jax":
+        return []
+    field = "devices" if request.config.devices > 1 else "model_devices"
+    text = f"of several devices needs Keras on JAX, and this service trains on {backend}: set KERAS_BACKEND=jax"
+    return [(f"config.{field}", text)]
 
 
 def context_problems(options: TrainingOptions, n_ctx: int) -> Problems:

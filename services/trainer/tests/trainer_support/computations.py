@@ -19,8 +19,11 @@ def cache_variables(cache):
     }
 
 
-def start_backend(name, cache):
+def start_backend(name, cache, devices=1):
     os.environ |= cache_variables(cache)
+    if devices > 1:
+        # JAX takes the cores for so many devices.
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     select_backend(name)
 
 
@@ -53,12 +56,25 @@ def train_steps(architecture, weights, options, batches, with_slots=False, **net
     return (trained, figures, slots, [bool(item.made) for item in results]) if with_slots else (trained, figures)
 
 
-def validation_losses(architecture, weights, options, inputs, targets):
+def validation_losses(architecture, weights, options, inputs, targets, **network_options):
     from gpt2_trainer.model.network import Network
     from gpt2_trainer.training.step import TrainingStep, create_stepper
 
-    step = TrainingStep(Network(architecture=architecture), options)
+    step = TrainingStep(Network(architecture=architecture, **network_options), options)
     return create_stepper(step, pad_vocabulary(weights, architecture), None).validate(inputs, targets)
+
+
+def step_layouts(architecture, weights, options):
+    """Devices, and the shape of the part that each of them has, of every weight and slot after a step."""
+    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.training.step import TrainingStep, create_stepper
+
+    network = Network(architecture=architecture, precision=options.precision)
+    stepper = create_stepper(TrainingStep(network, options), pad_vocabulary(weights, architecture), None)
+    batch = np.zeros((2, options.batch_size, options.context_length), np.int32)
+    stepper.train(0, *batch)
+    tensors = stepper.tensors() | stepper._slots
+    return {name: (len(value.devices()), value.sharding.shard_shape(value.shape)) for name, value in tensors.items()}
 
 
 def learning_rates(options, steps):

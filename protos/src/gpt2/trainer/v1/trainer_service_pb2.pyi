@@ -161,6 +161,8 @@ class TrainConfig(_message.Message):
     MAX_SECONDS_FIELD_NUMBER: _builtins.int
     SPIKE_FACTOR_FIELD_NUMBER: _builtins.int
     MOST_SKIPPED_IN_A_ROW_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    MODEL_DEVICES_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Optimizer updates, at least 1. Either this or `epochs` is required."""
     batch_size: _builtins.int
@@ -242,6 +244,12 @@ class TrainConfig(_message.Message):
     """
     most_skipped_in_a_row: _builtins.int
     """Updates left out in a row after which the training fails. Default 10."""
+    devices: _builtins.int
+    """Devices to train on, with Keras on JAX; each copy of the model takes an equal share of the sequences. A resumed
+    training repeats the same numbers on the same number of devices. 0: all whose copies divide the sequences evenly.
+    """
+    model_devices: _builtins.int
+    """Devices that share one copy of the model, for models too large for one. Divides `devices`. Default 1."""
     @_builtins.property
     def sampling(self) -> Global___SamplingConfig:
         """How samples are drawn. Default: temperature 1, top_k 40."""
@@ -292,10 +300,12 @@ class TrainConfig(_message.Message):
         max_seconds: _builtins.float = ...,
         spike_factor: _builtins.float | None = ...,
         most_skipped_in_a_row: _builtins.int = ...,
+        devices: _builtins.int = ...,
+        model_devices: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "lora", b"lora", "momentum", b"momentum", "sampling", b"sampling", "spike_factor", b"spike_factor", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "accumulate_gradients", b"accumulate_gradients", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "lora", b"lora", "max_seconds", b"max_seconds", "memory_saving_gradients", b"memory_saving_gradients", "micro_batch_size", b"micro_batch_size", "momentum", b"momentum", "most_skipped_in_a_row", b"most_skipped_in_a_row", "noise", b"noise", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "report_every", b"report_every", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "accumulate_gradients", b"accumulate_gradients", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "devices", b"devices", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "lora", b"lora", "max_seconds", b"max_seconds", "memory_saving_gradients", b"memory_saving_gradients", "micro_batch_size", b"micro_batch_size", "model_devices", b"model_devices", "momentum", b"momentum", "most_skipped_in_a_row", b"most_skipped_in_a_row", "noise", b"noise", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "report_every", b"report_every", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
@@ -536,6 +546,88 @@ class ExportModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportModelResponse: _TypeAlias = ExportModelResponse  # noqa: Y015
+
+@_typing.final
+class EvaluateModelRequest(_message.Message):
+    """Asks how good a model is. Either `dataset_uri` or `last_words_uri` is required; both can be given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_URI_FIELD_NUMBER: _builtins.int
+    MODEL_URI_FIELD_NUMBER: _builtins.int
+    DATASET_URI_FIELD_NUMBER: _builtins.int
+    LAST_WORDS_URI_FIELD_NUMBER: _builtins.int
+    CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    checkpoint_uri: _builtins.str
+    """URI of a checkpoint artifact."""
+    model_uri: _builtins.str
+    """URI of a model artifact."""
+    dataset_uri: _builtins.str
+    """URI of a dataset artifact, encoded with the model's tokenizer, for `loss` (nats a token), `perplexity` and `tokens`
+    on its validation split, in sequences that do not overlap.
+    """
+    last_words_uri: _builtins.str
+    """URI of a file, under the configured roots, of JSON lines with a `text` whose last word is to be guessed, as
+    LAMBADA's, for `last_word_accuracy`, `last_word_perplexity` (a word) and `last_words`.
+    """
+    context_length: _builtins.int
+    """Tokens in a sequence of the dataset. Default: the model's `n_ctx`."""
+    batch_size: _builtins.int
+    """Sequences at a time. Default 8."""
+    sequences: _builtins.int
+    """Sequences of the validation split, spread evenly over it. Default: all."""
+    @_builtins.property
+    def job(self) -> _job_pb2.JobOptions:
+        """Id, run and retry behaviour of the job."""
+
+    def __init__(
+        self,
+        *,
+        job: _job_pb2.JobOptions | None = ...,
+        checkpoint_uri: _builtins.str = ...,
+        model_uri: _builtins.str = ...,
+        dataset_uri: _builtins.str = ...,
+        last_words_uri: _builtins.str = ...,
+        context_length: _builtins.int = ...,
+        batch_size: _builtins.int = ...,
+        sequences: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_uri", b"checkpoint_uri", "job", b"job", "model_uri", b"model_uri", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "checkpoint_uri", b"checkpoint_uri", "context_length", b"context_length", "dataset_uri", b"dataset_uri", "job", b"job", "last_words_uri", b"last_words_uri", "model_uri", b"model_uri", "sequences", b"sequences", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["checkpoint_uri", "model_uri"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___EvaluateModelRequest: _TypeAlias = EvaluateModelRequest  # noqa: Y015
+
+@_typing.final
+class EvaluateModelResponse(_message.Message):
+    """Holds the job of an evaluation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _job_pb2.Job:
+        """The job created, or found by its id."""
+
+    def __init__(
+        self,
+        *,
+        job: _job_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluateModelResponse: _TypeAlias = EvaluateModelResponse  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):

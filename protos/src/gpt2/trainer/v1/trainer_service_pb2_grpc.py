@@ -50,6 +50,11 @@ class TrainerServiceStub(object):
                 request_serializer=gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.ExportModelRequest.SerializeToString,
                 response_deserializer=gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.ExportModelResponse.FromString,
                 _registered_method=True)
+        self.EvaluateModel = channel.unary_unary(
+                '/gpt2.trainer.v1.TrainerService/EvaluateModel',
+                request_serializer=gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.EvaluateModelRequest.SerializeToString,
+                response_deserializer=gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.EvaluateModelResponse.FromString,
+                _registered_method=True)
         self.Generate = channel.unary_stream(
                 '/gpt2.trainer.v1.TrainerService/Generate',
                 request_serializer=gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.GenerateRequest.SerializeToString,
@@ -83,6 +88,13 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EvaluateModel(self, request, context):
+        """Starts a job that measures a model: perplexity on a dataset, and last words of texts guessed. Output: `evaluation`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Generate(self, request, context):
         """Generates text and streams it piece by piece. Stops computing when the call is cancelled.
         """
@@ -107,6 +119,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.ExportModel,
                     request_deserializer=gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.ExportModelRequest.FromString,
                     response_serializer=gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.ExportModelResponse.SerializeToString,
+            ),
+            'EvaluateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvaluateModel,
+                    request_deserializer=gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.EvaluateModelRequest.FromString,
+                    response_serializer=gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.EvaluateModelResponse.SerializeToString,
             ),
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
@@ -196,6 +213,33 @@ class TrainerService(object):
             '/gpt2.trainer.v1.TrainerService/ExportModel',
             gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.ExportModelRequest.SerializeToString,
             gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.ExportModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.trainer.v1.TrainerService/EvaluateModel',
+            gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.EvaluateModelRequest.SerializeToString,
+            gpt2_dot_trainer_dot_v1_dot_trainer__service__pb2.EvaluateModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class TrainerServiceStub:
     """Starts a job that trains a model, from scratch or from a checkpoint. Outputs: `checkpoint`, `logs`, `samples`."""
     ExportModel: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.ExportModelRequest, _trainer_service_pb2.ExportModelResponse]
     """Starts a job that makes a servable model of a checkpoint: Hugging Face layout and a TF SavedModel. Output: `model`."""
+    EvaluateModel: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.EvaluateModelRequest, _trainer_service_pb2.EvaluateModelResponse]
+    """Starts a job that measures a model: perplexity on a dataset, and last words of texts guessed. Output: `evaluation`."""
     Generate: _grpc.UnaryStreamMultiCallable[_trainer_service_pb2.GenerateRequest, _trainer_service_pb2.GenerateResponse]
     """Generates text and streams it piece by piece. Stops computing when the call is cancelled."""
 
@@ -57,6 +59,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Starts a job that trains a model, from scratch or from a checkpoint. Outputs: `checkpoint`, `logs`, `samples`."""
     ExportModel: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.ExportModelRequest, _trainer_service_pb2.ExportModelResponse]  # type: ignore[assignment]
     """Starts a job that makes a servable model of a checkpoint: Hugging Face layout and a TF SavedModel. Output: `model`."""
+    EvaluateModel: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.EvaluateModelRequest, _trainer_service_pb2.EvaluateModelResponse]  # type: ignore[assignment]
+    """Starts a job that measures a model: perplexity on a dataset, and last words of texts guessed. Output: `evaluation`."""
     Generate: _aio.UnaryStreamMultiCallable[_trainer_service_pb2.GenerateRequest, _trainer_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates text and streams it piece by piece. Stops computing when the call is cancelled."""
 
@@ -88,6 +92,14 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_service_pb2.ExportModelResponse, _abc.Awaitable[_trainer_service_pb2.ExportModelResponse]]:
         """Starts a job that makes a servable model of a checkpoint: Hugging Face layout and a TF SavedModel. Output: `model`."""
+
+    @_abc_1.abstractmethod
+    def EvaluateModel(
+        self,
+        request: _trainer_service_pb2.EvaluateModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_service_pb2.EvaluateModelResponse, _abc.Awaitable[_trainer_service_pb2.EvaluateModelResponse]]:
+        """Starts a job that measures a model: perplexity on a dataset, and last words of texts guessed. Output: `evaluation`."""
 
     @_abc_1.abstractmethod
     def Generate(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +13,7 @@ from gpt2_common.errors import DataLoss, FailedPrecondition
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 _BLOCK = 1 << 20
+_FILES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +124,9 @@ def sha256_of(path: Path) -> str:
 def scan(folder: Path) -> tuple[FileEntry, ...]:
     """Lists every file below a folder but the manifest, in the order of paths."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST_NAME)
-    return tuple(FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_of(path)) for path in paths)
+    with ThreadPoolExecutor(_FILES_AT_ONCE, "hash") as pool:
+        digests = pool.map(sha256_of, paths)
+        return tuple(
+            FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, digest)
+            for path, digest in zip(paths, digests, strict=True)
+        )

@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 
-def string_array(values: Sequence[str]) -> pa.StringArray:
-    """An Arrow array of strings.
+def string_array(values: Sequence[str] | pa.StringArray) -> pa.StringArray:
+    """An Arrow array of strings; one that is there already is given back.
 
     Raises:
         UnicodeEncodeError: One of them holds a lone surrogate.
     """
+    if isinstance(values, pa.StringArray):
+        return values
     joined = "".join(values)
     if joined.isascii():
         data, sizes = joined.encode(), [len(value) for value in values]
@@ -25,6 +27,12 @@ def string_array(values: Sequence[str]) -> pa.StringArray:
     offsets = np.zeros(len(values) + 1, np.int32)
     np.cumsum(sizes, out=offsets[1:])
     return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(data))
+
+
+def fixed_strings(joined: str, size: int) -> pa.StringArray:
+    """An Arrow array of ASCII strings that are all of one size, from 1, and stand one after another."""
+    offsets = np.arange(0, len(joined) + 1, size, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(joined.encode()))
 
 
 def index_array(values: np.ndarray) -> pa.Int64Array:

@@ -107,7 +107,7 @@ class Assembly:
             if position in prepared.left_out:
                 reason, unusable = prepared.left_out[position]
                 batch = prepared.batch
-                self._tally.leave_out(batch.ids[position], batch.source, reason, unusable=unusable)
+                self._tally.leave_out(str(batch.ids[position]), batch.source, reason, unusable=unusable)
 
     def _write_row_group(self) -> None:
         self._shards.write(self._path, pa.concat_tables(self._group))

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 MISSING = "text missing"
 NULL = "text null"
 EMPTY = "text empty"
@@ -23,11 +25,11 @@ class Batch:
     How a source cuts its documents into batches has no effect on the corpus.
     """
 
-    ids: Sequence[str]
+    ids: Sequence[str] | pa.StringArray
     """Names of the documents in their source."""
     source: str
     """Where they came from, as a URI."""
-    texts: Sequence[str]
+    texts: Sequence[str] | pa.StringArray
     """Their texts; empty where there is a reason."""
     rejects: Mapping[int, str]
     """Why a document is unusable, by position in the batch."""

@@ -34,6 +34,17 @@ def decode_batch(batch: bytes) -> Iterator[tuple[dict[str, Any], str]]:
         yield from ((document, "") for document in documents)
 
 
+def last_document(batch: bytes) -> dict[str, Any]:
+    """The last document of a raw batch that is not empty, as `decode_batch` gives it. Raises DataLoss as it does."""
+    begin = 0
+    while begin + (size := int.from_bytes(batch[begin : begin + 4], "little")) < len(batch):
+        if size < _LEAST_DOCUMENT:
+            break
+        begin += size
+    [(document, _)] = decode_batch(batch[begin:])
+    return document
+
+
 def _decode_one_by_one(batch: bytes) -> Iterator[tuple[dict[str, Any], str]]:
     begin = 0
     while begin < len(batch):

@@ -6,9 +6,10 @@ a query finds nothing more. So sessions that expire, elections and restarts of s
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
+import pyarrow as pa
 from pymongo import ASCENDING
 from pymongo.collection import Collection as MongoCollection
 from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure, PyMongoError
@@ -16,9 +17,10 @@ from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure, PyMo
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_exporter.corpus.record import Batch
 from gpt2_exporter.mongo.connection import Server
-from gpt2_exporter.mongo.decoding import decode_batch
+from gpt2_exporter.mongo.decoding import decode_batch, last_document
 from gpt2_exporter.mongo.extended_json import parse_filter, parse_projection
 from gpt2_exporter.mongo.identifier import from_json, id_text, is_before, out_of_order, to_json, up_to
+from gpt2_exporter.mongo.plain_documents import read_plain
 from gpt2_exporter.mongo.prefetching import prefetched
 from gpt2_exporter.mongo.ranges import IdRange, cut
 from gpt2_exporter.mongo.since import REACHED, Since
@@ -32,8 +34,9 @@ _FIRST_PAUSE_SECONDS = 0.2
 # CursorNotFound, QueryPlanKilled, NoSuchSession, CursorKilled, Interrupted, InterruptedAtShutdown.
 _LOST_CURSOR_CODES = frozenset({43, 175, 206, 237, 11601, 11600})
 
-_Read = tuple[IdRange, list[Any], list[str], list[str], dict[int, str]]
-"""Documents of a range: their `_id`s, those as text, their texts, and by position why they are unusable."""
+_Strings: TypeAlias = Sequence[str] | pa.StringArray
+_Read: TypeAlias = tuple[Sequence[Any], _Strings, _Strings, dict[int, str]]
+"""Documents: their `_id`s, those as text, their texts, and by position why they are unusable."""
 
 
 class MongoDocuments:
@@ -113,8 +116,14 @@ class MongoDocuments:
         if read and read == self._source.limit:
             self._cut_off = (collection, bracket, start)
             return
-        parts = prefetched(self._ranges(after), self._read, self._readers, _BATCHES_AHEAD)
-        for id_range, ids, names, texts, rejects in parts:
+        previous: tuple[IdRange | None, Any] = (None, None)
+        # Decoding is done here, so that the threads that read ask the server for the next batch at once.
+        for id_range, raw in prefetched(self._ranges(after), self._read, self._readers, _BATCHES_AHEAD):
+            before = previous[1] if previous[0] is id_range else id_range.after
+            ids, names, texts, rejects = self._decode(id_range, raw, before)
+            if not ids:
+                continue
+            previous = (id_range, ids[-1])
             room = self._source.limit - read if self._source.limit else len(ids)
             kept = min(room, len(ids))
             read += kept
@@ -124,7 +133,13 @@ class MongoDocuments:
                 return
 
     def _batch(
-        self, id_range: IdRange, ids: list[Any], names: list[str], texts: list[str], rejects: dict[int, str], read: int
+        self,
+        id_range: IdRange,
+        ids: Sequence[Any],
+        names: _Strings,
+        texts: _Strings,
+        rejects: dict[int, str],
+        read: int,
     ) -> Batch:
         def place(position: int) -> str:
             identifier = to_json(ids[position])
@@ -153,24 +168,27 @@ class MongoDocuments:
                 else:
                     yield from cut(whole, state.documents, self._collection(index))
 
-    def _read(self, id_range: IdRange) -> Iterator[_Read]:
+    def _read(self, id_range: IdRange) -> Iterator[tuple[IdRange, bytes]]:
         """Reads a range, in queries that each go on where the last one ended."""
         after, failures = id_range.after, 0
         while after is None or after != id_range.last:
-            before = after
+            raw = b""
+            failure: PyMongoError | None = None
             try:
                 for batch in self._raw_batches(id_range, after):
-                    read = self._decode(id_range, batch, after)
-                    if read[1]:
-                        after, failures = read[1][-1], 0
-                        yield read
+                    if batch:
+                        raw, failures = batch, 0
+                        yield id_range, batch
             except PyMongoError as error:
                 failures += 1
                 if not _is_passing(error) or failures >= _FAILURES_IN_A_ROW:
                     raise
+                failure = error
+            if raw:
+                after = last_document(raw)["_id"]
+            if failure is not None:
                 self._pause(_FIRST_PAUSE_SECONDS * 2**failures)
-                continue
-            if after is before:
+            elif not raw:
                 return
 
     def _raw_batches(self, id_range: IdRange, after: Any) -> Iterator[bytes]:
@@ -184,6 +202,9 @@ class MongoDocuments:
             yield from found
 
     def _decode(self, id_range: IdRange, batch: bytes, after: Any) -> _Read:
+        plain = read_plain(batch, self._rule.plain_field) if self._rule.plain_field else None
+        if plain is not None:
+            return *plain, {}
         ids: list[Any] = []
         texts: list[str] = []
         rejects: dict[int, str] = {}
@@ -197,7 +218,7 @@ class MongoDocuments:
             after = identifier
             ids.append(identifier)
             texts.append(text)
-        return id_range, ids, [id_text(identifier) for identifier in ids], texts, rejects
+        return ids, [id_text(identifier) for identifier in ids], texts, rejects
 
     def _collection(self, index: int) -> MongoCollection:
         database = self._server.client.get_database(

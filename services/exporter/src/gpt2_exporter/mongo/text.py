@@ -39,6 +39,11 @@ class TextRule:
         """The fields that are needed."""
         return [self.path, self.title_path] if self.title_path else [self.path]
 
+    @property
+    def plain_field(self) -> str:
+        """The field that is the text as it stands; empty where a path, a title or `_id` has to be looked at."""
+        return "" if self.title_path or "." in self.path or self.path == "_id" else self.path
+
     def read(self, document: dict[str, Any]) -> tuple[str, str]:
         """The text and an empty reason, or an empty text and the reason why the document is unusable."""
         value = look_up(document, self.path)

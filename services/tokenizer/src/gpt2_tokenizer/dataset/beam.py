@@ -22,7 +22,7 @@ from gpt2_common.errors import FailedPrecondition, PipelineError, Unavailable
 from gpt2_tokenizer.corpus.reading import RowGroup, read_row_group, row_groups
 from gpt2_tokenizer.dataset.blocks import encode_block
 from gpt2_tokenizer.dataset.shards import Block
-from gpt2_tokenizer.dataset.split import SPLITS
+from gpt2_tokenizer.dataset.split import SPLIT_HASH, SPLITS
 from gpt2_tokenizer.encoder import Encoder
 from gpt2_tokenizer.vocabulary.vocabulary import Vocabulary
 
@@ -132,5 +132,5 @@ def _run_pipeline(
 
 
 def _key(run: BeamRun, begins: Mapping[str, int]) -> str:
-    content = [run.corpus.digest, run.vocabulary.fingerprint, run.validation_fraction, dict(begins)]
+    content = [SPLIT_HASH, run.corpus.digest, run.vocabulary.fingerprint, run.validation_fraction, dict(begins)]
     return sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -20,7 +20,7 @@ from gpt2_tokenizer.dataset.beam import BeamRun, beam_blocks
 from gpt2_tokenizer.dataset.checkpoint import Checkpoint
 from gpt2_tokenizer.dataset.local import limit_library_threads, local_blocks
 from gpt2_tokenizer.dataset.shards import Block, SplitState, SplitWriter, TokenType, token_type
-from gpt2_tokenizer.dataset.split import SPLITS, TRAIN, VALIDATION
+from gpt2_tokenizer.dataset.split import SPLIT_HASH, SPLITS, TRAIN, VALIDATION
 from gpt2_tokenizer.encoder import Encoder
 from gpt2_tokenizer.settings import TokenizerSettings
 from gpt2_tokenizer.vocabulary.files import FILES, read_vocabulary
@@ -55,7 +55,7 @@ def write_dataset(
     """
     vocabulary = read_vocabulary(tokenizer)
     with context.create(OUTPUT, "dataset", [corpus, tokenizer]) as writer:
-        key = f"{context.identity.request_digest} {corpus.digest} {tokenizer.digest}"
+        key = f"{SPLIT_HASH} {context.identity.request_digest} {corpus.digest} {tokenizer.digest}"
         checkpoint = Checkpoint.load(context.work, writer.folder, key)
         blocks = _blocks(context, corpus, vocabulary, options, checkpoint)
         _write_shards(context, corpus, blocks, token_type(vocabulary.size), checkpoint, writer.folder)
@@ -66,6 +66,7 @@ def write_dataset(
             "end_token_id": vocabulary.end_token_id,
             "dtype": np.dtype(token_type(vocabulary.size)).name,
             **{name: _counts(state) for name, state in checkpoint.splits.items()},
+            "split_hash": SPLIT_HASH,
             "tokenizer_digest": tokenizer.digest,
             "tokenizer_fingerprint": vocabulary.fingerprint,
             "corpus_digest": corpus.digest,

@@ -59,6 +59,8 @@ class TrainingOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     seed: int = 0
     report_every: int = 10
+    devices: int = 0
+    model_devices: int = 1
 
     @property
     def micro_batch_size(self) -> int:
@@ -92,9 +94,24 @@ class TrainingOptions:
             near = max(n for n in range(1, self.accumulate_gradients + 1) if self.batch_size % n == 0)
             fitting = f"must divide batch_size, which is {self.batch_size}: {near} would"
             found.append(("accumulate_gradients", fitting))
+        if not found:
+            found += self._device_problems()
         if not found and self.warmup_steps > self.steps:
             found.append(("warmup_steps", f"must be at most the {self.steps} steps of the training"))
         return found
+
+    def _device_problems(self) -> Problems:
+        if not self.devices:
+            return []
+        if self.devices % self.model_devices:
+            return [("model_devices", f"must divide devices, which is {self.devices}")]
+        copies = self.devices // self.model_devices
+        if self.micro_batch_size % copies:
+            text = (
+                f"have {copies} copies of the model, which do not divide the {self.micro_batch_size} sequences at once"
+            )
+            return [("devices", text)]
+        return []
 
     def _integer_problems(self) -> Problems:
         least = {
@@ -113,6 +130,8 @@ class TrainingOptions:
             "sample_num": 1,
             "sample_length": 1,
             "report_every": 1,
+            "devices": 0,
+            "model_devices": 1,
         }
         return [(name, f"must be at least {low}") for name, low in least.items() if getattr(self, name) < low]
 

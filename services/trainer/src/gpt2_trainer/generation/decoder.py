@@ -4,16 +4,19 @@ Positions are learned, so a full context cannot slide by one token: the cached k
 it is full, the last half of it is computed anew as the beginning of a new context; the same rule holds in SavedModels.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
 from gpt2_trainer.configuration.sampling import SamplingOptions
-from gpt2_trainer.generation.sampling import draw
+from gpt2_trainer.generation.sampling import count_candidates, draw
 from gpt2_trainer.model.backend import compiled
 from gpt2_trainer.model.network import Network, Tensor
+from gpt2_trainer.model.weights import Weights
 
 _SMALLEST_SHAPE = 16
 _ROOM = 128
@@ -46,12 +49,19 @@ class Decoder:
     """Generates with one network. Compiled shapes are kept from call to call.
 
     Args:
-        network: The model, in float32.
+        network: The model; keys and values are kept in its precision.
     """
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._advance = compiled(self._next_tokens, donated=1)
+        self._advances: dict[int, Callable[..., Any]] = {}
+
+    def load(self, weights: Weights) -> Mapping[str, Tensor]:
+        """Weights as `generate` takes them, in the network's precision, so that no step has to convert them."""
+        return {
+            name: ops.convert_to_tensor(value, self._network.precision if value.ndim > 1 else "float32")
+            for name, value in weights.items()
+        }
 
     def generate(
         self, weights: Mapping[str, Tensor], prompt: Sequence[int], samples: int, options: SamplingOptions, seed: int
@@ -100,7 +110,7 @@ class Decoder:
         length = new.shape[1]
         shape = self._rounded(length) if length > 1 else 1
         padded = np.pad(new, ((0, 0), (0, shape - length)))
-        drawn, cache = self._advance(
+        drawn, cache = self._advance(options)(
             dict(weights),
             cache,
             padded,
@@ -113,8 +123,15 @@ class Decoder:
         )
         return np.asarray(drawn), cache
 
+    def _advance(self, options: SamplingOptions) -> Callable[..., Any]:
+        candidates = count_candidates(options, self._network.architecture.vocabulary_size)
+        if candidates not in self._advances:
+            self._advances[candidates] = compiled(partial(self._next_tokens, candidates), donated=1)
+        return self._advances[candidates]
+
     def _next_tokens(
         self,
+        candidates: int,
         weights: Mapping[str, Tensor],
         cache: Cache,
         new: Tensor,
@@ -131,7 +148,7 @@ class Decoder:
         mask = ops.arange(capacity, dtype="int32")[None, :] <= positions[:, None]
         memory = FixedMemory(cache, start)
         logits = self._network.next_logits(weights, new, memory, start, mask, last)
-        return draw(logits, uniform, temperature, top_k, top_p), memory.cache
+        return draw(logits, uniform, temperature, top_k, top_p, candidates), memory.cache
 
     def _rounded(self, length: int) -> int:
         """The next compiled shape: a power of two, at most n_ctx."""
@@ -141,7 +158,8 @@ class Decoder:
         architecture = self._network.architecture
         # Room for what follows the prompt, so that short generations need one capacity alone.
         shape = (batch, architecture.layers.n_head, self._rounded(length + _ROOM), architecture.head_size)
-        return [(ops.zeros(shape), ops.zeros(shape)) for _ in range(architecture.layers.n_layer)]
+        dtype = self._network.precision
+        return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(architecture.layers.n_layer)]
 
     def _grown(self, cache: Cache, length: int) -> Cache:
         """The cache, with twice the capacity when `length` tokens do not fit."""

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from keras import ops
-
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_trainer.formats.huggingface import read_huggingface
 from gpt2_trainer.generation.decoder import Decoder
@@ -27,8 +25,8 @@ class TextGenerator:
         architecture, weights = read_huggingface(folder, "model_uri")
         self._end_token_id = architecture.end_token_id
         self._codec = TextCodec(folder, architecture.end_token_id)
-        self._weights = {name: ops.convert_to_tensor(value) for name, value in weights.items()}
         self._decoder = Decoder(Network(architecture=architecture))
+        self._weights = self._decoder.load(weights)
 
     def generate(self, task: GenerationTask, is_cancelled: Callable[[], bool]) -> Iterator[Piece]:
         """Generates until all samples have ended, or the task is cancelled."""

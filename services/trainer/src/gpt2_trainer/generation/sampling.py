@@ -4,8 +4,18 @@ from typing import Any
 
 from keras import ops
 
+from gpt2_trainer.configuration.sampling import SamplingOptions
 
-def draw(logits: Any, uniform: Any, temperature: Any, top_k: Any, top_p: Any) -> Any:
+_FEW = 64
+
+
+def count_candidates(options: SamplingOptions, vocabulary: int) -> int:
+    """Tokens that need be ranked: few kinds of numbers, as each is compiled anew."""
+    wanted = options.top_k if options.temperature else 1
+    return min(vocabulary, max(_FEW, 1 << (wanted - 1).bit_length())) if wanted else vocabulary
+
+
+def draw(logits: Any, uniform: Any, temperature: Any, top_k: Any, top_p: Any, candidates: int | None = None) -> Any:
     """Draws one token for each row.
 
     Tokens are ranked; those after rank `top_k` are out; of the rest, those before which the chances already sum up to
@@ -17,12 +27,16 @@ def draw(logits: Any, uniform: Any, temperature: Any, top_k: Any, top_p: Any) ->
         temperature: float32 scalar; 0: the likeliest token.
         top_k: int32 scalar; 0: all tokens.
         top_p: float32 scalar, over 0 and at most 1.
+        candidates: Tokens to rank, where `top_k` is known to be no greater (0 is all); None: all.
 
     Returns:
         int32 [batch].
     """
-    size = logits.shape[-1]
-    ranked, token_ids = ops.top_k(logits, size)
+    size = candidates or logits.shape[-1]
+    # Looked up again by their ids: where both results of `top_k` are used, XLA sorts the whole vocabulary, which takes
+    # a hundred times as long.
+    token_ids = ops.top_k(logits, size)[1]
+    ranked = ops.take_along_axis(logits, token_ids, axis=1)
     rank = ops.arange(size, dtype="int32")
     # Whatever is divided by, rank 0 stays first; below the bound only it is left, as with temperature 0.
     scaled = (ranked - ranked[:, :1]) / ops.maximum(temperature, 1e-6)

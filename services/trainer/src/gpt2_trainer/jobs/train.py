@@ -24,7 +24,7 @@ from gpt2_trainer.training.checkpoints import CheckpointFolder
 from gpt2_trainer.training.data import DatasetDescription, TokenStream, TrainingData, ValidationData
 from gpt2_trainer.training.reports import TrainingLogs
 from gpt2_trainer.training.speed import peak_flops
-from gpt2_trainer.training_requests import as_table, layer_sizes, train_problems, training_options
+from gpt2_trainer.training_requests import as_table, device_problems, layer_sizes, train_problems, training_options
 
 
 def train_model(request: pb.TrainModelRequest, context: JobContext[TrainerSettings]) -> list[artifact_pb2.Artifact]:
@@ -36,7 +36,7 @@ def train_model(request: pb.TrainModelRequest, context: JobContext[TrainerSettin
     Raises:
         PipelineError: The request does not fit its inputs, or the training diverged.
     """
-    if problems := train_problems(request):
+    if problems := train_problems(request) + device_problems(request, context.settings.keras_backend):
         raise InvalidRequest(problems)
     return _Training(request, context).run()
 
@@ -181,7 +181,9 @@ class _Training:
             validation=data[1],
             checkpoints=checkpoints,
             logs=logs,
-            peak_flops=peak_flops(device_names(), options.precision, self._context.settings.device_peak_flops),
+            peak_flops=peak_flops(
+                device_names()[: options.devices or None], options.precision, self._context.settings.device_peak_flops
+            ),
             take_samples=SampleWriter(network, options, codec, samples_folder, logs).write,
             report=lambda phase, step, figures: self._report(phase, step, options.steps, figures),
             check_interrupted=self._context.check_cancelled,

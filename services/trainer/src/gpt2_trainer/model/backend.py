@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 BackendName = Literal["tensorflow", "jax"]
+_AMPERE = 8.0
 BACKENDS: tuple[BackendName, ...] = ("tensorflow", "jax")
 
 
@@ -45,6 +46,62 @@ def compiled(function: Callable[..., Any], donated: int | None = None) -> Callab
 
     graph: Callable[..., Any] = tf.function(function, jit_compile=True, autograph=False, reduce_retracing=False)
     return graph
+
+
+def product(first: Any, second: Any, *, transpose_first: bool = False, transpose_second: bool = False) -> Any:
+    """Product of matrices, either of them [rows, columns] transposed where it lies: no copy is made."""
+    from keras import config, ops  # heavy; importing it fixes the backend
+
+    if config.backend() == "tensorflow" and len(first.shape) == 2:
+        import tensorflow as tf  # heavy, and wanted with this backend alone
+
+        return tf.matmul(first, second, transpose_a=transpose_first, transpose_b=transpose_second)
+    # XLA takes a transposition into the product.
+    return ops.matmul(
+        ops.transpose(first) if transpose_first else first, ops.transpose(second) if transpose_second else second
+    )
+
+
+def cross_entropy(logits: Any, targets: Any) -> tuple[Any, Any]:
+    """Cross-entropy of each row and its gradient, in as few passes as the backend can.
+
+    Args:
+        logits: float32 [rows, classes].
+        targets: int32 [rows].
+
+    Returns:
+        float32 [rows] in nats, and float32 [rows, classes].
+    """
+    from keras import config, ops  # heavy; importing it fixes the backend
+
+    if config.backend() == "tensorflow":
+        import tensorflow as tf  # heavy, and wanted with this backend alone
+
+        losses, slopes = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=targets)
+        return losses, slopes
+    greatest = ops.max(logits, axis=-1, keepdims=True)
+    exponentials = ops.exp(logits - greatest)
+    total = ops.sum(exponentials, axis=-1, keepdims=True)
+    is_target = ops.arange(logits.shape[-1]) == targets[:, None]
+    wanted = ops.sum(ops.where(is_target, logits, 0.0), axis=-1, keepdims=True)
+    losses = (ops.log(total) + greatest - wanted)[:, 0]
+    return losses, exponentials / total - ops.cast(is_target, "float32")
+
+
+def has_flash_attention(precision: str, head_size: int) -> bool:
+    """Whether the device has a fused attention for a precision and a width of heads: cuDNN's, which JAX calls.
+
+    It takes 16-bit numbers, widths that are multiples of 8 and at most 128, and GPUs from Ampere on.
+    """
+    import keras  # heavy; importing it fixes the backend
+
+    if keras.config.backend() != "jax" or precision == "float32" or head_size % 8 or head_size > 128:
+        return False
+    import jax  # heavy, and wanted with this backend alone
+
+    device = jax.local_devices()[0]
+    capability = str(getattr(device, "compute_capability", "0"))
+    return device.platform == "gpu" and float(capability) >= _AMPERE
 
 
 def device_names() -> list[str]:

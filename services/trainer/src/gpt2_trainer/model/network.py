@@ -15,14 +15,16 @@ import keras
 from keras import ops
 
 from gpt2_trainer.configuration.architecture import Architecture
+from gpt2_trainer.configuration.loss_parts import MOST_SCORES, count_parts
+from gpt2_trainer.model import loss
+from gpt2_trainer.model.backend import has_flash_attention
+from gpt2_trainer.model.loss import MASKED
 from gpt2_trainer.model.weights import LAYER_PARTS, POSITION_EMBEDDING, TOKEN_EMBEDDING, layer_weight
 
 Tensor = Any
 """A tensor of the backend."""
 
 NORM_EPSILON = 1e-5
-# Great enough that its exponential is 0 in float32 and bfloat16, small enough to be finite in both.
-MASKED = -1e9
 
 
 class Memory(Protocol):
@@ -40,11 +42,13 @@ class Network:
         architecture: Sizes.
         precision: Type that matrices are multiplied in; norms, softmax and losses are float32 always.
         rematerialise: Compute each layer again in the backward pass rather than keep what is inside it.
+        most_scores: Scores of next tokens that may exist at one time in a loss; see `loss.py`.
     """
 
     architecture: Architecture
     precision: str = "float32"
     rematerialise: bool = False
+    most_scores: int = MOST_SCORES
 
     def logits(self, weights: Mapping[str, Tensor], token_ids: Tensor) -> Tensor:
         """Scores of every next token.
@@ -58,6 +62,10 @@ class Network:
         """
         return self._project(weights, self._transform(weights, token_ids))
 
+    def mean_loss(self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in nats, averaged over all tokens; arguments as for `losses`. float32 scalar."""
+        return loss.mean_loss(*self._loss_inputs(weights, token_ids, targets))
+
     def losses(self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of each sequence, in nats, averaged over its tokens.
 
@@ -69,8 +77,27 @@ class Network:
         Returns:
             float32 [batch].
         """
-        logits = self.logits(weights, token_ids)
-        return ops.mean(ops.sparse_categorical_crossentropy(targets, logits, from_logits=True), axis=-1)
+        return ops.mean(self.token_results(weights, token_ids, targets)[0], axis=-1)
+
+    def token_results(self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """How well each token is foretold; arguments as for `losses`.
+
+        Returns:
+            float32 [batch, time], cross-entropy in nats; bool [batch, time], whether it is the likeliest one.
+        """
+        hidden, embedding, *others = self._loss_inputs(weights, token_ids, targets)
+        losses, hits = loss.token_results(hidden, ops.cast(embedding, self.precision), *others)
+        return ops.reshape(losses, token_ids.shape), ops.reshape(hits, token_ids.shape)
+
+    def _loss_inputs(
+        self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, int, int]:
+        """What the functions of `loss.py` take."""
+        hidden, embedding = self._transform(weights, token_ids), weights[TOKEN_EMBEDDING]
+        tokens = token_ids.shape[0] * token_ids.shape[1]
+        parts = count_parts(tokens, embedding.shape[0], self.most_scores)
+        hidden = ops.reshape(hidden, (tokens, hidden.shape[-1]))
+        return hidden, embedding, ops.reshape(targets, (tokens,)), self.architecture.vocabulary_size, parts
 
     def next_logits(
         self,
@@ -138,15 +165,19 @@ class Network:
         self, parts: Mapping[str, Tensor], hidden: Tensor, mask: Tensor, layer: int, memory: Memory | None
     ) -> Tensor:
         batch, time, width = ops.shape(hidden)
-        heads = self.architecture.layers.n_head
+        size = self.architecture.head_size
         queries, keys, values = (
-            ops.transpose(ops.reshape(part, (batch, time, heads, self.architecture.head_size)), (0, 2, 1, 3))
+            ops.reshape(part, (batch, time, self.architecture.layers.n_head, size))
             for part in ops.split(self._linear(parts, "attn.c_attn", hidden), 3, axis=-1)
         )
+        if memory is None and has_flash_attention(self.precision, size):
+            mixed = ops.dot_product_attention(queries, keys, values, is_causal=True, flash_attention=True)
+            return self._linear(parts, "attn.c_proj", ops.reshape(mixed, (batch, time, width)))
+        queries, keys, values = (ops.transpose(part, (0, 2, 1, 3)) for part in (queries, keys, values))
         if memory is not None:
             keys, values = memory.extend(layer, keys, values)
         scores = ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2)))
-        scores = ops.cast(scores, "float32") * (1 / math.sqrt(self.architecture.head_size))
+        scores = ops.cast(scores, "float32") * (1 / math.sqrt(size))
         shares = ops.softmax(ops.where(mask, scores, MASKED), axis=-1)
         mixed = ops.matmul(ops.cast(shares, self.precision), values)
         joined = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (batch, time, width))
@@ -164,6 +195,4 @@ class Network:
 
     def _project(self, weights: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
         embedding = ops.cast(weights[TOKEN_EMBEDDING], self.precision)
-        logits = ops.cast(ops.matmul(hidden, ops.transpose(embedding)), "float32")
-        size, rows = self.architecture.vocabulary_size, logits.shape[-1]
-        return logits if size == rows else ops.where(ops.arange(rows) < size, logits, MASKED)
+        return loss.scores(hidden, embedding, self.architecture.vocabulary_size)

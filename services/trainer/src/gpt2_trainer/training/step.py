@@ -118,7 +118,7 @@ class TrainingStep:
         frozen = {name: value for name, value in weights.items() if not self.is_trained(name)}
 
         def loss_of(trained: Tensors, inputs: Any, targets: Any) -> Any:
-            return ops.mean(self.losses(trained | frozen, inputs, targets))
+            return self.network.mean_loss(self.merged(trained | frozen), inputs, targets)
 
         loss, gradients = self._accumulated(take_gradients, loss_of, trained, inputs, targets)
         gradients, norm = optimizer.clip(gradients, self.options.clip_norm)

@@ -1,0 +1,36 @@
+"""The trigger form of a DAG: which values of a specification a run may replace, and what they may be."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from airflow.models.param import Param
+
+from gpt2_orchestration.specification import PipelineSpecification, load_specification
+
+_FORM: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "steps": ("train_model.config.steps", {"type": ["null", "integer"], "minimum": 1}),
+    "batch_size": ("train_model.config.batch_size", {"type": ["null", "integer"], "minimum": 1}),
+    "learning_rate": ("train_model.config.learning_rate", {"type": ["null", "number"], "exclusiveMinimum": 0}),
+    "model_name": ("register_model.model_name", {"type": ["null", "string"], "minLength": 1}),
+    "label": ("register_model.label", {"type": ["null", "string"], "minLength": 1}),
+}
+"""Fields of the form: what each replaces, and its JSON schema. Null leaves the file's value."""
+
+
+def form() -> dict[str, Param]:
+    """The fields of the form, for `DAG(params=...)`."""
+    fields = {
+        name: Param(None, description=f"Replaces {path} of the file.", **schema)
+        for name, (path, schema) in _FORM.items()
+    }
+    fields["overrides"] = Param(
+        {}, type="object", description="Further values, by dotted path, such as train_model.config.seed."
+    )
+    return fields
+
+
+def specification_of_run(path: Path, params: Mapping[str, Any]) -> PipelineSpecification:
+    """The specification with what the form says. Raises SpecificationError."""
+    replaced = {target: params[name] for name, (target, _) in _FORM.items() if params.get(name) is not None}
+    return load_specification(path, {**params.get("overrides", {}), **replaced})

@@ -1,0 +1,36 @@
+"""Where DAGs find specifications and keep TFX's metadata, from the environment of the scheduler and the workers."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class AirflowSettings:
+    """How DAGs are made."""
+
+    pipelines: Path
+    """Folder of specifications (`*.yaml`); GPT2_PIPELINES."""
+    folder: Path
+    """Folder of TFX's metadata and artifacts, shared by all workers; GPT2_PIPELINE_ROOT."""
+    retries: int = 3
+    retry_delay: timedelta = timedelta(seconds=30)
+    timeout: timedelta = timedelta(days=14)
+    """After this a task is ended, and its job cancelled."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "AirflowSettings":
+        """Reads GPT2_PIPELINES, GPT2_PIPELINE_ROOT and GPT2_RETRY_SECONDS."""
+        return cls(
+            pipelines=Path(environment.get("GPT2_PIPELINES", "/opt/gpt2/pipelines")),
+            folder=Path(environment.get("GPT2_PIPELINE_ROOT", "/opt/gpt2/runs")),
+            retry_delay=timedelta(seconds=float(environment.get("GPT2_RETRY_SECONDS", "30"))),
+        )
+
+    @property
+    def task_defaults(self) -> dict[str, Any]:
+        """Default arguments of every task."""
+        return {"retries": self.retries, "retry_delay": self.retry_delay, "execution_timeout": self.timeout}

@@ -1,0 +1,85 @@
+"""What the container of a stage runs: `python -m gpt2_orchestration.kubeflow.task STAGE EXECUTOR_INPUT`.
+
+EXECUTOR_INPUT is Kubeflow's JSON of parameters, of the artifacts that come in, and of where those that are made are to
+be described (PipelineSpec's ExecutorInput). The data stays where the services keep it; Kubeflow's artifacts are a copy
+of what the service said (`artifact.json`), with its URI and digest as metadata.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from gpt2.artifacts.v1 import artifact_pb2
+from gpt2_orchestration import calls
+from gpt2_orchestration.client import ClientSettings, ServiceError, connect
+from gpt2_orchestration.pipelines.requests import Input, build_request, run_job
+
+_MOUNTS = {"gs://": "/gcs/", "minio://": "/minio/", "s3://": "/s3/"}
+"""Where Kubeflow's launcher takes the files of an artifact from, by the scheme of its URI."""
+
+
+def run_task(stage: str, executor_input: Mapping[str, Any]) -> None:
+    """Runs the start call of a stage and describes what it made.
+
+    Args:
+        stage: Name of the stage, such as `TrainModel`.
+        executor_input: Kubeflow's ExecutorInput.
+
+    Raises:
+        JobFailed: The job ended FAILED or CANCELLED.
+        ServiceError: The service refused the call or does not answer.
+    """
+    call = calls.START_CALLS[stage]
+    given = executor_input["inputs"]
+    parameters = given["parameterValues"]
+    inputs = {name: _input(item["artifacts"][0]) for name, item in given.get("artifacts", {}).items()}
+    request = build_request(call, parameters["request"], inputs, parameters["run_id"])
+    with connect(call.service, ClientSettings.from_environment()) as client:
+        job = run_job(client, call, request)
+    made = {output.name: output for output in job.outputs}
+    described = {}
+    for name, item in executor_input["outputs"].get("artifacts", {}).items():
+        described[name] = {"artifacts": [_describe(item["artifacts"][0], made[name], job.job_id)]}
+    file = Path(executor_input["outputs"]["outputFile"])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"artifacts": described}), encoding="utf-8")
+
+
+def _input(artifact: Mapping[str, Any]) -> Input:
+    return Input(artifact["metadata"]["artifact_uri"], artifact["metadata"]["digest"])
+
+
+def _describe(artifact: Mapping[str, Any], output: artifact_pb2.Artifact, job_id: str) -> dict[str, Any]:
+    folder = _local_folder(artifact["uri"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "artifact.json").write_text(json_format.MessageToJson(output), encoding="utf-8")
+    facts = {"artifact_uri": output.uri, "digest": output.digest, "job_id": job_id}
+    return {**artifact, "metadata": {**output.properties, **output.counts, **facts}}
+
+
+def _local_folder(uri: str) -> Path:
+    for scheme, mount in _MOUNTS.items():
+        if uri.startswith(scheme):
+            return Path(mount + uri.removeprefix(scheme))
+    return Path(uri.removeprefix("file://"))
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; its exit status is the result."""
+    if len(arguments) != 2 or arguments[0] not in calls.START_CALLS:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        run_task(arguments[0], json.loads(arguments[1]))
+    except ServiceError as error:
+        print(f"{arguments[0]}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

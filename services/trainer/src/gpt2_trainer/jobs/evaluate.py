@@ -1,0 +1,144 @@
+"""EvaluateModel: measures a checkpoint or a model on a dataset's validation split, and on last words of texts."""
+
+import io
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import fsspec
+
+from gpt2.artifacts.v1 import artifact_pb2
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_common.artifacts import Artifact
+from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound
+from gpt2_common.jobs.context import JobContext, output
+from gpt2_trainer.configuration.architecture import Architecture
+from gpt2_trainer.evaluation.last_words import LastWord, read_last_words
+from gpt2_trainer.formats.checkpoint import TOKENIZER, read_checkpoint, write_json
+from gpt2_trainer.formats.huggingface import read_huggingface
+from gpt2_trainer.formats.tokenizer_files import same_tokenizer
+from gpt2_trainer.model.backend import select_backend
+from gpt2_trainer.model.weights import Weights
+from gpt2_trainer.requests import evaluation_problems
+from gpt2_trainer.settings import TrainerSettings
+from gpt2_trainer.training.data import DatasetDescription, TokenStream, ValidationData, too_short
+
+_BATCH_SIZE = 8
+_EVERY_SEQUENCE = 1 << 62
+
+
+def evaluate_model(
+    request: pb.EvaluateModelRequest, context: JobContext[TrainerSettings]
+) -> list[artifact_pb2.Artifact]:
+    """Evaluates a model.
+
+    Returns:
+        The output `evaluation`: `metrics.json`, whose figures are the manifest's properties too.
+
+    Raises:
+        PipelineError: An input is damaged, or the inputs do not go together.
+    """
+    if problems := evaluation_problems(request):
+        raise InvalidRequest(problems)
+    return _Evaluation(request, context).run()
+
+
+class _Evaluation:
+    """One attempt of one evaluation."""
+
+    def __init__(self, request: pb.EvaluateModelRequest, context: JobContext[TrainerSettings]) -> None:
+        self._request = request
+        self._context = context
+        self._batch_size = request.batch_size or _BATCH_SIZE
+        context.report("opening")
+        self._field = request.WhichOneof("source") or ""
+        uri = getattr(request, self._field)
+        self._source = context.open(self._field, uri, self._field.removesuffix("_uri"), verify=True)
+        self._dataset: Artifact | None = None
+        if request.dataset_uri:
+            self._dataset = context.open("dataset_uri", request.dataset_uri, "dataset")
+
+    def run(self) -> list[artifact_pb2.Artifact]:
+        """Measures and publishes."""
+        architecture, weights = self._model()
+        validation = self._validation(architecture) if self._dataset is not None else None
+        words = self._words(architecture) if self._request.last_words_uri else []
+        metrics = self._measure(architecture, weights, validation, words)
+        parents = [self._source, *([self._dataset] if self._dataset else [])]
+        with self._context.create("evaluation", "evaluation", parents) as writer:
+            write_json(writer.folder / "metrics.json", metrics)
+            properties = {name: str(value) for name, value in metrics.items()}
+            return [output("evaluation", writer.commit({"metrics": len(metrics)}, properties))]
+
+    def _model(self) -> tuple[Architecture, Weights]:
+        if self._field == "model_uri":
+            return read_huggingface(self._source.folder, self._field)
+        checkpoint = read_checkpoint(self._source.folder, with_optimizer=False)
+        return checkpoint.architecture, checkpoint.weights
+
+    @property
+    def _tokenizer(self) -> Path:
+        return self._source.folder if self._field == "model_uri" else self._source.folder / TOKENIZER
+
+    def _validation(self, architecture: Architecture) -> ValidationData:
+        if self._dataset is None:
+            raise AssertionError("called with a dataset only")
+        folder = self._dataset.folder
+        description = DatasetDescription.read(folder)
+        encoded_with = folder / TOKENIZER
+        same_size = description.vocabulary_size == architecture.vocabulary_size
+        comparable = encoded_with.is_dir() and self._tokenizer.is_dir()
+        if not same_size or (comparable and not same_tokenizer(encoded_with, self._tokenizer)):
+            raise FailedPrecondition(
+                "dataset_uri: the dataset was encoded with another tokenizer than the model's: "
+                "encode the corpus with the model's"
+            )
+        length = self._request.context_length or architecture.layers.n_ctx
+        if length > architecture.layers.n_ctx:
+            text = f"must be at most {architecture.layers.n_ctx}, the positions that the model has"
+            raise InvalidRequest([("context_length", text)])
+        stream = TokenStream(folder, "validation")
+        if problems := too_short(len(stream), length, "validation"):
+            raise InvalidRequest([("context_length", text) for _, text in problems])
+        return ValidationData(stream, length, self._request.sequences or _EVERY_SEQUENCE, self._batch_size)
+
+    def _words(self, architecture: Architecture) -> list[LastWord]:
+        field = "last_words_uri"
+        if not self._tokenizer.is_dir():
+            raise FailedPrecondition(f"{self._field}: the checkpoint carries no tokenizer, which {field} needs")
+        from gpt2_trainer.generation.text import TextCodec  # loads the tokenizers library
+
+        codec = TextCodec(self._tokenizer, architecture.end_token_id)
+        uri = self._context.require_allowed(field, self._request.last_words_uri)
+        try:
+            with fsspec.open(uri, "rb") as file:
+                text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+                return read_last_words(text, codec.encode_prompt, architecture.layers.n_ctx, field)
+        except FileNotFoundError as error:
+            raise NotFound(f"{field}: {uri} does not exist") from error
+        except UnicodeDecodeError as error:
+            raise InvalidRequest([(field, f"the file is not UTF-8: {error}")]) from error
+        except OSError as error:
+            raise DataLoss(f"{field}: {uri} cannot be read: {error}") from error
+
+    def _measure(
+        self, architecture: Architecture, weights: Weights, validation: ValidationData | None, words: list[LastWord]
+    ) -> Mapping[str, float]:
+        self._context.report("compiling")
+        # Keras is imported only here, when the inputs are known to be right: it takes seconds.
+        select_backend(self._context.settings.keras_backend)
+        from gpt2_trainer.evaluation.evaluator import Evaluator
+
+        before = validation.sequences if validation else 0
+        evaluator = Evaluator(architecture, weights, self._batch_size)
+        report = partial(self._progress, before + len(words))
+        metrics: dict[str, float] = {}
+        if validation is not None:
+            metrics |= evaluator.perplexity(validation.batches(), partial(report, 0))
+        if words:
+            metrics |= evaluator.last_words(words, partial(report, before))
+        return metrics
+
+    def _progress(self, total: int, before: int, done: int) -> None:
+        self._context.check_cancelled()
+        self._context.report("evaluating", before + done, total, "sequences")

@@ -1,0 +1,136 @@
+"""EvaluateModel: its figures are those of the reference, and bad input is named."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from trainer_support import computations, reference
+from trainer_support.data import (
+    VOCABULARY_SIZE,
+    make_checkpoint,
+    make_dataset,
+    random_weights,
+    small_architecture,
+    vocabulary,
+)
+from trainer_support.jobs import folder
+
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_common.errors import InvalidRequest
+from gpt2_trainer.evaluation.last_words import batched, read_last_words
+from gpt2_trainer.generation.text import TextCodec
+from gpt2_trainer.requests import evaluation_problems
+from gpt2_trainer.training.data import TokenStream
+
+EVALUATE = ("gpt2_trainer.jobs.evaluate", "evaluate_model", "EvaluateModelRequest")
+ARCHITECTURE = small_architecture(n_layer=2, n_ctx=16)
+TEXTS = ["She sells sea shells", "this is a", "Ein langer Satz, der nicht in den Kontext passt und doch zählt 🦜"]
+
+
+def biased_weights():
+    """Random weights that find the word ` a` likely everywhere."""
+    weights = random_weights(ARCHITECTURE)
+    wanted = 5 * weights["wte.weight"][vocabulary()["Ġa"]]
+    weights["wte.weight"][vocabulary()["Ġa"]] = wanted
+    return {**weights, "ln_f.bias": weights["ln_f.bias"] + 5 * wanted}
+
+
+@pytest.fixture
+def evaluate(backend, tmp_path):
+    """Runs an evaluation of random weights and returns its outputs, or its error."""
+    make_dataset(tmp_path / "dataset")
+    make_checkpoint(tmp_path / "checkpoint", ARCHITECTURE, biased_weights())
+
+    def run(**values):
+        uris = {"checkpoint_uri": (tmp_path / "checkpoint").as_uri(), **values}
+        request = pb.EvaluateModelRequest(**uris).SerializeToString()
+        return backend(computations.run_job, *EVALUATE, request, str(tmp_path), "job", keras_backend=backend.name)
+
+    return run
+
+
+def write_texts(path, lines):
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path.as_uri()
+
+
+def test_figures_are_those_of_the_reference(evaluate, tmp_path):
+    weights = biased_weights()
+    stream = TokenStream(tmp_path / "dataset", "validation")
+    windows = np.stack([stream.read(start, 17) for start in range(0, len(stream) - 16, 16)])
+    expected = reference.losses(weights, windows[:, :-1], windows[:, 1:], 2, 2).mean()
+    codec = TextCodec(tmp_path / "checkpoint" / "tokenizer", ARCHITECTURE.end_token_id)
+    right, total = 0, 0.0
+    for text in TEXTS:
+        context, _, word = text.rpartition(" ")
+        after = codec.encode_prompt(" " + word)
+        token_ids = np.array([[*codec.encode_prompt(context), *after][-17:]])
+        logits = reference.logits(weights, token_ids[:, :-1], 2, 2)[0, -len(after) :]
+        right += int((logits.argmax(axis=-1) == after).all())
+        chances = reference.softmax(logits)[np.arange(len(after)), after]
+        total -= np.log(chances).sum()
+    lines = [json.dumps({"text": text}) for text in TEXTS]
+    uri = write_texts(tmp_path / "last.jsonl", [lines[0], "", *lines[1:]])
+
+    outputs = evaluate(dataset_uri=(tmp_path / "dataset").as_uri(), last_words_uri=uri, batch_size=2)
+
+    metrics = json.loads((folder(outputs["evaluation"]) / "metrics.json").read_text())
+    assert metrics["loss"] == pytest.approx(expected, abs=1e-4)
+    assert metrics["perplexity"] == pytest.approx(np.exp(expected), rel=1e-4)
+    assert metrics["tokens"] == windows.shape[0] * 16
+    assert metrics["last_words"] == 3
+    assert 0 < right < 3
+    assert metrics["last_word_accuracy"] == right / 3
+    assert metrics["last_word_perplexity"] == pytest.approx(np.exp(total / 3), rel=1e-4)
+    assert {name: float(outputs["evaluation"][name]) for name in metrics} == pytest.approx(metrics)
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("{", "line 2: Expecting"),
+        ('{"text": 5}', 'line 2: must be a JSON object with a string "text"'),
+        ("[]", 'line 2: must be a JSON object with a string "text"'),
+        ('{"text": "alone"}', 'line 2: "text" must have at least two words'),
+        ('{"text": "a bbbbbbbbbb"}', "line 2: the last word has 11 tokens, more than the model's context of 8"),
+    ],
+)
+def test_a_line_that_is_no_text_is_named(line, text):
+    with pytest.raises(InvalidRequest, match=re.escape(text)):
+        read_last_words(['{"text": "a b"}', line], lambda text: list(text.encode()), 8, "last_words_uri")
+
+
+def test_an_empty_file_is_refused():
+    with pytest.raises(InvalidRequest, match="the file has no line"):
+        read_last_words(["\n"], list, 8, "last_words_uri")
+
+
+def test_batches_mark_the_last_words_alone():
+    lines = [json.dumps({"text": text}) for text in ("aa b", "a" * 40 + " cc", "d ee")]
+    words = read_last_words(lines, lambda text: list(text.encode()), 32, "last_words_uri")
+    batches = list(batched(words, 2, 32))
+    assert [count for _, _, count in batches] == [2, 1]
+    marked = [
+        bytes(row[1:][is_word].astype(np.uint8).tolist())
+        for token_ids, places, count in batches
+        for row, is_word in zip(token_ids[:count], places, strict=False)
+    ]
+    assert sorted(marked) == [b" b", b" cc", b" ee"]
+
+
+def test_another_vocabulary_is_refused(jax_process, tmp_path):
+    make_dataset(tmp_path / "dataset")
+    larger = replace(ARCHITECTURE, vocabulary_size=VOCABULARY_SIZE + 1)
+    make_checkpoint(tmp_path / "checkpoint", larger, random_weights(larger))
+    uris = {name: (tmp_path / name.removesuffix("_uri")).as_uri() for name in ("checkpoint_uri", "dataset_uri")}
+    request = pb.EvaluateModelRequest(**uris).SerializeToString()
+    error = jax_process(computations.run_job, *EVALUATE, request, str(tmp_path), "job", keras_backend="jax")["error"]
+    assert error["type"] == "FailedPrecondition"
+    assert "another tokenizer" in error["message"]
+
+
+def test_everything_wrong_with_a_request_is_said():
+    request = pb.EvaluateModelRequest(batch_size=-1)
+    assert [name for name, _ in evaluation_problems(request)] == ["source", "dataset_uri", "batch_size"]

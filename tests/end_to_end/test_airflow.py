@@ -1,0 +1,205 @@
+"""Airflow itself, with its scheduler, triggerer, web server and REST API, runs both kinds of DAG over the services."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gpt2.registry.v1 import registry_service_pb2
+from gpt2_orchestration.client import connect
+
+ROOT = Path(__file__).parents[2]
+SPECIFICATION = """
+name: airflow
+import_files: {uris: ["%s"]}
+train_tokenizer: {vocabulary_size: 300}
+encode_corpus: {validation_fraction: 0.5}
+train_model:
+  model: {n_layer: 1, n_head: 2, n_embd: 16, n_ctx: 16}
+  config: {steps: 4, batch_size: 2, sample_prompt: "{{ beer }}"}
+register_model: {model_name: airflow, label: staging}
+"""
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """A running Airflow."""
+
+    url: str
+    scheduler: subprocess.Popen
+    logs: Path
+
+    def call(self, path: str, content: dict | None = None, method: str = "") -> dict:
+        data = None if content is None else json.dumps(content).encode()
+        request = urllib.request.Request(f"{self.url}/api/v1/{path}", data, method=method or None)
+        request.add_header("Content-Type", "application/json")
+        request.add_header("Authorization", "Basic " + base64.b64encode(b"admin:admin").decode())
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def trigger(self, dag: str, conf: dict) -> str:
+        self.call(f"dags/{dag}", {"is_paused": False}, "PATCH")
+        return self.call(f"dags/{dag}/dagRuns", {"conf": conf})["dag_run_id"]
+
+    def tasks(self, dag: str, run: str) -> dict[str, dict]:
+        found = self.call(f"dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
+        return {task["task_id"]: task for task in found}
+
+    def wait(self, dag: str, run: str) -> str:
+        return wait_for(
+            lambda: (state := self.call(f"dags/{dag}/dagRuns/{run}")["state"]) in ("success", "failed") and state, 600
+        )
+
+    def log_of(self, dag: str) -> str:
+        return "\n".join(path.read_text()[-3000:] for path in sorted(self.logs.glob(f"dag_id={dag}/**/*.log")))
+
+
+def wait_for(condition, seconds: float):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.5)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def airflow(stack, tmp_path_factory) -> Iterator[Airflow]:
+    subprocess.run(["make", "--quiet", "airflow"], cwd=ROOT, check=True, timeout=900)
+    home = tmp_path_factory.mktemp("airflow")
+    texts = stack.folder.parent / "airflow-texts"
+    texts.mkdir()
+    for number in range(20):
+        (texts / f"{number}.txt").write_text(f"{number} bottles of {{{{ beer }}}} on the wall, " * 40)
+    (home / "pipelines").mkdir()
+    (home / "pipelines" / "airflow.yaml").write_text(SPECIFICATION % texts.as_uri())
+    port = free_port()
+    environment = {
+        **os.environ,
+        **{f"GPT2_{name.upper()}_ADDRESS": address for name, address in stack.client.addresses.items()},
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "orchestration" / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__API__AUTH_BACKENDS": "airflow.api.auth.backend.basic_auth",
+        "AIRFLOW__WEBSERVER__WORKERS": "1",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "AIRFLOW__SCHEDULER__USAGE_DATA_COLLECTION_ENABLED": "False",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+        "GPT2_PIPELINES": str(home / "pipelines"),
+        "GPT2_PIPELINE_ROOT": str(home / "runs"),
+        "GPT2_RETRY_SECONDS": "1",
+    }
+    program = ROOT / ".airflow" / "bin" / "airflow"
+    environment["PATH"] = f"{program.parent}:{environment['PATH']}"
+
+    def run(*arguments: str) -> None:
+        subprocess.run([program, *arguments], env=environment, check=True, capture_output=True, timeout=300)
+
+    run("db", "migrate")
+    account = {"username": "admin", "password": "admin", "role": "Admin", "email": "a@example.org"}
+    run("users", "create", *(f"--{key}={value}" for key, value in account.items()), "--firstname=A", "--lastname=B")
+    with ExitStack() as started:
+
+        def start(*arguments: str) -> subprocess.Popen:
+            log = started.enter_context((home / f"{arguments[0]}.out").open("wb"))
+            command = [program, *arguments]
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            started.callback(end, process)
+            return process
+
+        scheduler = start("scheduler")
+        start("triggerer", "--skip-serve-logs")
+        start("webserver", "--hostname", "127.0.0.1", "--port", str(port))
+        running = Airflow(f"http://127.0.0.1:{port}", scheduler, home / "logs")
+        wait_for(lambda: {"airflow", "airflow-services"} <= dag_ids(running), 180)
+        yield running
+
+
+def dag_ids(airflow: Airflow) -> set[str]:
+    try:
+        return {dag["dag_id"] for dag in airflow.call("dags")["dags"]}
+    except OSError:
+        return set()
+
+
+def end(process: subprocess.Popen) -> None:
+    family = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+    for member in family:
+        try:
+            member.send_signal(signal.SIGKILL)
+        except (psutil.Error, OSError):
+            continue
+    process.wait()
+
+
+def latest_version(stack, name: str):
+    with connect("registry", stack.client) as registry:
+        request = registry_service_pb2.GetModelVersionRequest(model_name=name, label="staging")
+        return registry.call("GetModelVersion", request).model_version
+
+
+def kill_task(airflow: Airflow, task: str) -> None:
+    """Kills the processes of a task, as a worker that dies does."""
+    members = psutil.Process(airflow.scheduler.pid).children(recursive=True)
+    killed = [member for member in members if {"tasks", "run", task} <= set(" ".join(member.cmdline()).split())]
+    assert killed
+    for member in killed:
+        member.kill()
+
+
+def test_a_killed_worker_s_task_is_retried_and_takes_up_the_same_job(airflow, stack):
+    conf = {"steps": 3000, "model_name": "airflow-tfx", "overrides": {"train_model.config.checkpoint_every": 50}}
+    run = airflow.trigger("airflow", conf)
+
+    def training():
+        with connect("trainer", stack.client) as trainer:
+            return [job for job in trainer.jobs("") if job.run_id.startswith("airflow-") and job.progress.done > 10]
+
+    try:
+        [job] = wait_for(training, 400)
+    except AssertionError:
+        raise AssertionError(airflow.log_of("airflow")) from None
+    kill_task(airflow, "TrainModel")
+    state = airflow.wait("airflow", run)
+    assert state == "success", airflow.log_of("airflow")
+    tasks = airflow.tasks("airflow", run)
+    assert {task["state"] for task in tasks.values()} == {"success"}
+    assert tasks["TrainModel"]["try_number"] == 2
+    with connect("trainer", stack.client) as trainer:
+        same = [other for other in trainer.jobs(job.run_id) if other.kind == "TrainModel"]
+    assert [(other.job_id, other.attempt) for other in same] == [(job.job_id, 1)]
+    assert latest_version(stack, "airflow-tfx").version == 1
+
+
+def test_the_services_dag_waits_without_a_slot_and_registers(airflow, stack):
+    run = airflow.trigger("airflow-services", {"steps": 2000, "model_name": "airflow-direct"})
+    state = lambda: airflow.tasks("airflow-services", run).get("TrainModel", {}).get("state")  # noqa: E731
+    wait_for(lambda: state() in ("deferred", "success", "failed"), 300)
+    assert state() == "deferred"
+    members = psutil.Process(airflow.scheduler.pid).children(recursive=True)
+    assert not [member for member in members if "TrainModel" in " ".join(member.cmdline())]
+    assert airflow.wait("airflow-services", run) == "success", airflow.log_of("airflow-services")
+    assert latest_version(stack, "airflow-direct").version == 1
+
+
+def test_the_form_refuses_what_is_no_value(airflow):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        airflow.trigger("airflow-services", {"steps": 0})
+    assert refused.value.code == 400
+    assert "steps" in refused.value.read().decode()

@@ -1,0 +1,136 @@
+"""A pipeline compiled for Kubeflow: valid by its own schema, and run container by container as it would be there.
+
+No cluster is at hand, so the test does what Kubeflow's driver and launcher do: it resolves each task's inputs, fills in
+the executor input, runs the container's command as a process, and reads what that wrote.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from gpt2.registry.v1 import registry_service_pb2
+from gpt2_orchestration.client import connect
+from gpt2_orchestration.kubeflow.compiling import KubeflowSettings, compile_pipeline, parse_addresses
+from gpt2_orchestration.specification import SpecificationError, parse_specification
+
+RUN_ID = "0b7c9a52-6f0e-4b58-9d53-4d1f0f6f7a11"
+
+
+@pytest.fixture
+def compiled(stack, tmp_path):
+    texts = stack.folder.parent / "kubeflow"
+    texts.mkdir(exist_ok=True)
+    for number in range(20):
+        (texts / f"{number}.txt").write_text(f"{number} bottles of beer on the wall, {{{{ beer }}}} " * 40)
+    specification = parse_specification(
+        {
+            "name": "kubeflow",
+            "import_files": {"uris": [texts.as_uri()]},
+            "train_tokenizer": {"vocabulary_size": 300},
+            "encode_corpus": {"validation_fraction": 0.5},
+            "train_model": {
+                "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 16},
+                "config": {"steps": 4, "batch_size": 2, "sample_prompt": "{{ beer }}"},
+            },
+            "register_model": {"model_name": "kubeflow", "label": "staging"},
+        }
+    )
+    output = tmp_path / "pipeline.yaml"
+    compile_pipeline(specification, KubeflowSettings(image="gpt2:1", addresses=stack.client.addresses), output)
+    return output
+
+
+def run_task(spec, name, outputs, folder):
+    """Does what the driver and the launcher do for one task. Returns the process, and adds to the outputs."""
+    task = spec.root.dag.tasks[name]
+    component = spec.components[task.component_ref.name]
+    parameters = {
+        key: RUN_ID if (value := item.runtime_value.constant.string_value) == "{{$.pipeline_job_uuid}}" else value
+        for key, item in task.inputs.parameters.items()
+    }
+    artifacts = {
+        key: {
+            "artifacts": [
+                outputs[item.task_output_artifact.producer_task, item.task_output_artifact.output_artifact_key]
+            ]
+        }
+        for key, item in task.inputs.artifacts.items()
+    }
+    made = {
+        key: {
+            "artifacts": [
+                {
+                    "name": key,
+                    "type": {"schemaTitle": definition.artifact_type.schema_title},
+                    "uri": f"file://{folder}/{name}/{key}",
+                }
+            ]
+        }
+        for key, definition in component.output_definitions.artifacts.items()
+    }
+    output_file = folder / name / "executor_output.json"
+    executor_input = {
+        "inputs": {"parameterValues": parameters, "artifacts": artifacts},
+        "outputs": {"artifacts": made, "outputFile": str(output_file)},
+    }
+    json_format.ParseDict(executor_input, pipeline_spec_pb2.ExecutorInput())
+    container = json_format.MessageToDict(spec)["deploymentSpec"]["executors"][component.executor_label]["container"]
+    filled = [json.dumps(executor_input) if item == "{{$}}" else item for item in container["args"]]
+    environment = {item["name"]: item["value"] for item in container["env"]}
+    command = [sys.executable, *container["command"][1:], *filled]
+    result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+    if result.returncode == 0:
+        written = json_format.Parse(output_file.read_text(), pipeline_spec_pb2.ExecutorOutput())
+        for key, item in json_format.MessageToDict(written)["artifacts"].items():
+            outputs[name, key] = item["artifacts"][0]
+    return result
+
+
+def read(output: Path) -> pipeline_spec_pb2.PipelineSpec:
+    content = next(iter(yaml.safe_load_all(output.read_text())))
+    return json_format.ParseDict(content, pipeline_spec_pb2.PipelineSpec())
+
+
+def test_each_container_does_its_stage_and_a_retry_finds_its_job(compiled, stack, tmp_path):
+    spec = read(compiled)
+    assert all(not task.caching_options.enable_cache for task in spec.root.dag.tasks.values())
+    assert all(task.retry_policy.max_retry_count == 3 for task in spec.root.dag.tasks.values())
+    outputs: dict = {}
+    waiting = dict(spec.root.dag.tasks)
+    while waiting:
+        ready = [name for name, task in waiting.items() if not set(task.dependent_tasks) & set(waiting)]
+        for name in ready:
+            result = run_task(spec, name, outputs, tmp_path)
+            assert result.returncode == 0, result.stderr
+            del waiting[name]
+    first = outputs["trainmodel", "checkpoint"]["metadata"]
+    assert run_task(spec, "trainmodel", outputs, tmp_path / "retry").returncode == 0
+    assert outputs["trainmodel", "checkpoint"]["metadata"]["job_id"] == first["job_id"]
+    assert outputs["trainmodel", "checkpoint"]["metadata"]["digest"] == first["digest"]
+    with connect("registry", stack.client) as registry:
+        request = registry_service_pb2.GetModelVersionRequest(model_name="kubeflow", label="staging")
+        assert registry.call("GetModelVersion", request).model_version.version == 1
+
+
+def test_a_failed_stage_fails_its_task_and_says_why(compiled, tmp_path):
+    spec = read(compiled)
+    task = spec.root.dag.tasks["importfiles"]
+    task.inputs.parameters["request"].runtime_value.constant.string_value = '{"uris": ["file:///nowhere"]}'
+    result = run_task(spec, "importfiles", {}, tmp_path)
+    assert result.returncode == 1
+    assert "ImportFiles: the exporter refused the call (INVALID_ARGUMENT)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_addresses_are_checked():
+    assert parse_addresses(["trainer=gpu:1"])["trainer"] == "gpu:1"
+    assert parse_addresses([])["exporter"] == "exporter:50051"
+    with pytest.raises(SpecificationError, match="SERVICE=HOST:PORT"):
+        parse_addresses(["trainer"])
