@@ -17,6 +17,7 @@ from rich.table import Table
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.client import ClientSettings, ServiceError
+from gpt2_orchestration.dead_letters import list_letters, replay
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.progress import duration
 from gpt2_orchestration.quiet import quiet_libraries
@@ -36,7 +37,12 @@ stack = typer.Typer(no_args_is_help=True, help="The embedded stack: every server
 app.add_typer(stack, name="stack")
 runs = typer.Typer(no_args_is_help=True, help="Runs, whoever drives them: by a plan and events, or by a pipeline.")
 app.add_typer(runs, name="runs")
+events = typer.Typer(no_args_is_help=True, help="Events on Kafka.")
+app.add_typer(events, name="events")
+letters = typer.Typer(no_args_is_help=True, help="Events that a service could not handle.")
+events.add_typer(letters, name="dlq")
 
+KafkaOption = Annotated[str, typer.Option(envvar="GPT2_KAFKA_BOOTSTRAP_SERVERS", help="Kafka brokers.")]
 SetOption = Annotated[
     list[str],
     typer.Option("--set", help="PATH=VALUE in place of the file's, such as train_model.config.steps=9. Repeatable."),
@@ -201,6 +207,27 @@ def go_on(run_id: str) -> None:
     """Take a run up again where it failed or was cancelled."""
     for job in continue_run(_client(), run_id):
         print(f"goes on: {job.job_id}")
+
+
+@letters.command("list")
+@shows_errors
+def list_dead_letters(kafka: KafkaOption = "localhost:9092") -> None:
+    """List the events that could not be handled, and why."""
+    table = Table("place", "time", "consumer", "reason")
+    for letter in list_letters(kafka):
+        table.add_row(letter.place, letter.time, letter.consumer, letter.reason)
+    Console().print(table)
+
+
+@letters.command("replay")
+@shows_errors
+def replay_dead_letters(
+    places: Annotated[list[str] | None, typer.Argument(help="Places, as `list` shows them. Default: all.")] = None,
+    kafka: KafkaOption = "localhost:9092",
+) -> None:
+    """Send events again that could not be handled, once what was wrong is put right."""
+    chosen = [letter for letter in list_letters(kafka) if not places or letter.place in places]
+    print(f"sent again: {replay(kafka, chosen)}")
 
 
 def _client() -> ClientSettings:

@@ -41,6 +41,12 @@ def do_fail_unless(context, flag_file):
     return do_succeed(context)
 
 
+def do_boast(context, size):
+    with context.create("corpus", "corpus") as writer:
+        (writer.folder / "text.txt").write_text("x")
+        return [output("corpus", writer.commit({"documents": 1}, {"boast": "x" * int(size)}))]
+
+
 def do_bug(_context):
     raise KeyError("secret-detail")
 

@@ -1,0 +1,42 @@
+"""Limits of a service: what is too large or too much is refused, and the service lives."""
+
+import threading
+
+import grpc
+import pytest
+
+from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
+
+Job = job_pb2.Job
+
+
+def test_a_request_of_4_mib_and_more_is_refused_and_the_service_lives(service):
+    with pytest.raises(grpc.RpcError) as error:
+        service.submit("succeed", "x" * (4 * 1024 * 1024 + 1))
+    assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert service.run("succeed").state == Job.STATE_SUCCEEDED
+
+
+def test_a_job_whose_outputs_make_too_large_an_event_fails_and_says_so(service):
+    ended = service.run("boast", str(1024 * 1024 + 1))
+    assert ended.state == Job.STATE_FAILED
+    assert "more than a broker takes" in ended.error.message
+
+
+def test_a_thousand_watchers_of_a_job_all_see_its_end(service, tmp_path):
+    flag = tmp_path / "go"
+    job = service.submit("finish_when", str(flag))
+    request = jobs_service_pb2.WatchJobRequest(job_id=job.job_id)
+    streams = [service.jobs.WatchJob(request, timeout=120) for _ in range(1000)]
+    first = [next(stream).job for stream in streams]
+    assert len(first) == 1000
+    flag.touch()
+    last: list[int] = []
+    readers = [
+        threading.Thread(target=lambda stream=stream: last.append([*stream][-1].job.state)) for stream in streams
+    ]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert last == [Job.STATE_SUCCEEDED] * 1000
