@@ -154,28 +154,30 @@ def latest_version(stack, name: str):
         return registry.call("GetModelVersion", request).model_version
 
 
-def kill_task(airflow: Airflow, task: str) -> None:
-    """Kills the processes of a task, as a worker that dies does."""
+def processes_of(airflow: Airflow, task: str, run: str) -> list[psutil.Process]:
     members = psutil.Process(airflow.scheduler.pid).children(recursive=True)
-    killed = [member for member in members if {"tasks", "run", task} <= set(" ".join(member.cmdline()).split())]
+    return [member for member in members if {task, run} <= set(" ".join(member.cmdline()).split())]
+
+
+def kill_task(airflow: Airflow, task: str, run: str) -> None:
+    """Kills the processes of a task, as a worker that dies does."""
+    killed = processes_of(airflow, task, run)
     assert killed
     for member in killed:
         member.kill()
 
 
 def test_a_killed_worker_s_task_is_retried_and_takes_up_the_same_job(airflow, stack):
-    conf = {"steps": 3000, "model_name": "airflow-tfx", "overrides": {"train_model.config.checkpoint_every": 50}}
+    conf = {"steps": 3000, "model_name": "airflow-tfx", "overrides": {"train_model.config.save_every": 50}}
     run = airflow.trigger("airflow", conf)
 
     def training():
+        assert airflow.call(f"dags/airflow/dagRuns/{run}")["state"] != "failed", airflow.log_of("airflow")
         with connect("trainer", stack.client) as trainer:
             return [job for job in trainer.jobs("") if job.run_id.startswith("airflow-") and job.progress.done > 10]
 
-    try:
-        [job] = wait_for(training, 400)
-    except AssertionError:
-        raise AssertionError(airflow.log_of("airflow")) from None
-    kill_task(airflow, "TrainModel")
+    [job] = wait_for(training, 400)
+    kill_task(airflow, "TrainModel", run)
     state = airflow.wait("airflow", run)
     assert state == "success", airflow.log_of("airflow")
     tasks = airflow.tasks("airflow", run)
@@ -192,8 +194,7 @@ def test_the_services_dag_waits_without_a_slot_and_registers(airflow, stack):
     state = lambda: airflow.tasks("airflow-services", run).get("TrainModel", {}).get("state")  # noqa: E731
     wait_for(lambda: state() in ("deferred", "success", "failed"), 300)
     assert state() == "deferred"
-    members = psutil.Process(airflow.scheduler.pid).children(recursive=True)
-    assert not [member for member in members if "TrainModel" in " ".join(member.cmdline())]
+    assert processes_of(airflow, "TrainModel", run) == []
     assert airflow.wait("airflow-services", run) == "success", airflow.log_of("airflow-services")
     assert latest_version(stack, "airflow-direct").version == 1
 

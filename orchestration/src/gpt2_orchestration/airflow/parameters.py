@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from airflow.exceptions import AirflowFailException
 from airflow.models.param import Param
 
-from gpt2_orchestration.specification import PipelineSpecification, load_specification
+from gpt2_orchestration.specification import PipelineSpecification, SpecificationError, load_specification
 
 _FORM: Mapping[str, tuple[str, dict[str, Any]]] = {
     "steps": ("train_model.config.steps", {"type": ["null", "integer"], "minimum": 1}),
@@ -31,6 +32,9 @@ def form() -> dict[str, Param]:
 
 
 def specification_of_run(path: Path, params: Mapping[str, Any]) -> PipelineSpecification:
-    """The specification with what the form says. Raises SpecificationError."""
+    """The specification with what the form says. Raises AirflowFailException (no retry) when it is wrong."""
     replaced = {target: params[name] for name, (target, _) in _FORM.items() if params.get(name) is not None}
-    return load_specification(path, {**params.get("overrides", {}), **replaced})
+    try:
+        return load_specification(path, {**params.get("overrides", {}), **replaced})
+    except SpecificationError as error:
+        raise AirflowFailException(str(error)) from error
