@@ -4,8 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -29,9 +32,20 @@ class RunningStack:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory) -> Iterator[RunningStack]:
+def web_folder(tmp_path_factory) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address that a web server shows it at."""
+    folder = tmp_path_factory.mktemp("web")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory, web_folder) -> Iterator[RunningStack]:
     folder = tmp_path_factory.mktemp("stack") / ".gpt2"
-    settings = StackSettings(folder=folder, environment={"GPT2_ALLOWED_ROOTS": str(folder.parent)})
+    settings = StackSettings(folder=folder, environment={"GPT2_ALLOWED_ROOTS": f"{folder.parent},{web_folder[1]}"})
     with running_stack(settings) as addresses, MongoClient(addresses.mongodb_uri) as mongodb:
         yield RunningStack(folder, addresses, ClientSettings(addresses=service_addresses(addresses)), mongodb)
 

@@ -1,6 +1,8 @@
 """The whole pipeline on a small corpus, under both runners, with its cache; and that no byte is lost on the way."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +131,25 @@ def test_a_model_is_fine_tuned_from_the_weights_of_another(stack, settings):
         version.metrics["initial_validation_loss"]
         < (base.metrics["validation_loss"] + base.metrics["initial_validation_loss"]) / 2
     )
+
+
+def test_a_model_is_fine_tuned_from_weights_that_a_server_has_in_openai_s_format(stack, settings, web_folder):
+    folder, address = web_folder
+    (folder / "tiny").mkdir()
+    writer = Path(__file__).with_name("openai_checkpoint.py")
+    subprocess.run([sys.executable, writer, folder / "tiny"], check=True, capture_output=True, timeout=300)
+    fill(stack, "from-openai", 30)
+    fine_tune = specification(
+        "from-openai",
+        train_tokenizer=None,
+        import_checkpoint={"uri": f"{address}/tiny"},
+        train_model={"config": {"steps": 10, "batch_size": 4, "learning_rate": 0.01}},
+    )
+    run_pipeline(stack, settings, "local", fine_tune)
+    [version] = versions(stack, "from-openai")
+    assert version.metrics["validation_loss"] < version.metrics["initial_validation_loss"] < 6
+    properties = artifact_properties(settings, "Gpt2Checkpoint")
+    assert len({item["artifact_uri"] for item in properties}) == 2
 
 
 @pytest.mark.parametrize("runner", ["local", "beam"])

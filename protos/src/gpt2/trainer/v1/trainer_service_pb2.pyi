@@ -35,7 +35,7 @@ class ImportCheckpointRequest(_message.Message):
     """
     uri: _builtins.str
     """URI of a folder, under the configured roots, in OpenAI's format (`hparams.json` and a TensorFlow checkpoint)
-    or in Hugging Face's (`config.json` and `model.safetensors`).
+    or in Hugging Face's (`config.json` and `model.safetensors`). Behind http:// and https:// OpenAI's is expected.
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:

@@ -13,7 +13,7 @@ import logging
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
@@ -34,6 +34,8 @@ FILES = (
     "model.ckpt.meta",
     "vocab.bpe",
 )
+NEEDED_FILES = tuple(name for name in FILES if name != "model.ckpt.meta")
+"""Those that are read; the graph in the other is OpenAI's own code's."""
 KNOWN_SHA256: Mapping[str, str] = MappingProxyType(
     {
         "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
@@ -81,6 +83,7 @@ class ModelDownload:
         on_progress: Called with bytes done and bytes in all of the file under way; what it raises ends the download.
         known_sha256: Checksums by file name, or by model and file name.
         known_sizes: Sizes in bytes, likewise.
+        files: Names of the files that make the model.
         first_wait_seconds: Wait before the second attempt; it doubles with each.
     """
 
@@ -91,6 +94,7 @@ class ModelDownload:
     on_progress: Callable[[int, int], None]
     known_sha256: Mapping[str, str] = field(default_factory=lambda: KNOWN_SHA256)
     known_sizes: Mapping[str, int] = field(default_factory=lambda: KNOWN_SIZES)
+    files: Sequence[str] = FILES
     first_wait_seconds: float = 1.0
 
     @property
@@ -110,7 +114,7 @@ class ModelDownload:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / ".lock", lambda: self.on_progress(0, 0)):
             pins = _read_pins(folder / _PINS)
-            for name in FILES:
+            for name in self.files:
                 if not self._is_cached(folder / name, pins):
                     pins[name] = self._download(folder / name)
                     (folder / f".{_PINS}").write_text(json.dumps(pins, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,9 @@
 """ImportCheckpoint: takes OpenAI's or Hugging Face's weights as a checkpoint. Never makes up what is missing."""
 
+import hashlib
 import posixpath
 import shutil
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -24,7 +26,7 @@ from gpt2_trainer.formats.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from gpt2_trainer.formats.openai_download import ModelDownload
+from gpt2_trainer.formats.openai_download import NEEDED_FILES, ModelDownload
 from gpt2_trainer.formats.tokenizer_files import write_tokenizer
 from gpt2_trainer.model.backend import select_backend
 from gpt2_trainer.model.weights import Weights, count_parameters
@@ -54,10 +56,12 @@ def import_checkpoint(
         raise InvalidRequest(problems)
     field = request.WhichOneof("source") or ""
     if field == "openai_model":
-        folder, address = _download(request.openai_model, context)
+        download = _download(request.openai_model, context)
+        folder, address = download.run(), download.address
     else:
         address = context.require_allowed("uri", request.uri)
-        folder = _local_copy(address, context)
+        is_web_address = address.startswith(("http://", "https://"))
+        folder = _web_download(address, context).run() if is_web_address else _local_copy(address, context)
     context.report("reading")
     outputs = []
     tokenizer = _publish_tokenizer(folder / TOKENIZER if _is_ours(folder) else folder, field, context)
@@ -84,22 +88,37 @@ def _is_ours(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (WEIGHTS, STATE))
 
 
-def _download(name: str, context: JobContext[TrainerSettings]) -> tuple[Path, str]:
-    """Downloads an OpenAI model. Returns its folder and its address."""
+def _download(name: str, context: JobContext[TrainerSettings]) -> ModelDownload:
+    """The download of one of OpenAI's models."""
     settings = context.settings
-
-    def progress(done: int, total: int) -> None:
-        context.check_cancelled()
-        context.report("downloading", done, total, "bytes")
-
-    download = ModelDownload(
+    return ModelDownload(
         base_url=settings.openai_base_url,
         model=OFFICIAL_NAMES[name],
         cache=settings.openai_cache,
         timeout_seconds=settings.download_timeout_seconds,
-        on_progress=progress,
+        on_progress=partial(_report_download, context),
     )
-    return download.run(), download.address
+
+
+def _web_download(address: str, context: JobContext[TrainerSettings]) -> ModelDownload:
+    """The download of another model in OpenAI's format, of which no checksum is known beforehand."""
+    base_url, _, model = address.rpartition("/")
+    settings = context.settings
+    return ModelDownload(
+        base_url=base_url,
+        model=model,
+        cache=settings.openai_cache / "others" / hashlib.sha256(base_url.encode()).hexdigest()[:16],
+        timeout_seconds=settings.download_timeout_seconds,
+        on_progress=partial(_report_download, context),
+        known_sha256={},
+        known_sizes={},
+        files=NEEDED_FILES,
+    )
+
+
+def _report_download(context: JobContext[TrainerSettings], done: int, total: int) -> None:
+    context.check_cancelled()
+    context.report("downloading", done, total, "bytes")
 
 
 def _local_copy(uri: str, context: JobContext[TrainerSettings]) -> Path:
