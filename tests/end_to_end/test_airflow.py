@@ -101,6 +101,10 @@ def airflow(stack, tmp_path_factory) -> Iterator[Airflow]:
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "AIRFLOW__SCHEDULER__USAGE_DATA_COLLECTION_ENABLED": "False",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+        # A task whose processes are gone is found soon, not after five minutes.
+        "AIRFLOW__SCHEDULER__LOCAL_TASK_JOB_HEARTBEAT_SEC": "2",
+        "AIRFLOW__SCHEDULER__SCHEDULER_ZOMBIE_TASK_THRESHOLD": "15",
+        "AIRFLOW__SCHEDULER__ZOMBIE_DETECTION_INTERVAL": "3",
         "GPT2_PIPELINES": str(home / "pipelines"),
         "GPT2_PIPELINE_ROOT": str(home / "runs"),
         "GPT2_RETRY_SECONDS": "1",
