@@ -36,7 +36,7 @@ def test_an_image_is_locked_and_runs_without_root(root, dockerfile):
     text = (root / dockerfile).read_text()
     assert text.count("pip install") == 3
     assert text.count("--require-hashes") == 2
-    assert instruction(text, "USER") == ["gpt2"]
+    assert instruction(text, "USER") == ["10001"]
     assert "HEALTHCHECK" in text
 
 

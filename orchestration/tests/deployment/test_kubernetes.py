@@ -62,6 +62,7 @@ def test_a_pod_has_no_more_rights_than_it_needs(overlay, service):
     pod = pod_of(objects, service)
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["runAsUser"] == 10001
     assert not pod["automountServiceAccountToken"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
