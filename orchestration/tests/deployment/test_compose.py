@@ -114,6 +114,21 @@ def test_composes_own_loader_takes_the_file_and_the_gpu_override(compose_loader,
     assert trainer["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
 
 
+def test_the_s3_override_keeps_the_artifacts_of_every_service_in_the_store(compose_loader, root, known_to):
+    files = (root / "docker-compose.yml", root / "docker-compose.s3.yml")
+    loaded = compose_loader(*files, secrets={**SECRETS, "S3_PASSWORD": "secret"})
+    assert loaded.returncode == 0, loaded.stderr
+    containers = json.loads(loaded.stdout)["services"]
+    for service in ("exporter", "tokenizer", "trainer", "registry"):
+        own = {k: v for k, v in containers[service]["environment"].items() if k.startswith("GPT2_")}
+        assert known_to(service, own).artifact_root == "s3://gpt2/artifacts"
+        assert containers[service]["environment"]["AWS_ENDPOINT_URL"] == "http://s3:9000"
+        assert containers[service]["depends_on"]["bucket"]["condition"] == "service_completed_successfully"
+    refused = compose_loader(*files)
+    assert refused.returncode != 0
+    assert "S3_PASSWORD" in refused.stderr
+
+
 @pytest.mark.parametrize("secret", SECRETS)
 def test_a_missing_secret_is_refused_with_what_to_do(compose_loader, root, secret):
     answer = compose_loader(root / "docker-compose.yml", secrets={k: v for k, v in SECRETS.items() if k != secret})
