@@ -64,7 +64,7 @@ def download_url(uri: str, settings: TokenizerSettings) -> str:
             [
                 (
                     "uri",
-                    f"{uri[:200]!r} lies under no URL to download from: add its to GPT2_TOKENIZER_DOWNLOAD_URLS",
+                    f"{uri[:200]!r} lies under no URL to download from: add its folder to GPT2_TOKENIZER_DOWNLOAD_URLS",
                 )
             ]
         )
