@@ -9,12 +9,11 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import DataLoss, FailedPrecondition
 
-COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": lambda raw: pa.Codec("zstd").compress(raw, asbytes=True)}
 TEXTS = ["one, two", 'say "hi"\nthere', "Grüße\r\nü", "x" * 5000, " "]
 
 
@@ -24,10 +23,17 @@ def as_csv(texts):
     return out.getvalue().encode()
 
 
+def as_parquet(texts):
+    out = io.BytesIO()
+    pq.write_table(pa.table({"text": texts}), out, row_group_size=70)
+    return out.getvalue()
+
+
 FORMATS = {
     ".csv": as_csv,
     ".json": lambda texts: json.dumps([{"text": text} for text in texts]).encode(),
     ".jsonl": lambda texts: "".join(json.dumps({"text": text}) + "\n" for text in texts).encode(),
+    ".parquet": as_parquet,
 }
 
 
@@ -160,14 +166,34 @@ def test_parquet_is_read_by_column(texts, run):
         run("d", text_field="m")
 
 
+def test_parquet_without_a_value_or_with_a_name_twice(texts, run):
+    pq.write_table(pa.table({"text": pa.nulls(3)}), texts / "a.parquet")
+    pq.write_table(pa.table({"text": pa.array(["b"], pa.large_string())}), texts / "b.parquet")
+    corpus = run(max_rejected=-1)
+    assert (corpus.texts, corpus.summary["rejected_by_reason"]) == (["b"], {"text null": 3})
+    pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), texts / "a.parquet")
+    with pytest.raises(FailedPrecondition, match="has 2 columns text: rename"):
+        run("b")
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("a.txt.gz", gzip.compress(b"text" * 1000)[:-20]),
         ("a.txt.gz", b"no gzip"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:30]),
+        ("a.txt.gz", gzip.compress(b"text") + b"rest"),
+        ("a.jsonl.gz", b""),
         ("a.txt.zst", b"no zstandard"),
+        ("a.txt.zst", b""),
+        ("a.txt.zst", COMPRESS[".zst"](b"text" * 1000)[:-1]),
+        ("a.jsonl.zst", COMPRESS[".zst"](b'{"text": "a"}\n') + COMPRESS[".zst"](b'{"text": "b"}\n' * 99)[:9]),
+        ("a.jsonl.zst", COMPRESS[".zst"](b'{"text": "a"}\n') + b"rest"),
         ("a.parquet", b"no parquet"),
+        ("a.parquet", as_parquet(TEXTS)[:-9]),
+        ("a.parquet.gz", gzip.compress(b"no parquet")),
+        ("a.parquet.gz", gzip.compress(as_parquet(TEXTS))[:-9]),
+        ("a.parquet.zst", COMPRESS[".zst"](as_parquet(TEXTS))[:-9]),
     ],
 )
 def test_a_damaged_file_is_named(texts, run, name, content):
@@ -204,5 +230,5 @@ def test_links_to_folders_are_not_followed_so_that_none_leads_around(texts, run)
 def test_other_endings_are_left_alone(texts, run):
     (texts / "a.txt").write_text("a")
     (texts / "b.txt.bz2").write_bytes(bz2.compress(b"b"))
-    (texts / "c.parquet.gz").write_bytes(gzip.compress(b"c"))
+    (texts / "c.parquet.xz").write_bytes(b"c")
     assert run().texts == ["a"]

@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from gpt2_exporter.files.streams import read_lines, skip
 
 BROKEN_ROW = "broken CSV row"
 _ROWS_AT_ONCE = 1000
+_BYTES_AT_ONCE = 4 << 20
 _READ_BYTES = 1 << 20
 
 
@@ -62,6 +63,7 @@ def read_csv(stream: Any, begin: Place, rules: FileRules, uri: str) -> Iterator[
         raise FailedPrecondition(
             f"{uri} has no column {rules.text_field}; its first row names {', '.join(header) or 'none'}: set text_field"
         )
+    _require_once(header, rules.text_field, uri)
     column = header.index(rules.text_field)
     place = Place(lines.offset, 0)
     if begin.number:
@@ -107,7 +109,8 @@ def read_parquet(stream: Any, begin: Place, rules: FileRules, uri: str) -> Itera
                 rows += size
                 if rows > begin.number:
                     number = rows - size
-                    for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[rules.text_field]):
+                    batch_rows = _rows_at_once(file.metadata.row_group(group), rules.text_field)
+                    for batch in file.iter_batches(batch_rows, row_groups=[group], columns=[rules.text_field]):
                         yield from _rows(batch.column(0).cast(kind), number, begin.number, rules)
                         number += len(batch)
     except pa.ArrowInvalid as error:
@@ -119,12 +122,28 @@ def _column_type(file: pq.ParquetFile, column: str, uri: str) -> pa.DataType:
     schema = file.schema_arrow
     if column not in schema.names:
         raise FailedPrecondition(f"{uri} has no column {column}; it has {', '.join(schema.names)}: set text_field")
+    _require_once(schema.names, column, uri)
     kind = schema.field(column).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    # A column without a single value can have the type of null.
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
         return pa.large_binary()
     raise FailedPrecondition(f"{uri}: the column {column} holds {kind}, not strings: set text_field to one that does")
+
+
+def _require_once(names: Sequence[str], column: str, uri: str) -> None:
+    """Raises FailedPrecondition when several columns have the name."""
+    if names.count(column) > 1:
+        raise FailedPrecondition(f"{uri} has {names.count(column)} columns {column}: rename all but one")
+
+
+def _rows_at_once(group: pq.RowGroupMetaData, column: str) -> int:
+    """Rows to decode together: fewer where texts are long, so that memory does not grow with them."""
+    columns = (group.column(index) for index in range(group.num_columns))
+    size = sum(part.total_uncompressed_size for part in columns if part.path_in_schema == column)
+    rows: int = _BYTES_AT_ONCE * group.num_rows // max(1, size)
+    return max(1, min(_ROWS_AT_ONCE, rows))
 
 
 def _rows(values: pa.Array, first: int, begin: int, rules: FileRules) -> Iterator[FileDocument]:
