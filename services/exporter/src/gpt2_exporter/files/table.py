@@ -43,7 +43,7 @@ class _Lines:
         self.row_bytes += size
         if raw is None or self.row_bytes > record.LARGEST_DOCUMENT:
             raise OverflowError
-        line = self._rules.decode_part(raw)
+        line = self._rules.decode_part(raw, begins=self._first)
         if self._first:
             self._first, line = False, line.removeprefix("\ufeff")
         return line
@@ -53,12 +53,12 @@ def read_csv(stream: Any, begin: Place, rules: FileRules, uri: str) -> Iterator[
     """Yields the column of each row, named by the number of the row after the header.
 
     Raises:
-        FailedPrecondition: The header has no such column.
+        FailedPrecondition: The header has no such column, or is no row of CSV.
     """
     # The parser's own limit is for all of a process: this one only reads files. A row is limited by its lines.
     csv.field_size_limit(sys.maxsize)
     lines = _Lines(stream, START, rules)
-    header = next(csv.reader(lines), [])
+    header = _header(lines, uri)
     if rules.text_field not in header:
         raise FailedPrecondition(
             f"{uri} has no column {rules.text_field}; its first row names {', '.join(header) or 'none'}: set text_field"
@@ -70,7 +70,7 @@ def read_csv(stream: Any, begin: Place, rules: FileRules, uri: str) -> Iterator[
         skip(stream, begin.offset - lines.offset)
         place = begin
         lines = _Lines(stream, begin, rules)
-    rows = csv.reader(lines)
+    rows = csv.reader(lines, strict=True)
     while True:
         lines.row_bytes = 0
         reason, row = "", []
@@ -84,13 +84,27 @@ def read_csv(stream: Any, begin: Place, rules: FileRules, uri: str) -> Iterator[
             reason = BROKEN_ROW
         if reason:
             # The parser is in the middle of a row: another one begins with the next line.
-            rows = csv.reader(lines)
+            rows = csv.reader(lines, strict=True)
         elif not row:
             continue
+        elif any(row[len(header) :]):
+            # As where a text holds a comma and has no quotes: which part belongs to which column is not known.
+            reason = BROKEN_ROW
         place = Place(lines.offset, place.number + 1)
         text = row[column] if column < len(row) else ...
         reason = reason or record.unusable_reason(text) or rules.check(str(text))
         yield FileDocument(str(place.number), "" if reason else str(text), reason, place)
+
+
+def _header(lines: _Lines, uri: str) -> list[str]:
+    """The first row that is not blank."""
+    try:
+        return next((row for row in csv.reader(lines, strict=True) if row), [])
+    except (csv.Error, OverflowError) as error:
+        raise FailedPrecondition(
+            f"{uri} does not begin with a row of column names ({str(error) or record.TOO_LARGE}): "
+            "write it as CSV with quotes as in RFC 4180 and lines that end in LF or CRLF"
+        ) from error
 
 
 def read_parquet(stream: Any, begin: Place, rules: FileRules, uri: str) -> Iterator[FileDocument]:
