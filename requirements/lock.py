@@ -24,6 +24,7 @@ LOCKS: dict[str, list[str]] = {
     "airflow": [ORCHESTRATION, "--extra", "airflow"],
     "peers": ["--group", "peers"],
     **{service: [f"services/{service}/pyproject.toml"] for service in SERVICES},
+    "trainer-gpu": ["services/trainer/pyproject.toml", "--extra", "gpu"],
 }
 """Each file's name and what it is compiled from."""
 

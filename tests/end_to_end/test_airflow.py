@@ -194,11 +194,11 @@ def test_a_killed_worker_s_task_is_retried_and_takes_up_the_same_job(airflow, st
 
 
 def test_the_services_dag_waits_without_a_slot_and_registers(airflow, stack):
-    run = airflow.trigger("airflow-services", {"steps": 2000, "model_name": "airflow-direct"})
+    run = airflow.trigger("airflow-services", {"steps": 8000, "model_name": "airflow-direct"})
     state = lambda: airflow.tasks("airflow-services", run).get("TrainModel", {}).get("state")  # noqa: E731
     wait_for(lambda: state() in ("deferred", "success", "failed"), 300)
+    wait_for(lambda: processes_of(airflow, "TrainModel", run) == [], 60)
     assert state() == "deferred"
-    assert processes_of(airflow, "TrainModel", run) == []
     assert airflow.wait("airflow-services", run) == "success", airflow.log_of("airflow-services")
     assert latest_version(stack, "airflow-direct").version == 1
 

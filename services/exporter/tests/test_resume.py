@@ -30,6 +30,7 @@ def spawn(request, function, environment, job_id="job"):
         "run_id": job_id,
         "attempt": 1,
         "request_digest": "digest",
+        "lease_seconds": 600,
         "function": f"gpt2_exporter.jobs:{function}",
         "settings": "gpt2_exporter.settings:ExporterSettings",
         "request_type": f"gpt2.exporter.v1.exporter_service_pb2:{type(request).__name__}",

@@ -174,6 +174,7 @@ def spawn(corpus_uri, tokenizer_uri, environment, job_id="job"):
         "run_id": job_id,
         "attempt": 1,
         "request_digest": "digest",
+        "lease_seconds": 600,
         "function": "gpt2_tokenizer.jobs:encode_corpus",
         "settings": "gpt2_tokenizer.settings:TokenizerSettings",
         "request_type": "gpt2.tokenizer.v1.tokenizer_service_pb2:EncodeCorpusRequest",

@@ -1,0 +1,125 @@
+"""The whole pipeline on an object store: text, artifacts and models in S3, on a server that speaks its protocol."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import grpc
+import pytest
+
+from gpt2.registry.v1 import registry_service_pb2
+from gpt2_orchestration.calls import DEFAULT_PORTS
+from gpt2_orchestration.client import ClientSettings, ServiceError, connect
+from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
+from gpt2_orchestration.runners import run_pipeline
+from gpt2_orchestration.specification import parse_specification
+
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not answer in time"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def object_store(monkeypatch) -> Iterator[fsspec.AbstractFileSystem]:
+    port = free_port()
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        store = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+        store.mkdir("gpt2")
+        yield store
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def services(object_store, stack, tmp_path, monkeypatch) -> Iterator[ClientSettings]:
+    """The four services with all that they keep in the object store."""
+    addresses = {name: f"127.0.0.1:{free_port()}" for name in DEFAULT_PORTS}
+    processes = []
+    for name, address in addresses.items():
+        monkeypatch.setenv(f"GPT2_{name.upper()}_ADDRESS", address)
+        environment = {
+            **os.environ,
+            "GPT2_LISTEN": address,
+            "GPT2_ARTIFACT_ROOT": "s3://gpt2/artifacts",
+            "GPT2_ALLOWED_ROOTS": "s3://gpt2/texts",
+            "GPT2_SCRATCH_FOLDER": str(tmp_path / name),
+            "GPT2_DATABASE_URL": f"sqlite:///{tmp_path / name}.db",
+            "GPT2_KAFKA_BOOTSTRAP_SERVERS": "",
+            "GPT2_MLFLOW_TRACKING_URI": stack.addresses.mlflow_uri,
+        }
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            command = [sys.executable, "-m", f"gpt2_{name}"]
+            processes.append(subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log))
+    client = ClientSettings(addresses=addresses)
+    try:
+        for name in addresses:
+            wait_for(lambda name=name: answers(name, client))
+        yield client
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(60)
+
+
+def answers(name: str, client: ClientSettings) -> bool:
+    try:
+        with connect(name, client) as service:
+            return bool(service.version())
+    except (ServiceError, grpc.RpcError):
+        return False
+
+
+def test_a_pipeline_runs_with_all_it_keeps_in_an_object_store(services, object_store, tmp_path):
+    for number in range(20):
+        object_store.pipe_file(f"gpt2/texts/{number}.txt", f"{number} bottles of beer on the wall, ".encode() * 40)
+    specification = parse_specification(
+        {
+            "name": "object-store",
+            "import_files": {"uris": ["s3://gpt2/texts"]},
+            "train_tokenizer": {"vocabulary_size": 300},
+            "encode_corpus": {"validation_fraction": 0.5},
+            "train_model": {
+                "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 16},
+                "config": {"steps": 20, "batch_size": 2, "learning_rate": 0.01},
+            },
+            "register_model": {"model_name": "object-store", "label": "staging"},
+        }
+    )
+    facts = ask_services(specification, services)
+    settings = PipelineSettings(root=tmp_path / "pipeline", metadata=tmp_path / "metadata.db")
+    run_pipeline("local", specification, facts, settings)
+    manifests = [Path(path) for path in object_store.find("gpt2/artifacts") if path.endswith("/manifest.json")]
+    kinds = {path.parent.name for path in manifests}
+    assert kinds >= {"corpus", "tokenizer", "dataset", "checkpoint", "logs", "samples", "model"}
+    with connect("registry", services) as registry:
+        request = registry_service_pb2.GetModelVersionRequest(model_name="object-store", label="staging")
+        assert registry.call("GetModelVersion", request).model_version.version == 1
+    # What was worked on here is gone; the store alone holds what was made.
+    assert [path for path in tmp_path.glob("*/**/work/*") if path.is_dir()] == []
