@@ -9,12 +9,11 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import DataLoss, FailedPrecondition
 
-COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": lambda raw: pa.Codec("zstd").compress(raw, asbytes=True)}
 TEXTS = ["one, two", 'say "hi"\nthere', "Grüße\r\nü", "x" * 5000, " "]
 
 
@@ -24,10 +23,17 @@ def as_csv(texts):
     return out.getvalue().encode()
 
 
+def as_parquet(texts):
+    out = io.BytesIO()
+    pq.write_table(pa.table({"text": texts}), out, row_group_size=70)
+    return out.getvalue()
+
+
 FORMATS = {
     ".csv": as_csv,
     ".json": lambda texts: json.dumps([{"text": text} for text in texts]).encode(),
     ".jsonl": lambda texts: "".join(json.dumps({"text": text}) + "\n" for text in texts).encode(),
+    ".parquet": as_parquet,
 }
 
 
@@ -120,6 +126,18 @@ def test_json_and_csv_can_be_in_another_encoding(texts, run):
     [
         (b'\xef\xbb\xbf {"text": "one"}', ["one"], {}),
         (b'[{"text": "a"}, 5, {"text": null}, {"no": 1}, {"text": "b"}]', ["a", "b"], 3),
+        (b'{"text": "a"}\n{"text": "b"}\n [{"text": "c"}] []', ["a", "b", "c"], {}),
+        (b'["a", {"text": "b"}]', ["b"], {"not a JSON object": 1}),
+        (b'[{"text": "a", "text": "b"}]', ["b"], {}),
+        (
+            b'[{"text": "a", "n": ' + b"9" * 5000 + b'}, {"n": [1e999, NaN, 123456789012345678901], "text": "b"}]',
+            ["a", "b"],
+            {},
+        ),
+        (b'[{"text": "\\ud800"}, {"text": "\\ud83d\\ude00"}]', ["\U0001f600"], {"broken UTF-8": 1}),
+        ('[{"text": "\ufdd0\ufdef\ufdd0"}]'.encode(), ["\ufdd0\ufdef\ufdd0"], {}),
+        (b'[{"text": "a"},]', ["a"], {"not a JSON object": 1}),
+        (b" \n", [], {"not a JSON object": 1}),
         (b'[{"text": "a"}, {"text": "b"', ["a"], {"not a JSON object": 1}),
         (b'[{"text": "a"}] trailing', ["a"], {"not a JSON object": 1}),
         (b'[{"text": "a"}, ' + b"[" * 100_000, ["a"], {"not a JSON object": 1}),
@@ -127,10 +145,60 @@ def test_json_and_csv_can_be_in_another_encoding(texts, run):
 )
 def test_json_that_is_odd_or_broken(texts, run, content, texts_found, reasons):
     (texts / "a.json").write_bytes(content)
+    (texts / "b.txt").write_text("last")
     corpus = run(max_rejected=-1)
-    assert corpus.texts == texts_found
+    assert corpus.texts == [*texts_found, "last"]
     found = corpus.summary["rejected_by_reason"]
     assert (sum(found.values()) if isinstance(reasons, int) else found) == reasons
+
+
+@pytest.mark.parametrize("block", [1, 7])
+def test_where_the_blocks_of_a_json_file_end_changes_nothing(texts, run, monkeypatch, block):
+    monkeypatch.setattr("gpt2_exporter.files.objects._BLOCK", block)
+    odd = r'[ {"text": "ü\"\\\ud83d\ude00", "n": [-1.5e+10, true, null, -Infinity]} , 12.5, {"text": "b"} ]'
+    odd += ' {"text": "c"} 7'
+    (texts / "a.json").write_text(odd)
+    corpus = run(max_rejected=2)
+    assert corpus.texts == ['ü"\\\U0001f600', "b", "c"]
+    assert corpus.rejects[0]["id"] == "a.json:2"
+    assert corpus.rejects[1]["id"] == "a.json:5"
+
+
+@pytest.mark.parametrize(
+    ("content", "found", "broken"),
+    [
+        (b'\n\ntext,n\r\n"a\r\nb",1\r\nc\0d,2\n', ["a\r\nb", "c\0d"], 0),
+        (b'text,n\n"a"x,1\nb "c",2\n', ['b "c"'], 1),
+        (b"text,n\na, b,1\nc,2,\nd\n", ["c", "d"], 1),
+        (b'text,n\na,1\n"b\nc,2\n', ["a"], 1),
+        (b"text,n\na\rb,1\nc,2\n", ["c"], 1),
+    ],
+)
+def test_csv_that_is_odd_or_broken(texts, run, content, found, broken):
+    (texts / "a.csv").write_bytes(content)
+    corpus = run(max_rejected=-1)
+    assert corpus.texts == found
+    assert corpus.summary["rejected_by_reason"] == ({"broken CSV row": broken} if broken else {})
+
+
+def test_csv_whose_header_is_none_or_ambiguous_says_so(texts, run):
+    (texts / "a.csv").write_bytes(b"text,n\ra,1\r")
+    with pytest.raises(FailedPrecondition, match=r"does not begin with a row of column names.*LF or CRLF"):
+        run()
+    (texts / "a.csv").write_bytes(b"text,text\na,b\n")
+    with pytest.raises(FailedPrecondition, match="has 2 columns text: rename"):
+        run("b")
+
+
+@pytest.mark.parametrize("unit", [pb.TEXT_UNIT_FILE, pb.TEXT_UNIT_LINE, pb.TEXT_UNIT_PARAGRAPH])
+def test_a_byte_order_mark_is_taken_off_where_the_encoding_says_so(texts, run, unit):
+    bom = b"\xef\xbb\xbf"
+    (texts / "a.txt").write_bytes(bom + b"one\n\n" + bom + b"two")
+    (texts / "b.csv").write_bytes(bom + b"text\nthree\n")
+    (texts / "c.jsonl").write_bytes(bom + b'{"text": "four"}\n')
+    (texts / "d.json").write_bytes(bom + b'{"text": "five"}\n')
+    plain = ["one\n\n\ufefftwo"] if unit == pb.TEXT_UNIT_FILE else ["one", "\ufefftwo"]
+    assert run(text_unit=unit, encoding="utf-8-sig").texts == [*plain, "three", "four", "five"]
 
 
 def test_rows_of_csv_that_are_short_or_empty(texts, run):
@@ -160,14 +228,34 @@ def test_parquet_is_read_by_column(texts, run):
         run("d", text_field="m")
 
 
+def test_parquet_without_a_value_or_with_a_name_twice(texts, run):
+    pq.write_table(pa.table({"text": pa.nulls(3)}), texts / "a.parquet")
+    pq.write_table(pa.table({"text": pa.array(["b"], pa.large_string())}), texts / "b.parquet")
+    corpus = run(max_rejected=-1)
+    assert (corpus.texts, corpus.summary["rejected_by_reason"]) == (["b"], {"text null": 3})
+    pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), texts / "a.parquet")
+    with pytest.raises(FailedPrecondition, match="has 2 columns text: rename"):
+        run("b")
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("a.txt.gz", gzip.compress(b"text" * 1000)[:-20]),
         ("a.txt.gz", b"no gzip"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:30]),
+        ("a.txt.gz", gzip.compress(b"text") + b"rest"),
+        ("a.jsonl.gz", b""),
         ("a.txt.zst", b"no zstandard"),
+        ("a.txt.zst", b""),
+        ("a.txt.zst", COMPRESS[".zst"](b"text" * 1000)[:-1]),
+        ("a.jsonl.zst", COMPRESS[".zst"](b'{"text": "a"}\n') + COMPRESS[".zst"](b'{"text": "b"}\n' * 99)[:9]),
+        ("a.jsonl.zst", COMPRESS[".zst"](b'{"text": "a"}\n') + b"rest"),
         ("a.parquet", b"no parquet"),
+        ("a.parquet", as_parquet(TEXTS)[:-9]),
+        ("a.parquet.gz", gzip.compress(b"no parquet")),
+        ("a.parquet.gz", gzip.compress(as_parquet(TEXTS))[:-9]),
+        ("a.parquet.zst", COMPRESS[".zst"](as_parquet(TEXTS))[:-9]),
     ],
 )
 def test_a_damaged_file_is_named(texts, run, name, content):
@@ -204,5 +292,5 @@ def test_links_to_folders_are_not_followed_so_that_none_leads_around(texts, run)
 def test_other_endings_are_left_alone(texts, run):
     (texts / "a.txt").write_text("a")
     (texts / "b.txt.bz2").write_bytes(bz2.compress(b"b"))
-    (texts / "c.parquet.gz").write_bytes(gzip.compress(b"c"))
+    (texts / "c.parquet.xz").write_bytes(b"c")
     assert run().texts == ["a"]

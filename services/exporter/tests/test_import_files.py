@@ -1,6 +1,7 @@
 """Imports of text files."""
 
 import json
+import os
 
 import pytest
 
@@ -131,6 +132,14 @@ def test_a_link_that_leads_out_of_the_roots_is_refused(texts, tmp_path, context,
     (tmp_path / "secret.txt").write_text("secret")
     (texts / "link.txt").symlink_to(tmp_path / "secret.txt")
     with pytest.raises(InvalidRequest, match="outside the allowed roots"):
+        export(ask(texts.as_uri()), context)
+
+
+@pytest.mark.parametrize("target", ["odd.txt", "nothing.txt", None])
+def test_what_has_a_files_name_and_is_none_is_an_error(texts, context, export, target):
+    write(texts, a_txt="a")
+    (texts / "odd.txt").symlink_to(texts / target) if target else os.mkfifo(texts / "odd.txt")
+    with pytest.raises(FailedPrecondition, match=r"odd\.txt is no file, nor a link to one: remove it"):
         export(ask(texts.as_uri()), context)
 
 

@@ -105,4 +105,5 @@ def _import(request: pb.ImportFilesRequest, context: JobContext[ExporterSettings
     limit = RejectLimit(request.max_rejected, request.max_rejected_share, advice)
     files = list_files(request.uris, context.require_allowed)
     rules = FileRules(path, encoding, request.encoding_errors, request.text_unit)
-    return write_corpus(context, FileDocuments(files, rules), limit, request.documents)
+    documents = FileDocuments(files, rules, context.work, context.check_cancelled)
+    return write_corpus(context, documents, limit, request.documents)

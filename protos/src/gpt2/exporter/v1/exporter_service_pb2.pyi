@@ -338,11 +338,14 @@ class ImportFilesRequest(_message.Message):
     TEXT_UNIT_FIELD_NUMBER: _builtins.int
     ENCODING_ERRORS_FIELD_NUMBER: _builtins.int
     text_field: _builtins.str
-    """Where the text is: path in an object of a `.json` file (one object, or an array of them) or of a line of a `.jsonl`
-    file; name of a column of a `.csv` file, whose first row holds the names, or of a `.parquet` file. Default `text`.
+    """Where the text is: path in an object of a `.json` file (an array of objects, or objects one after another) or of a
+    line of a `.jsonl` file; name of a column of a `.csv` file (RFC 4180), whose first row holds the names, or of a
+    `.parquet` file. Default `text`.
     """
     encoding: _builtins.str
-    """Encoding of the files, by a name such as `utf-8`, `latin-1` or `cp1252`; `.parquet` has its own. Default `utf-8`."""
+    """Encoding of the files, by a name such as `utf-8`, `latin-1` or `cp1252`; `utf-8-sig` takes a byte order mark
+    off plain text, which `utf-8` keeps; `.parquet` has its own. Default `utf-8`.
+    """
     max_rejected: _builtins.int
     """Most documents that may be unusable before the job fails. -1: no limit. Default 0: the first one fails the job."""
     max_rejected_share: _builtins.float

@@ -11,10 +11,10 @@ import fsspec
 from gpt2_common.errors import FailedPrecondition, InvalidRequest, NotFound, Unavailable
 
 COMPRESSIONS = (".gz", ".zst")
-_PLAIN_SUFFIXES = (".txt", ".md", ".csv", ".json", ".jsonl")
-# Parquet is compressed inside.
-SUFFIXES = (*_PLAIN_SUFFIXES, ".parquet", *(suffix + end for suffix in _PLAIN_SUFFIXES for end in COMPRESSIONS))
-SUFFIXES_IN_WORDS = "one of .txt, .md, .csv, .json, .jsonl (also with .gz or .zst after it) or in .parquet"
+PARQUET = ".parquet"
+_BARE_SUFFIXES = (".txt", ".md", ".csv", ".json", ".jsonl", PARQUET)
+SUFFIXES = (*_BARE_SUFFIXES, *(suffix + end for suffix in _BARE_SUFFIXES for end in COMPRESSIONS))
+SUFFIXES_IN_WORDS = "one of .txt, .md, .csv, .json, .jsonl or .parquet, also with .gz or .zst after it"
 _GLOB_CHARACTERS = frozenset("*[")
 
 AllowCheck = Callable[[str, str], str]
@@ -61,7 +61,7 @@ def list_files(uris: Sequence[str], require_allowed: AllowCheck) -> list[TextFil
     Raises:
         InvalidRequest: A URI or a file is outside the roots, or a URI names a file of another type.
         NotFound: There is nothing at a URI.
-        FailedPrecondition: There is no file to read in a folder.
+        FailedPrecondition: There is no file to read in a folder, or what has a file's name is none.
     """
     found: dict[str, TextFile] = {}
     for index, uri in enumerate(uris):
@@ -114,6 +114,9 @@ def _folder_before_glob(pattern: str) -> str:
 
 
 def _file(field: str, filesystem: Any, base: str, path: str, require_allowed: AllowCheck) -> TextFile:
+    if not filesystem.isfile(path):
+        # Such as a pipe, which would be waited for without end, or a link to nothing or to itself.
+        raise FailedPrecondition(f"{field}: {path} is no file, nor a link to one: remove it, or name other files")
     uri = require_allowed(field, path if path.startswith("/") else filesystem.unstrip_protocol(path))
     # A file name of bytes that are no UTF-8 is legal on Linux, but no text.
     name = path[len(base) :].lstrip("/").encode("utf-8", "backslashreplace").decode()

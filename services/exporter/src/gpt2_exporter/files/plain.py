@@ -31,7 +31,7 @@ def read_text_lines(stream: Any, begin: Place, rules: FileRules) -> Iterator[Fil
         if raw is None:
             yield FileDocument(str(place.number), "", record.TOO_LARGE, place)
         elif raw.strip():
-            text, reason = rules.decode(raw.removesuffix(b"\n").removesuffix(b"\r"))
+            text, reason = rules.decode(raw.removesuffix(b"\n").removesuffix(b"\r"), begins=place.number == 1)
             yield FileDocument(str(place.number), text, reason or record.unusable_reason(text), place)
 
 
@@ -61,5 +61,6 @@ def read_paragraphs(stream: Any, begin: Place, rules: FileRules) -> Iterator[Fil
 def _paragraph(lines: list[bytes], too_large: bool, first: int, after: Place, rules: FileRules) -> FileDocument:
     if too_large:
         return FileDocument(str(first), "", record.TOO_LARGE, after)
-    text, reason = rules.decode(b"".join(lines).removesuffix(b"\n").removesuffix(b"\r"))
+    raw = b"".join(lines).removesuffix(b"\n").removesuffix(b"\r")
+    text, reason = rules.decode(raw, begins=first == 1)
     return FileDocument(str(first), text, reason or record.unusable_reason(text), after)

@@ -2,18 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import FailedPrecondition, NotFound
 from gpt2_exporter.corpus.record import Batch
 from gpt2_exporter.files.document import START, FileDocument, Place
-from gpt2_exporter.files.listing import TextFile
+from gpt2_exporter.files.listing import PARQUET, TextFile
 from gpt2_exporter.files.objects import read_json, read_json_lines
 from gpt2_exporter.files.plain import read_paragraphs, read_text_lines, read_whole
 from gpt2_exporter.files.rules import FileRules
-from gpt2_exporter.files.streams import open_stream
+from gpt2_exporter.files.streams import open_seekable, open_stream
 from gpt2_exporter.files.table import read_csv, read_parquet
 
 _BATCH_DOCUMENTS = 1000
@@ -28,6 +31,8 @@ class FileDocuments:
     Args:
         files: What to read, in order.
         rules: How.
+        scratch: Folder to unpack a file in that cannot be read from its beginning to its end.
+        check_cancelled: Raises when the job is to stop.
 
     Raises:
         FailedPrecondition: Lines are needed, and cannot be found in that encoding.
@@ -36,9 +41,13 @@ class FileDocuments:
     unit = "bytes"
     nothing = "the files hold no document: put some there, or name other files in uris"
 
-    def __init__(self, files: Sequence[TextFile], rules: FileRules) -> None:
+    def __init__(
+        self, files: Sequence[TextFile], rules: FileRules, scratch: Path, check_cancelled: Callable[[], None]
+    ) -> None:
         self._files = files
         self._rules = rules
+        self._scratch = scratch
+        self._check_cancelled = check_cancelled
         self._begins = [0]
         for file in files:
             self._begins.append(self._begins[-1] + file.size)
@@ -86,7 +95,7 @@ class FileDocuments:
     def _read(self, index: int, file: TextFile, begin: Place) -> Iterator[Batch]:
         waiting: list[FileDocument] = []
         characters = 0
-        with open_stream(file) as stream:
+        with self._open(file) as stream:
             for document in self._documents(file)(stream, begin, self._rules):
                 waiting.append(document)
                 characters += len(document.text)
@@ -96,10 +105,16 @@ class FileDocuments:
         if waiting:
             yield self._batch(index, file, waiting)
 
+    def _open(self, file: TextFile) -> AbstractContextManager[Any]:
+        # A file of Parquet begins to be read at its end.
+        if file.suffix == PARQUET:
+            return open_seekable(file, self._scratch, self._check_cancelled)
+        return open_stream(file)
+
     def _documents(self, file: TextFile) -> "partial[Iterator[FileDocument]]":
         readers = {
             ".csv": partial(read_csv, uri=file.uri),
-            ".parquet": partial(read_parquet, uri=file.uri),
+            PARQUET: partial(read_parquet, uri=file.uri),
             ".json": partial(read_json),
             ".jsonl": partial(read_json_lines),
         }

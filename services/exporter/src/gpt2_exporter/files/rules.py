@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 
 DEFAULT_ENCODING = "utf-8"
-# Stands for a broken byte in text whose documents are not known yet; these code points are no characters.
-_BROKEN = "\ufdd0\ufdef\ufdd0"
+_WITHOUT_MARK = "utf-8"
 _ERROR_HANDLERS: dict[int, str] = {pb.ENCODING_ERRORS_REPLACE: "replace", pb.ENCODING_ERRORS_SKIP: "ignore"}
 
 
@@ -32,34 +31,41 @@ class FileRules:
     @property
     def has_line_ends(self) -> bool:
         """Whether a line ends with the byte 10, and with nothing else, in the encoding."""
-        return "\n".encode(self.encoding) == b"\n"
+        return "\n".encode(self.encoding).removeprefix(codecs.BOM_UTF8) == b"\n"
 
-    def decode(self, raw: bytes) -> tuple[str, str]:
-        """The text of a document and an empty reason, or an empty text and the reason."""
+    def decode(self, raw: bytes, *, begins: bool = True) -> tuple[str, str]:
+        """The text of a document and an empty reason, or an empty text and the reason.
+
+        Args:
+            raw: Its bytes.
+            begins: Whether they begin a file, so that a byte order mark can stand there.
+        """
         try:
-            return raw.decode(self.encoding, _ERROR_HANDLERS.get(self.encoding_errors, "strict")), ""
+            return self._decode(raw, _ERROR_HANDLERS.get(self.encoding_errors, "strict"), begins), ""
         except UnicodeError:
             return "", self.broken
 
-    def decode_part(self, raw: bytes) -> str:
-        """The text of a line whose documents are not known yet; broken bytes are marked in it."""
-        text, reason = self.decode(raw)
-        return self.mark(raw.decode(self.encoding, "surrogateescape")) if reason else text
+    def decode_part(self, raw: bytes, *, begins: bool) -> str:
+        """The text of a line whose documents are not known yet; broken bytes are lone surrogates in it."""
+        return self._decode(raw, _ERROR_HANDLERS.get(self.encoding_errors, "surrogateescape"), begins)
 
     def decoder(self) -> codecs.IncrementalDecoder:
-        """Decodes a stream whose documents are not known yet; the broken bytes in what it gives are to be marked."""
+        """Decodes a stream whose documents are not known yet; broken bytes are lone surrogates in what it gives."""
         handler = _ERROR_HANDLERS.get(self.encoding_errors, "surrogateescape")
         return codecs.getincrementaldecoder(self.encoding)(handler)
 
-    @staticmethod
-    def mark(text: str) -> str:
-        """The text with a mark for each broken byte."""
+    def check(self, text: str) -> str:
+        """Why a document with lone surrogates is unusable; empty when it is usable."""
         try:
             text.encode()
         except UnicodeEncodeError:
-            return "".join(_BROKEN if "\ud800" <= character <= "\udfff" else character for character in text)
-        return text
+            return self.broken
+        return ""
 
-    def check(self, text: str) -> str:
-        """Why a document of marked text is unusable; empty when it is usable."""
-        return self.broken if _BROKEN in text else ""
+    def _decode(self, raw: bytes, errors: str, begins: bool) -> str:
+        text = raw.decode(_WITHOUT_MARK if self._has_mark else self.encoding, errors)
+        return text.removeprefix("\ufeff") if self._has_mark and begins else text
+
+    @property
+    def _has_mark(self) -> bool:
+        return codecs.lookup(self.encoding).name == "utf-8-sig"

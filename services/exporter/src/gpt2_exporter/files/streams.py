@@ -1,20 +1,20 @@
 """Opens files as streams of bytes, decompressed by the end of their names; nothing is held but what is asked for."""
 
 import gzip
+import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import zstandard
+import pyarrow as pa
 
 from gpt2_common.errors import DataLoss
 from gpt2_exporter.corpus import record
 from gpt2_exporter.files.listing import TextFile
 
 _BLOCK = 1 << 20
-# A frame may ask for as much memory as this; more is refused as it comes from no usual tool.
-_LARGEST_WINDOW = 128 << 20
 
 
 @contextmanager
@@ -26,17 +26,53 @@ def open_stream(file: TextFile) -> Iterator[Any]:
     """
     with file.filesystem.open(file.path, "rb") as raw:
         try:
+            if file.compression and not file.size:
+                raise EOFError("it is empty, which no compressed file is")
             if file.compression == ".gz":
                 with gzip.GzipFile(fileobj=raw) as stream:
                     yield stream
             elif file.compression == ".zst":
-                decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
-                with decompressor.stream_reader(raw, read_across_frames=True) as stream:
+                # Arrow says so where the last frame is cut off; the bindings of zstandard take that for the end.
+                with pa.CompressedInputStream(raw, "zstd") as stream:
                     yield Buffered(stream)
             else:
                 yield raw
-        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
-            raise DataLoss(f"{file.uri} is damaged ({error}): replace it by a whole copy", uri=file.uri) from error
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise _damaged(file, error) from error
+        except OSError as error:
+            # Arrow's own errors have no number; those of the file beneath keep their type and theirs.
+            if file.compression != ".zst" or type(error) is not OSError or error.errno is not None:
+                raise
+            raise _damaged(file, error) from error
+
+
+@contextmanager
+def open_seekable(file: TextFile, scratch: Path, check_cancelled: Callable[[], None]) -> Iterator[Any]:
+    """Opens a file so that any part of it can be read; one that is compressed is unpacked to the disk first.
+
+    Args:
+        file: What to open.
+        scratch: Folder to unpack in. Nothing is left there, even by a process that is killed.
+        check_cancelled: Raises when the job is to stop.
+
+    Raises:
+        DataLoss: It is compressed, and damaged.
+    """
+    if not file.compression:
+        with open_stream(file) as stream:
+            yield stream
+        return
+    with tempfile.TemporaryFile(dir=scratch) as unpacked:
+        with open_stream(file) as stream:
+            while block := stream.read(_BLOCK):
+                check_cancelled()
+                unpacked.write(block)
+        unpacked.seek(0)
+        yield unpacked
+
+
+def _damaged(file: TextFile, error: Exception) -> DataLoss:
+    return DataLoss(f"{file.uri} is damaged ({error}): replace it by a whole copy", uri=file.uri)
 
 
 class Buffered:

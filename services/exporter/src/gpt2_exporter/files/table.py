@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from gpt2_exporter.files.streams import read_lines, skip
 
 BROKEN_ROW = "broken CSV row"
 _ROWS_AT_ONCE = 1000
+_BYTES_AT_ONCE = 4 << 20
 _READ_BYTES = 1 << 20
 
 
@@ -42,7 +43,7 @@ class _Lines:
         self.row_bytes += size
         if raw is None or self.row_bytes > record.LARGEST_DOCUMENT:
             raise OverflowError
-        line = self._rules.decode_part(raw)
+        line = self._rules.decode_part(raw, begins=self._first)
         if self._first:
             self._first, line = False, line.removeprefix("\ufeff")
         return line
@@ -52,23 +53,24 @@ def read_csv(stream: Any, begin: Place, rules: FileRules, uri: str) -> Iterator[
     """Yields the column of each row, named by the number of the row after the header.
 
     Raises:
-        FailedPrecondition: The header has no such column.
+        FailedPrecondition: The header has no such column, or is no row of CSV.
     """
     # The parser's own limit is for all of a process: this one only reads files. A row is limited by its lines.
     csv.field_size_limit(sys.maxsize)
     lines = _Lines(stream, START, rules)
-    header = next(csv.reader(lines), [])
+    header = _header(lines, uri)
     if rules.text_field not in header:
         raise FailedPrecondition(
             f"{uri} has no column {rules.text_field}; its first row names {', '.join(header) or 'none'}: set text_field"
         )
+    _require_once(header, rules.text_field, uri)
     column = header.index(rules.text_field)
     place = Place(lines.offset, 0)
     if begin.number:
         skip(stream, begin.offset - lines.offset)
         place = begin
         lines = _Lines(stream, begin, rules)
-    rows = csv.reader(lines)
+    rows = csv.reader(lines, strict=True)
     while True:
         lines.row_bytes = 0
         reason, row = "", []
@@ -82,13 +84,27 @@ def read_csv(stream: Any, begin: Place, rules: FileRules, uri: str) -> Iterator[
             reason = BROKEN_ROW
         if reason:
             # The parser is in the middle of a row: another one begins with the next line.
-            rows = csv.reader(lines)
+            rows = csv.reader(lines, strict=True)
         elif not row:
             continue
+        elif any(row[len(header) :]):
+            # As where a text holds a comma and has no quotes: which part belongs to which column is not known.
+            reason = BROKEN_ROW
         place = Place(lines.offset, place.number + 1)
         text = row[column] if column < len(row) else ...
         reason = reason or record.unusable_reason(text) or rules.check(str(text))
         yield FileDocument(str(place.number), "" if reason else str(text), reason, place)
+
+
+def _header(lines: _Lines, uri: str) -> list[str]:
+    """The first row that is not blank."""
+    try:
+        return next((row for row in csv.reader(lines, strict=True) if row), [])
+    except (csv.Error, OverflowError) as error:
+        raise FailedPrecondition(
+            f"{uri} does not begin with a row of column names ({str(error) or record.TOO_LARGE}): "
+            "write it as CSV with quotes as in RFC 4180 and lines that end in LF or CRLF"
+        ) from error
 
 
 def read_parquet(stream: Any, begin: Place, rules: FileRules, uri: str) -> Iterator[FileDocument]:
@@ -107,7 +123,8 @@ def read_parquet(stream: Any, begin: Place, rules: FileRules, uri: str) -> Itera
                 rows += size
                 if rows > begin.number:
                     number = rows - size
-                    for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[rules.text_field]):
+                    batch_rows = _rows_at_once(file.metadata.row_group(group), rules.text_field)
+                    for batch in file.iter_batches(batch_rows, row_groups=[group], columns=[rules.text_field]):
                         yield from _rows(batch.column(0).cast(kind), number, begin.number, rules)
                         number += len(batch)
     except pa.ArrowInvalid as error:
@@ -119,12 +136,28 @@ def _column_type(file: pq.ParquetFile, column: str, uri: str) -> pa.DataType:
     schema = file.schema_arrow
     if column not in schema.names:
         raise FailedPrecondition(f"{uri} has no column {column}; it has {', '.join(schema.names)}: set text_field")
+    _require_once(schema.names, column, uri)
     kind = schema.field(column).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    # A column without a single value can have the type of null.
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
         return pa.large_binary()
     raise FailedPrecondition(f"{uri}: the column {column} holds {kind}, not strings: set text_field to one that does")
+
+
+def _require_once(names: Sequence[str], column: str, uri: str) -> None:
+    """Raises FailedPrecondition when several columns have the name."""
+    if names.count(column) > 1:
+        raise FailedPrecondition(f"{uri} has {names.count(column)} columns {column}: rename all but one")
+
+
+def _rows_at_once(group: pq.RowGroupMetaData, column: str) -> int:
+    """Rows to decode together: fewer where texts are long, so that memory does not grow with them."""
+    columns = (group.column(index) for index in range(group.num_columns))
+    size = sum(part.total_uncompressed_size for part in columns if part.path_in_schema == column)
+    rows: int = _BYTES_AT_ONCE * group.num_rows // max(1, size)
+    return max(1, min(_ROWS_AT_ONCE, rows))
 
 
 def _rows(values: pa.Array, first: int, begin: int, rules: FileRules) -> Iterator[FileDocument]:
