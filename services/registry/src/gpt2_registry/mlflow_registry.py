@@ -1,6 +1,8 @@
 """Registered models in MLflow: their versions, labels (aliases) and tags. The one place that reads and moves them."""
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,14 @@ class RegisteredVersion:
     def uri(self) -> str:
         """URI under which MLflow loads it."""
         return f"models:/{self.model_name}/{self.version}"
+
+    @property
+    def validation_loss(self) -> float | None:
+        """Nats per token, of the weights that were registered; else the last that was logged; None where neither is."""
+        with suppress(KeyError, ValueError):
+            if math.isfinite(loss := float(self.tags["gpt2.validation_loss"])):
+                return loss
+        return self.metrics.get("validation_loss")
 
 
 class MlflowRegistry:

@@ -1,5 +1,6 @@
 """What can be wrong with a request, as pairs of a field's path and a description. Asks nobody; finds all at once."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -33,6 +34,8 @@ def register_problems(request: pb.RegisterModelRequest, require_allowed: Callabl
     problems += _model_name_problems(request.model_name)
     if request.label:
         problems += _label_problems(request.label)
+    if request.HasField("label_gate"):
+        problems += _gate_problems(request)
     return problems + _reason_problems(request.reason) + _tag_problems(request.tags)
 
 
@@ -105,6 +108,19 @@ def _label_problems(label: str) -> Problems:
     if _RESERVED_LABEL.fullmatch(label):
         return [("label", "must not be 'latest' or 'v' with digits, which MLflow reserves")]
     return []
+
+
+def _gate_problems(request: pb.RegisterModelRequest) -> Problems:
+    gate = request.label_gate
+    limited = gate.HasField("max_validation_loss")
+    problems: Problems = []
+    if not request.label:
+        problems.append(("label", "is required with label_gate"))
+    if not limited and not gate.better_than_holder:
+        problems.append(("label_gate", "needs max_validation_loss, better_than_holder or both"))
+    if limited and not 0 < gate.max_validation_loss < math.inf:
+        problems.append(("label_gate.max_validation_loss", "must be a number over 0"))
+    return problems
 
 
 def _version_problems(version: int) -> Problems:

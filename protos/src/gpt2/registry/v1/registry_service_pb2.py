@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from gpt2.jobs.v1 import job_pb2 as gpt2_dot_jobs_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'gpt2/registry/v1/registry_service.proto\x12\x10gpt2.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16gpt2/jobs/v1/job.proto\"\x82\x02\n\x14RegisterModelRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x11\n\tmodel_uri\x18\x02 \x01(\t\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x10\n\x08logs_uri\x18\x04 \x01(\t\x12\r\n\x05label\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12>\n\x04tags\x18\x07 \x03(\x0b\x32\x30.gpt2.registry.v1.RegisterModelRequest.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\x15RegisterModelResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"\xf1\x02\n\x0cModelVersion\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x11\n\tmodel_uri\x18\x04 \x01(\t\x12\x15\n\rmlflow_run_id\x18\x05 \x01(\t\x12\x36\n\x04tags\x18\x06 \x03(\x0b\x32(.gpt2.registry.v1.ModelVersion.TagsEntry\x12<\n\x07metrics\x18\x07 \x03(\x0b\x32+.gpt2.registry.v1.ModelVersion.MetricsEntry\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\\\n\x16GetModelVersionRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x03H\x00\x12\x0f\n\x05label\x18\x03 \x01(\tH\x00\x42\n\n\x08selector\"P\n\x17GetModelVersionResponse\x12\x35\n\rmodel_version\x18\x01 \x01(\x0b\x32\x1e.gpt2.registry.v1.ModelVersion\"U\n\x18ListModelVersionsRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"l\n\x19ListModelVersionsResponse\x12\x36\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x1e.gpt2.registry.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"d\n\x0fSetLabelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05label\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"c\n\x10SetLabelResponse\x12\x35\n\rmodel_version\x18\x01 \x01(\x0b\x32\x1e.gpt2.registry.v1.ModelVersion\x12\x18\n\x10previous_version\x18\x02 \x01(\x03\"U\n\x11\x43learLabelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\".\n\x12\x43learLabelResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\x03\x32\xf5\x03\n\x0fRegistryService\x12`\n\rRegisterModel\x12&.gpt2.registry.v1.RegisterModelRequest\x1a\'.gpt2.registry.v1.RegisterModelResponse\x12\x66\n\x0fGetModelVersion\x12(.gpt2.registry.v1.GetModelVersionRequest\x1a).gpt2.registry.v1.GetModelVersionResponse\x12l\n\x11ListModelVersions\x12*.gpt2.registry.v1.ListModelVersionsRequest\x1a+.gpt2.registry.v1.ListModelVersionsResponse\x12Q\n\x08SetLabel\x12!.gpt2.registry.v1.SetLabelRequest\x1a\".gpt2.registry.v1.SetLabelResponse\x12W\n\nClearLabel\x12#.gpt2.registry.v1.ClearLabelRequest\x1a$.gpt2.registry.v1.ClearLabelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'gpt2/registry/v1/registry_service.proto\x12\x10gpt2.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16gpt2/jobs/v1/job.proto\"\xb3\x02\n\x14RegisterModelRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x11\n\tmodel_uri\x18\x02 \x01(\t\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x10\n\x08logs_uri\x18\x04 \x01(\t\x12\r\n\x05label\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12>\n\x04tags\x18\x07 \x03(\x0b\x32\x30.gpt2.registry.v1.RegisterModelRequest.TagsEntry\x12/\n\nlabel_gate\x18\x08 \x01(\x0b\x32\x1b.gpt2.registry.v1.LabelGate\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"a\n\tLabelGate\x12 \n\x13max_validation_loss\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\x12\x62\x65tter_than_holder\x18\x02 \x01(\x08\x42\x16\n\x14_max_validation_loss\"7\n\x15RegisterModelResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"\xf1\x02\n\x0cModelVersion\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x11\n\tmodel_uri\x18\x04 \x01(\t\x12\x15\n\rmlflow_run_id\x18\x05 \x01(\t\x12\x36\n\x04tags\x18\x06 \x03(\x0b\x32(.gpt2.registry.v1.ModelVersion.TagsEntry\x12<\n\x07metrics\x18\x07 \x03(\x0b\x32+.gpt2.registry.v1.ModelVersion.MetricsEntry\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\\\n\x16GetModelVersionRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x03H\x00\x12\x0f\n\x05label\x18\x03 \x01(\tH\x00\x42\n\n\x08selector\"P\n\x17GetModelVersionResponse\x12\x35\n\rmodel_version\x18\x01 \x01(\x0b\x32\x1e.gpt2.registry.v1.ModelVersion\"U\n\x18ListModelVersionsRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"l\n\x19ListModelVersionsResponse\x12\x36\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x1e.gpt2.registry.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"d\n\x0fSetLabelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05label\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"c\n\x10SetLabelResponse\x12\x35\n\rmodel_version\x18\x01 \x01(\x0b\x32\x1e.gpt2.registry.v1.ModelVersion\x12\x18\n\x10previous_version\x18\x02 \x01(\x03\"U\n\x11\x43learLabelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\".\n\x12\x43learLabelResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\x03\x32\xf5\x03\n\x0fRegistryService\x12`\n\rRegisterModel\x12&.gpt2.registry.v1.RegisterModelRequest\x1a\'.gpt2.registry.v1.RegisterModelResponse\x12\x66\n\x0fGetModelVersion\x12(.gpt2.registry.v1.GetModelVersionRequest\x1a).gpt2.registry.v1.GetModelVersionResponse\x12l\n\x11ListModelVersions\x12*.gpt2.registry.v1.ListModelVersionsRequest\x1a+.gpt2.registry.v1.ListModelVersionsResponse\x12Q\n\x08SetLabel\x12!.gpt2.registry.v1.SetLabelRequest\x1a\".gpt2.registry.v1.SetLabelResponse\x12W\n\nClearLabel\x12#.gpt2.registry.v1.ClearLabelRequest\x1a$.gpt2.registry.v1.ClearLabelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,33 +40,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELVERSION_METRICSENTRY']._loaded_options = None
   _globals['_MODELVERSION_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_REGISTERMODELREQUEST']._serialized_start=119
-  _globals['_REGISTERMODELREQUEST']._serialized_end=377
-  _globals['_REGISTERMODELREQUEST_TAGSENTRY']._serialized_start=334
-  _globals['_REGISTERMODELREQUEST_TAGSENTRY']._serialized_end=377
-  _globals['_REGISTERMODELRESPONSE']._serialized_start=379
-  _globals['_REGISTERMODELRESPONSE']._serialized_end=434
-  _globals['_MODELVERSION']._serialized_start=437
-  _globals['_MODELVERSION']._serialized_end=806
-  _globals['_MODELVERSION_TAGSENTRY']._serialized_start=334
-  _globals['_MODELVERSION_TAGSENTRY']._serialized_end=377
-  _globals['_MODELVERSION_METRICSENTRY']._serialized_start=760
-  _globals['_MODELVERSION_METRICSENTRY']._serialized_end=806
-  _globals['_GETMODELVERSIONREQUEST']._serialized_start=808
-  _globals['_GETMODELVERSIONREQUEST']._serialized_end=900
-  _globals['_GETMODELVERSIONRESPONSE']._serialized_start=902
-  _globals['_GETMODELVERSIONRESPONSE']._serialized_end=982
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=984
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1069
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1071
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1179
-  _globals['_SETLABELREQUEST']._serialized_start=1181
-  _globals['_SETLABELREQUEST']._serialized_end=1281
-  _globals['_SETLABELRESPONSE']._serialized_start=1283
-  _globals['_SETLABELRESPONSE']._serialized_end=1382
-  _globals['_CLEARLABELREQUEST']._serialized_start=1384
-  _globals['_CLEARLABELREQUEST']._serialized_end=1469
-  _globals['_CLEARLABELRESPONSE']._serialized_start=1471
-  _globals['_CLEARLABELRESPONSE']._serialized_end=1517
-  _globals['_REGISTRYSERVICE']._serialized_start=1520
-  _globals['_REGISTRYSERVICE']._serialized_end=2021
+  _globals['_REGISTERMODELREQUEST']._serialized_end=426
+  _globals['_REGISTERMODELREQUEST_TAGSENTRY']._serialized_start=383
+  _globals['_REGISTERMODELREQUEST_TAGSENTRY']._serialized_end=426
+  _globals['_LABELGATE']._serialized_start=428
+  _globals['_LABELGATE']._serialized_end=525
+  _globals['_REGISTERMODELRESPONSE']._serialized_start=527
+  _globals['_REGISTERMODELRESPONSE']._serialized_end=582
+  _globals['_MODELVERSION']._serialized_start=585
+  _globals['_MODELVERSION']._serialized_end=954
+  _globals['_MODELVERSION_TAGSENTRY']._serialized_start=383
+  _globals['_MODELVERSION_TAGSENTRY']._serialized_end=426
+  _globals['_MODELVERSION_METRICSENTRY']._serialized_start=908
+  _globals['_MODELVERSION_METRICSENTRY']._serialized_end=954
+  _globals['_GETMODELVERSIONREQUEST']._serialized_start=956
+  _globals['_GETMODELVERSIONREQUEST']._serialized_end=1048
+  _globals['_GETMODELVERSIONRESPONSE']._serialized_start=1050
+  _globals['_GETMODELVERSIONRESPONSE']._serialized_end=1130
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=1132
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1217
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1219
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1327
+  _globals['_SETLABELREQUEST']._serialized_start=1329
+  _globals['_SETLABELREQUEST']._serialized_end=1429
+  _globals['_SETLABELRESPONSE']._serialized_start=1431
+  _globals['_SETLABELRESPONSE']._serialized_end=1530
+  _globals['_CLEARLABELREQUEST']._serialized_start=1532
+  _globals['_CLEARLABELREQUEST']._serialized_end=1617
+  _globals['_CLEARLABELRESPONSE']._serialized_start=1619
+  _globals['_CLEARLABELRESPONSE']._serialized_end=1665
+  _globals['_REGISTRYSERVICE']._serialized_start=1668
+  _globals['_REGISTRYSERVICE']._serialized_end=2169
 # @@protoc_insertion_point(module_scope)

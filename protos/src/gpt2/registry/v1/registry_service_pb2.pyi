@@ -53,6 +53,7 @@ class RegisterModelRequest(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    LABEL_GATE_FIELD_NUMBER: _builtins.int
     model_uri: _builtins.str
     """URI of a model artifact. Required."""
     model_name: _builtins.str
@@ -71,6 +72,10 @@ class RegisterModelRequest(_message.Message):
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Further facts to record as tags of the version. At most 50; names of the pipeline's own tags are refused."""
 
+    @_builtins.property
+    def label_gate(self) -> Global___LabelGate:
+        """What the version must fulfil to be given `label`; it is registered either way. Needs `label`. Default: nothing."""
+
     def __init__(
         self,
         *,
@@ -81,14 +86,45 @@ class RegisterModelRequest(_message.Message):
         label: _builtins.str = ...,
         reason: _builtins.str = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        label_gate: Global___LabelGate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "label_gate", b"label_gate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "label", b"label", "logs_uri", b"logs_uri", "model_name", b"model_name", "model_uri", b"model_uri", "reason", b"reason", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "label", b"label", "label_gate", b"label_gate", "logs_uri", b"logs_uri", "model_name", b"model_name", "model_uri", b"model_uri", "reason", b"reason", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisterModelRequest: _TypeAlias = RegisterModelRequest  # noqa: Y015
+
+@_typing.final
+class LabelGate(_message.Message):
+    """Conditions of a label, all of which must hold. At least one is required."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_VALIDATION_LOSS_FIELD_NUMBER: _builtins.int
+    BETTER_THAN_HOLDER_FIELD_NUMBER: _builtins.int
+    max_validation_loss: _builtins.float
+    """Greatest validation loss, in nats per token: over 0. A version whose loss is not known does not pass. Default: any."""
+    better_than_holder: _builtins.bool
+    """The validation loss must be lower than that of the version that holds the label. Passes where none holds it; not
+    where a loss is not known, or where the two have other tokenizers, whose losses cannot be compared.
+    """
+    def __init__(
+        self,
+        *,
+        max_validation_loss: _builtins.float | None = ...,
+        better_than_holder: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_validation_loss", b"_max_validation_loss", "max_validation_loss", b"max_validation_loss"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_validation_loss", b"_max_validation_loss", "better_than_holder", b"better_than_holder", "max_validation_loss", b"max_validation_loss"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_validation_loss: _TypeAlias = _typing.Literal["max_validation_loss"]  # noqa: Y015
+    _WhichOneofArgType__max_validation_loss: _TypeAlias = _typing.Literal["_max_validation_loss", b"_max_validation_loss"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_validation_loss) -> _WhichOneofReturnType__max_validation_loss | None: ...
+
+Global___LabelGate: _TypeAlias = LabelGate  # noqa: Y015
 
 @_typing.final
 class RegisterModelResponse(_message.Message):

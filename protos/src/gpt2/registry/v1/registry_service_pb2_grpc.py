@@ -68,7 +68,8 @@ class RegistryServiceServicer(object):
 
     def RegisterModel(self, request, context):
         """Starts a job that registers a model as a new version. One job makes one version, however often it is retried.
-        Output: `version`, with the properties `model_name`, `version`, `model_uri` and `run_url`.
+        Output: `version`, with the properties `model_name`, `version`, `model_uri`, `run_url` and, where a label was asked
+        for, `label_outcome`: `set`, or `not set: ` and why. The version has the same as its tag `gpt2.label_outcome`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,8 @@ class RegistryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RegistryServiceAsyncStub: ...
     RegisterModel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterModelRequest, _registry_service_pb2.RegisterModelResponse]
     """Starts a job that registers a model as a new version. One job makes one version, however often it is retried.
-    Output: `version`, with the properties `model_name`, `version`, `model_uri` and `run_url`.
+    Output: `version`, with the properties `model_name`, `version`, `model_uri`, `run_url` and, where a label was asked
+    for, `label_outcome`: `set`, or `not set: ` and why. The version has the same as its tag `gpt2.label_outcome`.
     """
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetModelVersionRequest, _registry_service_pb2.GetModelVersionResponse]
     """Returns one version. NOT_FOUND when there is none."""
@@ -53,7 +54,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterModel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterModelRequest, _registry_service_pb2.RegisterModelResponse]  # type: ignore[assignment]
     """Starts a job that registers a model as a new version. One job makes one version, however often it is retried.
-    Output: `version`, with the properties `model_name`, `version`, `model_uri` and `run_url`.
+    Output: `version`, with the properties `model_name`, `version`, `model_uri`, `run_url` and, where a label was asked
+    for, `label_outcome`: `set`, or `not set: ` and why. The version has the same as its tag `gpt2.label_outcome`.
     """
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetModelVersionRequest, _registry_service_pb2.GetModelVersionResponse]  # type: ignore[assignment]
     """Returns one version. NOT_FOUND when there is none."""
@@ -74,7 +76,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.RegisterModelResponse, _abc.Awaitable[_registry_service_pb2.RegisterModelResponse]]:
         """Starts a job that registers a model as a new version. One job makes one version, however often it is retried.
-        Output: `version`, with the properties `model_name`, `version`, `model_uri` and `run_url`.
+        Output: `version`, with the properties `model_name`, `version`, `model_uri`, `run_url` and, where a label was asked
+        for, `label_outcome`: `set`, or `not set: ` and why. The version has the same as its tag `gpt2.label_outcome`.
         """
 
     @_abc_1.abstractmethod
