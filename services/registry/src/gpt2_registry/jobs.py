@@ -17,11 +17,12 @@ from gpt2_common.events.outbox import add_to_outbox
 from gpt2_common.jobs.context import JobContext
 from gpt2_common.jobs.definition import JobKind
 from gpt2_registry.gate import refusal
-from gpt2_registry.labels import NOT_READY, READINESS_TAG, LabelChange, Labels
+from gpt2_registry.labels import READINESS_TAG, LabelChange, Labels
 from gpt2_registry.mlflow_connection import MlflowConnection
 from gpt2_registry.mlflow_registry import MlflowRegistry, RegisteredVersion
 from gpt2_registry.mlflow_versions import VersionWriter
 from gpt2_registry.registration import ModelFacts, read_metrics, read_model
+from gpt2_registry.rules import NOT_READY, LabelRules
 from gpt2_registry.settings import RegistrySettings
 
 LABEL_OUTCOME_TAG = "gpt2.label_outcome"
@@ -107,7 +108,8 @@ def _set_label(
     request: pb.RegisterModelRequest, context: JobContext[RegistrySettings], registry: MlflowRegistry, number: int
 ) -> str:
     """Sets the label where the version may have it. Returns the outcome, which a repetition of the job keeps."""
-    outcome = _outcome(request, registry, number)
+    rules = LabelRules.parse(context.settings.label_rules)
+    outcome = _outcome(request, rules, registry, number)
     registry.set_version_tag(request.model_name, number, LABEL_OUTCOME_TAG, outcome)
     if outcome == LABEL_SET:
         change = LabelChange(
@@ -118,18 +120,18 @@ def _set_label(
             operation=f"label-{context.identity.request_digest[:16]}-{number}",
         )
         publish = partial(_publish, database_url("registry", context.settings))
-        Labels(registry, publish).set_once(change, number)
+        Labels(registry, rules, publish).set_once(change, number)
     return outcome
 
 
-def _outcome(request: pb.RegisterModelRequest, registry: MlflowRegistry, number: int) -> str:
+def _outcome(request: pb.RegisterModelRequest, rules: LabelRules, registry: MlflowRegistry, number: int) -> str:
     version = registry.version(request.model_name, number)
     decided = version.tags.get(LABEL_OUTCOME_TAG)
     if decided is not None:
         return decided
     holding = registry.labels(request.model_name).get(request.label)
     holder = None if holding is None else registry.version(request.model_name, holding)
-    why_not = refusal(request.label_gate, version, holder)
+    why_not = refusal(request.label_gate, version, holder) or rules.refusal(request.label, version)
     return f"not set: {why_not}" if why_not else LABEL_SET
 
 

@@ -114,6 +114,11 @@ class MlflowRegistry:
                 raise
         return self._described(list(found), labels), found.token or ""
 
+    def delete_version(self, model_name: str, version: int) -> None:
+        """Deletes a version. Its run stays."""
+        with self._connection.client() as client:
+            client.delete_model_version(model_name, str(version))
+
     def labels(self, model_name: str) -> Mapping[str, int]:
         """Which version holds each label of a model. Raises NotFound when there is no such model."""
         try:

@@ -78,6 +78,16 @@ def clear_label_problems(request: pb.ClearLabelRequest) -> Problems:
     ]
 
 
+def list_label_changes_problems(request: pb.ListLabelChangesRequest) -> Problems:
+    """What is wrong with a look at the changes of labels."""
+    return _model_name_problems(request.model_name) + (_label_problems(request.label) if request.label else [])
+
+
+def delete_problems(request: pb.DeleteModelVersionRequest) -> Problems:
+    """What is wrong with the deletion of a version."""
+    return _model_name_problems(request.model_name) + _version_problems(request.version)
+
+
 def require(problems: Problems) -> None:
     """Raises InvalidRequest when there are problems."""
     if problems:

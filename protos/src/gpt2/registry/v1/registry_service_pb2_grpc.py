@@ -60,6 +60,16 @@ class RegistryServiceStub(object):
                 request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ClearLabelRequest.SerializeToString,
                 response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ClearLabelResponse.FromString,
                 _registered_method=True)
+        self.ListLabelChanges = channel.unary_unary(
+                '/gpt2.registry.v1.RegistryService/ListLabelChanges',
+                request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListLabelChangesRequest.SerializeToString,
+                response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListLabelChangesResponse.FromString,
+                _registered_method=True)
+        self.DeleteModelVersion = channel.unary_unary(
+                '/gpt2.registry.v1.RegistryService/DeleteModelVersion',
+                request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.DeleteModelVersionRequest.SerializeToString,
+                response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.DeleteModelVersionResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer(object):
@@ -90,7 +100,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetLabel(self, request, context):
-        """Gives a label to a version; the version that held it before loses it.
+        """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
+        setting GPT2_LABEL_RULES do not allow it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,6 +109,20 @@ class RegistryServiceServicer(object):
 
     def ClearLabel(self, request, context):
         """Takes a label away from whichever version holds it. NOT_FOUND when none does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLabelChanges(self, request, context):
+        """Lists the changes of a model's labels, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModelVersion(self, request, context):
+        """Deletes a version; its run in MLflow stays. FAILED_PRECONDITION while it holds a label. NOT_FOUND when there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +155,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ClearLabel,
                     request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ClearLabelRequest.FromString,
                     response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ClearLabelResponse.SerializeToString,
+            ),
+            'ListLabelChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLabelChanges,
+                    request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListLabelChangesRequest.FromString,
+                    response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListLabelChangesResponse.SerializeToString,
+            ),
+            'DeleteModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModelVersion,
+                    request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.DeleteModelVersionRequest.FromString,
+                    response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.DeleteModelVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -268,6 +303,60 @@ class RegistryService(object):
             '/gpt2.registry.v1.RegistryService/ClearLabel',
             gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ClearLabelRequest.SerializeToString,
             gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ClearLabelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLabelChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.registry.v1.RegistryService/ListLabelChanges',
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListLabelChangesRequest.SerializeToString,
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListLabelChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.registry.v1.RegistryService/DeleteModelVersion',
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.DeleteModelVersionRequest.SerializeToString,
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.DeleteModelVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

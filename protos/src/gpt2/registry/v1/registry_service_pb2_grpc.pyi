@@ -43,9 +43,15 @@ class RegistryServiceStub:
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelVersionsRequest, _registry_service_pb2.ListModelVersionsResponse]
     """Lists the versions of one model, newest first."""
     SetLabel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetLabelRequest, _registry_service_pb2.SetLabelResponse]
-    """Gives a label to a version; the version that held it before loses it."""
+    """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
+    setting GPT2_LABEL_RULES do not allow it.
+    """
     ClearLabel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ClearLabelRequest, _registry_service_pb2.ClearLabelResponse]
     """Takes a label away from whichever version holds it. NOT_FOUND when none does."""
+    ListLabelChanges: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListLabelChangesRequest, _registry_service_pb2.ListLabelChangesResponse]
+    """Lists the changes of a model's labels, newest first."""
+    DeleteModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteModelVersionRequest, _registry_service_pb2.DeleteModelVersionResponse]
+    """Deletes a version; its run in MLflow stays. FAILED_PRECONDITION while it holds a label. NOT_FOUND when there is none."""
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -62,9 +68,15 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelVersionsRequest, _registry_service_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of one model, newest first."""
     SetLabel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetLabelRequest, _registry_service_pb2.SetLabelResponse]  # type: ignore[assignment]
-    """Gives a label to a version; the version that held it before loses it."""
+    """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
+    setting GPT2_LABEL_RULES do not allow it.
+    """
     ClearLabel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ClearLabelRequest, _registry_service_pb2.ClearLabelResponse]  # type: ignore[assignment]
     """Takes a label away from whichever version holds it. NOT_FOUND when none does."""
+    ListLabelChanges: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListLabelChangesRequest, _registry_service_pb2.ListLabelChangesResponse]  # type: ignore[assignment]
+    """Lists the changes of a model's labels, newest first."""
+    DeleteModelVersion: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteModelVersionRequest, _registry_service_pb2.DeleteModelVersionResponse]  # type: ignore[assignment]
+    """Deletes a version; its run in MLflow stays. FAILED_PRECONDITION while it holds a label. NOT_FOUND when there is none."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Registers models in MLflow and labels their versions."""
@@ -102,7 +114,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.SetLabelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.SetLabelResponse, _abc.Awaitable[_registry_service_pb2.SetLabelResponse]]:
-        """Gives a label to a version; the version that held it before loses it."""
+        """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
+        setting GPT2_LABEL_RULES do not allow it.
+        """
 
     @_abc_1.abstractmethod
     def ClearLabel(
@@ -111,5 +125,21 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ClearLabelResponse, _abc.Awaitable[_registry_service_pb2.ClearLabelResponse]]:
         """Takes a label away from whichever version holds it. NOT_FOUND when none does."""
+
+    @_abc_1.abstractmethod
+    def ListLabelChanges(
+        self,
+        request: _registry_service_pb2.ListLabelChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ListLabelChangesResponse, _abc.Awaitable[_registry_service_pb2.ListLabelChangesResponse]]:
+        """Lists the changes of a model's labels, newest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteModelVersion(
+        self,
+        request: _registry_service_pb2.DeleteModelVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.DeleteModelVersionResponse, _abc.Awaitable[_registry_service_pb2.DeleteModelVersionResponse]]:
+        """Deletes a version; its run in MLflow stays. FAILED_PRECONDITION while it holds a label. NOT_FOUND when there is none."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
