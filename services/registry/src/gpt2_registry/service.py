@@ -18,6 +18,7 @@ from gpt2_common.jobs.manager import JobManager
 from gpt2_common.jobs.service import page_size
 from gpt2_common.server import ServiceDefinition, ServiceSurroundings
 from gpt2_registry import validation
+from gpt2_registry.comparison import compare
 from gpt2_registry.jobs import REGISTER_MODEL
 from gpt2_registry.labels import LabelChange, Labels
 from gpt2_registry.mlflow_connection import MlflowConnection
@@ -73,6 +74,27 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         size = page_size(request.page_size)
         versions, token = await _in_thread(self._registry.page, request.model_name, size, request.page_token)
         return pb.ListModelVersionsResponse(model_versions=map(_message, versions), next_page_token=token)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: ARG002
+        """Lists models by name."""
+        models, token = await _in_thread(self._registry.models, page_size(request.page_size), request.page_token)
+        messages = (
+            pb.RegisteredModel(model_name=model.model_name, labels=model.labels, latest_version=model.latest_version)
+            for model in models
+        )
+        return pb.ListModelsResponse(models=messages, next_page_token=token)
+
+    async def CompareModels(self, request: pb.CompareModelsRequest, context: Any) -> pb.CompareModelsResponse:  # noqa: ARG002
+        """Puts versions side by side."""
+        validation.require(validation.compare_problems(request))
+        found = await _in_thread(compare, self._registry, request.model_name, request.versions)
+        return pb.CompareModelsResponse(
+            model_versions=map(_message, found.versions),
+            metrics=[pb.ComparedMetric(name=name, values=values) for name, values in found.metrics],
+            parameters=[pb.ComparedText(name=name, values=values) for name, values in found.parameters],
+            lineage=[pb.ComparedText(name=name, values=values) for name, values in found.lineage],
+            samples=found.samples,
+        )
 
     async def SetLabel(self, request: pb.SetLabelRequest, context: Any) -> pb.SetLabelResponse:  # noqa: ARG002
         """Gives a label to a version."""

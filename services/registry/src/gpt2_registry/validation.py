@@ -17,6 +17,8 @@ _TAG_NAME = re.compile(r"[A-Za-z0-9_. :/-]{1,250}")
 _OWN_TAG = re.compile(r"(gpt2|mlflow)\..*|readiness", re.IGNORECASE)
 _MOST_TAGS = 50
 _LONGEST_TAG = 5000
+_FEWEST_COMPARED = 2
+_MOST_COMPARED = 20
 _LONGEST_REASON = 1000
 _LONGEST_ACTOR = 200
 
@@ -55,6 +57,16 @@ def get_problems(request: pb.GetModelVersionRequest) -> Problems:
 def list_problems(request: pb.ListModelVersionsRequest) -> Problems:
     """What is wrong with a look at all versions, but for its page."""
     return _model_name_problems(request.model_name)
+
+
+def compare_problems(request: pb.CompareModelsRequest) -> Problems:
+    """What is wrong with a comparison."""
+    problems = _model_name_problems(request.model_name)
+    numbers = request.versions
+    if not _FEWEST_COMPARED <= len(numbers) <= _MOST_COMPARED or len(set(numbers)) < len(numbers) or min(numbers) < 1:
+        wanted = f"must be {_FEWEST_COMPARED} to {_MOST_COMPARED} numbers of versions, from 1, each once"
+        problems.append(("versions", wanted))
+    return problems
 
 
 def set_label_problems(request: pb.SetLabelRequest) -> Problems:

@@ -50,6 +50,16 @@ class RegistryServiceStub(object):
                 request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelVersionsRequest.SerializeToString,
                 response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelVersionsResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/gpt2.registry.v1.RegistryService/ListModels',
+                request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.CompareModels = channel.unary_unary(
+                '/gpt2.registry.v1.RegistryService/CompareModels',
+                request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsRequest.SerializeToString,
+                response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsResponse.FromString,
+                _registered_method=True)
         self.SetLabel = channel.unary_unary(
                 '/gpt2.registry.v1.RegistryService/SetLabel',
                 request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.SetLabelRequest.SerializeToString,
@@ -94,6 +104,21 @@ class RegistryServiceServicer(object):
 
     def ListModelVersions(self, request, context):
         """Lists the versions of one model, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """Lists the registered models by name, with what holds their labels.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareModels(self, request, context):
+        """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, and
+        samples. NOT_FOUND when one is missing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,6 +170,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListModelVersions,
                     request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelVersionsRequest.FromString,
                     response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelVersionsResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsRequest.FromString,
+                    response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'CompareModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareModels,
+                    request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsRequest.FromString,
+                    response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsResponse.SerializeToString,
             ),
             'SetLabel': grpc.unary_unary_rpc_method_handler(
                     servicer.SetLabel,
@@ -249,6 +284,60 @@ class RegistryService(object):
             '/gpt2.registry.v1.RegistryService/ListModelVersions',
             gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelVersionsRequest.SerializeToString,
             gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.registry.v1.RegistryService/ListModels',
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsRequest.SerializeToString,
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.registry.v1.RegistryService/CompareModels',
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsRequest.SerializeToString,
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

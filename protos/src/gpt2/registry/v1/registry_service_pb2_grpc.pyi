@@ -42,6 +42,12 @@ class RegistryServiceStub:
     """Returns one version. NOT_FOUND when there is none."""
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelVersionsRequest, _registry_service_pb2.ListModelVersionsResponse]
     """Lists the versions of one model, newest first."""
+    ListModels: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelsRequest, _registry_service_pb2.ListModelsResponse]
+    """Lists the registered models by name, with what holds their labels."""
+    CompareModels: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CompareModelsRequest, _registry_service_pb2.CompareModelsResponse]
+    """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, and
+    samples. NOT_FOUND when one is missing.
+    """
     SetLabel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetLabelRequest, _registry_service_pb2.SetLabelResponse]
     """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
     setting GPT2_LABEL_RULES do not allow it.
@@ -67,6 +73,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Returns one version. NOT_FOUND when there is none."""
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelVersionsRequest, _registry_service_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of one model, newest first."""
+    ListModels: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelsRequest, _registry_service_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """Lists the registered models by name, with what holds their labels."""
+    CompareModels: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CompareModelsRequest, _registry_service_pb2.CompareModelsResponse]  # type: ignore[assignment]
+    """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, and
+    samples. NOT_FOUND when one is missing.
+    """
     SetLabel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetLabelRequest, _registry_service_pb2.SetLabelResponse]  # type: ignore[assignment]
     """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
     setting GPT2_LABEL_RULES do not allow it.
@@ -107,6 +119,24 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListModelVersionsResponse, _abc.Awaitable[_registry_service_pb2.ListModelVersionsResponse]]:
         """Lists the versions of one model, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _registry_service_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ListModelsResponse, _abc.Awaitable[_registry_service_pb2.ListModelsResponse]]:
+        """Lists the registered models by name, with what holds their labels."""
+
+    @_abc_1.abstractmethod
+    def CompareModels(
+        self,
+        request: _registry_service_pb2.CompareModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.CompareModelsResponse, _abc.Awaitable[_registry_service_pb2.CompareModelsResponse]]:
+        """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, and
+        samples. NOT_FOUND when one is missing.
+        """
 
     @_abc_1.abstractmethod
     def SetLabel(
