@@ -81,9 +81,11 @@ def test_models(gpt2):
     assert "gpt2.model_digest" in gpt2("models", "show", NAME)
     assert [item["version"] for item in gpt2("models", "list", NAME, "--json")] == ["2", "1"]
 
-    compared = gpt2("models", "compare", NAME, "1", "2", "--json")
+    compared = gpt2("models", "compare", NAME, "1", "2", "--prompt", "The licence", "--json")
     assert {row["name"] for row in compared["metrics"]} >= {"validation_loss"}
     assert compared["parameters"] == []
+    [first, second] = compared["continuations"]["The licence"]
+    assert first == second != ""
     assert "dataset_digest" in gpt2("models", "compare", NAME, "1", "2", "--samples")
 
     assert "none (before: version 2)" in gpt2("models", "label", NAME, "staging", "--clear")
@@ -109,7 +111,7 @@ def test_jobs(gpt2):
 def test_generate(gpt2, model):
     options = ("--max-tokens", "6", "--seed", "3")
     text = gpt2("generate", model, "The licence", *options)
-    assert text == gpt2("generate", f"{NAME}/1", *options, input="The licence")
+    assert text == gpt2("generate", f"{NAME}/1", *options, input="The licence\n")
     [sample] = gpt2("generate", NAME, "The licence", *options, "--json")["samples"]
     assert (sample["text"], sample["finish_reason"]) == (text.removesuffix("\n"), "length")
     both = gpt2("generate", NAME, "The licence", "--samples", "2", *options)

@@ -45,7 +45,8 @@ def generate(
         if prompt is None and sys.stdin.isatty():
             _converse(trainer, request, json)
         else:
-            request.prompt = sys.stdin.read() if prompt is None else prompt
+            # Programs end what they say with a line's end, which is no part of it.
+            request.prompt = sys.stdin.read().removesuffix("\n") if prompt is None else prompt
             _answer(trainer, request, json)
 
 

@@ -25,12 +25,16 @@ def find_version(registry: ServiceClient, reference: str) -> pb.ModelVersion:
 
 
 def artifact_uri(registry: ServiceClient, reference: str) -> str:
-    """URI of the model artifact that a version was registered from. Raises ServiceError and UsageError."""
-    version = find_version(registry, reference)
+    """URI of the model artifact behind the version that a reference names. Raises ServiceError and UsageError."""
+    return registered_uri(find_version(registry, reference))
+
+
+def registered_uri(version: pb.ModelVersion) -> str:
+    """URI of the model artifact that a version was registered from. Raises ServiceError."""
     uri = version.tags.get(_ARTIFACT_TAG)
     if not uri:
         raise ServiceError(f"{version.model_uri} has no tag {_ARTIFACT_TAG}: name the URI of a model artifact instead")
-    return uri
+    return str(uri)
 
 
 def _newest(registry: ServiceClient, name: str) -> pb.ModelVersion:
