@@ -1,5 +1,6 @@
 """The `gpt2` command as a process: what it prints, and how it ends."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,57 @@ def test_a_stack_that_does_not_run_is_said_to(tmp_path, command):
     assert result.returncode == 1
     assert "no stack runs in" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("models", "list"),
+        ("models", "show", "news@staging", "--json"),
+        ("generate", "news", "prompt"),
+    ],
+)
+def test_a_registry_that_is_away_is_one_sentence(tmp_path, command):
+    result = gpt2(*command, folder=tmp_path, GPT2_REGISTRY_ADDRESS="127.0.0.1:1")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("gpt2: the registry at 127.0.0.1:1 does not answer: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("models", "show", "news/x"), "'news/x' names no version"),
+        (("models", "label", "news", "staging"), "name either the VERSION that gets the label, or --clear"),
+        (("generate", ""), "MODEL is empty"),
+        (("jobs", "list", "--state", "lost"), "--state"),
+    ],
+)
+def test_a_wrong_command_line_is_status_2(tmp_path, command, message):
+    result = gpt2(*command, folder=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_doctor_says_what_to_fix(tmp_path):
+    variables = {f"GPT2_{name}_ADDRESS": "127.0.0.1:1" for name in ("EXPORTER", "TOKENIZER", "TRAINER", "REGISTRY")}
+    variables["GPT2_MONGODB_URI"] = "mongodb://ann:hidden@127.0.0.1:1/?tls=true"
+    result = gpt2("doctor", "--json", folder=tmp_path, **variables)
+    assert result.returncode == 1
+    findings = {item["what"]: item for item in json.loads(result.stdout)}
+    assert set(findings) == {
+        "exporter",
+        "tokenizer",
+        "trainer",
+        "registry",
+        "Kafka",
+        "MLflow",
+        "MongoDB",
+        "disk",
+        "GPU",
+    }
+    assert findings["registry"]["ok"] is False
+    assert "correct GPT2_REGISTRY_ADDRESS" in findings["registry"]["fix"]
+    assert "correct GPT2_MONGODB_URI" in findings["MongoDB"]["fix"]
+    assert "hidden" not in result.stdout

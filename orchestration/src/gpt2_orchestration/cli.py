@@ -1,36 +1,37 @@
-"""The `gpt2` command.
+"""The `gpt2` command: its stages, stack, runs and events. `commands/` holds the others.
 
-Exit status: 0 done, 1 a stage or service failed, 2 the command line or a specification is wrong, 130 interrupted.
+Exit status: 0 done, 1 a stage, job, service or check of `gpt2 doctor` failed, 2 the command line or a specification is
+wrong, 130 interrupted. An error is one sentence on standard error: what happened, and what to do.
 """
 
 import os
-import sys
-from collections.abc import Callable
 from enum import StrEnum
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from gpt2.jobs.v1 import job_pb2
-from gpt2_orchestration.client import ClientSettings, ServiceError
+from gpt2_orchestration.client import ClientSettings
+from gpt2_orchestration.commands.doctor import doctor
+from gpt2_orchestration.commands.errors import shows_errors
+from gpt2_orchestration.commands.generate import generate
+from gpt2_orchestration.commands.jobs import jobs
+from gpt2_orchestration.commands.models import models
 from gpt2_orchestration.dead_letters import list_letters, replay
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.progress import duration
 from gpt2_orchestration.quiet import quiet_libraries
 from gpt2_orchestration.runs import cancel_run, continue_run, list_runs, show_run
-from gpt2_orchestration.specification import SpecificationError, load_specification, parse_overrides
+from gpt2_orchestration.specification import load_specification, parse_overrides
 from gpt2_orchestration.stack.addresses import StackAddresses
 from gpt2_orchestration.stack.control import stack_status, stop_stack
-from gpt2_orchestration.stack.errors import StackError
-from gpt2_orchestration.stack.kafka_server import KafkaError, require_kafka
+from gpt2_orchestration.stack.kafka_server import require_kafka
 from gpt2_orchestration.stack.running import run_until_stopped
 from gpt2_orchestration.stack.settings import StackSettings
-
-Arguments = ParamSpec("Arguments")
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From text in a database to a GPT-2.")
 stack = typer.Typer(no_args_is_help=True, help="The embedded stack: every server, as local processes.")
@@ -41,6 +42,10 @@ events = typer.Typer(no_args_is_help=True, help="Events on Kafka.")
 app.add_typer(events, name="events")
 letters = typer.Typer(no_args_is_help=True, help="Events that a service could not handle.")
 events.add_typer(letters, name="dlq")
+app.add_typer(jobs, name="jobs")
+app.add_typer(models, name="models")
+app.command()(generate)
+app.command()(doctor)
 
 KafkaOption = Annotated[str, typer.Option(envvar="GPT2_KAFKA_BOOTSTRAP_SERVERS", help="Kafka brokers.")]
 SetOption = Annotated[
@@ -55,28 +60,6 @@ class Runner(StrEnum):
 
     LOCAL = "local"
     BEAM = "beam"
-
-
-def shows_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Turns the errors that users can do something about into one line and an exit status."""
-
-    @wraps(command)
-    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except SpecificationError as error:
-            raise typer.Exit(_complain(error, 2)) from None
-        except (ServiceError, StackError, KafkaError) as error:
-            raise typer.Exit(_complain(error, 1)) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(_complain("interrupted", 130)) from None
-
-    return run
-
-
-def _complain(error: object, status: int) -> int:
-    print(f"gpt2: {error}", file=sys.stderr)
-    return status
 
 
 @app.command()

@@ -11,7 +11,7 @@ that neither addresses nor secrets enter ML Metadata or a cache key.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,10 @@ FINAL_STATES = (job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.J
 
 class ServiceError(Exception):
     """A call was refused or a service does not answer; the message says which and what to do."""
+
+
+class NotFoundError(ServiceError):
+    """The service answers, and does not have what was asked for."""
 
 
 class JobFailed(ServiceError):
@@ -102,11 +106,15 @@ class ServiceClient:
         with self._translated():
             yield from getattr(self._own, method)(request, metadata=self._metadata)
 
-    def version(self) -> str:
-        """Version of the service's code. Raises ServiceError."""
+    def describe(self) -> jobs_service_pb2.DescribeServiceResponse:
+        """Which service this is, and the version of its code. Raises ServiceError."""
         request = jobs_service_pb2.DescribeServiceRequest()
         answer: jobs_service_pb2.DescribeServiceResponse = self._call(self._jobs.DescribeService, request, CALL_SECONDS)
-        return answer.version
+        return answer
+
+    def version(self) -> str:
+        """Version of the service's code. Raises ServiceError."""
+        return self.describe().version
 
     def start(self, call: StartCall, request: Message) -> job_pb2.Job:
         """Makes a start call. Raises ServiceError."""
@@ -120,9 +128,17 @@ class ServiceClient:
         ).job
         return job
 
-    def jobs(self, run_id: str) -> list[job_pb2.Job]:
-        """The jobs of one run, newest first. Raises ServiceError."""
-        request = jobs_service_pb2.ListJobsRequest(run_id=run_id)
+    def jobs(
+        self, run_id: str, states: Sequence[job_pb2.Job.State.ValueType] = (), page_size: int = 0
+    ) -> list[job_pb2.Job]:
+        """The newest jobs, newest first. Raises ServiceError.
+
+        Args:
+            run_id: Only jobs of this run; of all where it is empty.
+            states: Only jobs in one of these; in all where there is none.
+            page_size: Most jobs; 0 for the service's default.
+        """
+        request = jobs_service_pb2.ListJobsRequest(run_id=run_id, states=states, page_size=page_size)
         return list(self._call(self._jobs.ListJobs, request, CALL_SECONDS).jobs)
 
     def cancel(self, job_id: str, reason: str) -> job_pb2.Job:
@@ -192,7 +208,8 @@ class ServiceClient:
                 f"the {self.service} at {self.address} does not answer: "
                 f"start it (`gpt2 stack up`), or correct {variable}"
             )
-        return ServiceError(f"the {self.service} refused the call ({error.code().name}): {error.details()}")
+        kind = NotFoundError if error.code() == grpc.StatusCode.NOT_FOUND else ServiceError
+        return kind(f"the {self.service} refused the call ({error.code().name}): {error.details()}")
 
 
 @contextmanager

@@ -148,11 +148,14 @@ def artifacts(tmp_path) -> Artifacts:
 def make_context(artifacts, mlflow_uri, tmp_path) -> Callable[..., JobContext]:
     """Contexts to run the job's function in this process."""
 
-    def make(job_id: str, interruption: Interruption | None = None, uri: str = mlflow_uri) -> JobContext:
+    def make(
+        job_id: str, interruption: Interruption | None = None, uri: str = mlflow_uri, label_rules: str = ""
+    ) -> JobContext:
         settings = RegistrySettings(
             artifact_root=str(artifacts.root),
             mlflow_tracking_uri=uri,
             database_url=f"sqlite:///{tmp_path / 'registry.db'}",
+            label_rules=label_rules,
         )
         identity = JobIdentity(
             service="registry", job_id=job_id, run_id=f"run-of-{job_id}", request_digest="f" * 64, attempt=1
@@ -165,7 +168,7 @@ def make_context(artifacts, mlflow_uri, tmp_path) -> Callable[..., JobContext]:
 class RegistryProcess:
     """`python -m gpt2_registry`, and its stubs."""
 
-    def __init__(self, folder: Path, artifact_root: Path, mlflow_uri: str) -> None:
+    def __init__(self, folder: Path, artifact_root: Path, mlflow_uri: str, environment: Mapping[str, str]) -> None:
         self.database = folder / "registry.db"
         port = free_port()
         self._log = (folder / "registry.log").open("wb")
@@ -180,6 +183,7 @@ class RegistryProcess:
                 "GPT2_DATABASE_URL": f"sqlite:///{self.database}",
                 "GPT2_KAFKA_BOOTSTRAP_SERVERS": "",
                 "GPT2_MLFLOW_TRACKING_URI": mlflow_uri,
+                **environment,
             },
         )
         channel = grpc.insecure_channel(f"127.0.0.1:{port}")
@@ -201,13 +205,13 @@ class RegistryProcess:
 
 
 @pytest.fixture
-def start_registry(tmp_path, artifacts) -> Iterator[Callable[[str], RegistryProcess]]:
+def start_registry(tmp_path, artifacts) -> Iterator[Callable[..., RegistryProcess]]:
     started: list[RegistryProcess] = []
 
-    def start(uri: str) -> RegistryProcess:
+    def start(uri: str, **environment: str) -> RegistryProcess:
         folder = tmp_path / f"registry-{len(started)}"
         folder.mkdir()
-        started.append(RegistryProcess(folder, artifacts.root, uri))
+        started.append(RegistryProcess(folder, artifacts.root, uri, environment))
         return started[-1]
 
     yield start

@@ -181,6 +181,61 @@ def test_label_is_set_once_and_its_event_waits(client, name, artifacts, make_con
     assert waiting.event.type == "gpt2.events.v1.ModelLabelChanged"
 
 
+def registered(artifacts, context, name, loss, gate, **provenance):
+    """Registers a model of this loss with the label `staging` behind a gate."""
+    model = artifacts.model({**PROVENANCE, "validation_loss": loss, "validations": [], **provenance})
+    request = pb.RegisterModelRequest(model_uri=model, model_name=name, label="staging", label_gate=gate)
+    [output] = register_model(request, context)
+    return output
+
+
+@pytest.mark.parametrize(
+    ("loss", "gate", "outcome"),
+    [
+        (3.0, pb.LabelGate(max_validation_loss=3.0), "set"),
+        (3.5, pb.LabelGate(max_validation_loss=3.0), "not set: its validation loss of 3.5 is over the 3 allowed"),
+        (3.5, pb.LabelGate(better_than_holder=True), "set"),
+        (None, pb.LabelGate(better_than_holder=True), "not set: its validation loss is not known"),
+        (None, pb.LabelGate(max_validation_loss=3.0), "not set: its validation loss is not known"),
+    ],
+    ids=("at the limit", "over it", "no holder", "unknown and no holder", "unknown and a limit"),
+)
+def test_gate_without_holder(client, name, artifacts, make_context, loss, gate, outcome):
+    output = registered(artifacts, make_context("gated"), name, loss, gate)
+    assert output.properties["label_outcome"] == outcome
+    [version] = versions_of(client, name)
+    assert version.tags["gpt2.label_outcome"] == outcome
+    assert ("staging" in client.get_registered_model(name).aliases) == (outcome == "set")
+
+
+def test_gate_compares_with_the_holder(client, name, artifacts, make_context):
+    gate = pb.LabelGate(better_than_holder=True)
+    outcomes = [
+        registered(artifacts, make_context(f"gated-{number}"), name, loss, gate).properties["label_outcome"]
+        for number, loss in enumerate((3.0, 3.5, 3.0, 2.5))
+    ]
+    refused = [f"not set: its validation loss of {loss} is not under the 3 of version 1" for loss in ("3.5", "3")]
+    assert outcomes == ["set", *refused, "set"]
+    assert client.get_model_version_by_alias(name, "staging").version == "4"
+    other = registered(artifacts, make_context("other"), name, 1.0, gate, tokenizer_digest="a" * 64)
+    assert "another tokenizer" in other.properties["label_outcome"]
+    both = pb.LabelGate(better_than_holder=True, max_validation_loss=2.0)
+    over = registered(artifacts, make_context("both"), name, 2.25, both)
+    assert over.properties["label_outcome"] == "not set: its validation loss of 2.25 is over the 2 allowed"
+    assert client.get_model_version_by_alias(name, "staging").version == "4"
+
+
+def test_gate_decides_once(client, name, artifacts, make_context):
+    gate = pb.LabelGate(better_than_holder=True)
+    registered(artifacts, make_context("holder"), name, 3.0, gate)
+    model = artifacts.model({**PROVENANCE, "validation_loss": 3.5})
+    request = pb.RegisterModelRequest(model_uri=model, model_name=name, label="staging", label_gate=gate)
+    first = register_model(request, make_context("worse"))
+    client.delete_registered_model_alias(name, "staging")
+    assert register_model(request, make_context("worse")) == first
+    assert "staging" not in client.get_registered_model(name).aliases
+
+
 def test_cancelled_job_leaves_no_version(client, name, artifacts, make_context):
     interruption = Interruption()
     interruption.cancel()

@@ -109,6 +109,8 @@ def test_racing_labels_have_one_holder_and_a_whole_history(registry, artifacts):
     for event in label_events(registry):
         assert event.previous_version == holder
         holder = event.version
+    changes = registry.stub.ListLabelChanges(pb.ListLabelChangesRequest(model_name="race")).changes
+    assert sorted(change.actor for change in changes) == 3 * ["actor 1"] + 3 * ["actor 2"]
     versions = registry.stub.ListModelVersions(pb.ListModelVersionsRequest(model_name="race")).model_versions
     assert [item.version for item in versions if "production" in item.labels] == [holder]
     assert [item.version for item in versions if "gpt2.label.production" in item.tags] == [holder]

@@ -75,6 +75,22 @@ def test_good_tags():
     assert register(tags={f"team/{n}": "x" for n in range(50)}) == []
 
 
+@pytest.mark.parametrize(
+    ("gate", "wrong"),
+    [
+        ({"max_validation_loss": 3.0}, []),
+        ({"better_than_holder": True}, []),
+        ({}, ["label_gate"]),
+        ({"max_validation_loss": 0.0}, ["label_gate.max_validation_loss"]),
+        ({"max_validation_loss": float("nan")}, ["label_gate.max_validation_loss"]),
+        ({"max_validation_loss": float("inf")}, ["label_gate.max_validation_loss"]),
+    ],
+)
+def test_gates(gate, wrong):
+    assert register(label="staging", label_gate=pb.LabelGate(**gate)) == wrong
+    assert register(label_gate=pb.LabelGate(**gate)) == ["label", *wrong]
+
+
 def test_labels_need_an_actor_and_a_version():
     request = pb.SetLabelRequest(model_name="m", label="staging", actor=" ")
     assert fields(validation.set_label_problems(request)) == ["version", "actor"]

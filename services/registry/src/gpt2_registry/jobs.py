@@ -16,12 +16,17 @@ from gpt2_common.events.cloudevent import CloudEvent
 from gpt2_common.events.outbox import add_to_outbox
 from gpt2_common.jobs.context import JobContext
 from gpt2_common.jobs.definition import JobKind
-from gpt2_registry.labels import NOT_READY, READINESS_TAG, LabelChange, Labels
+from gpt2_registry.gate import refusal
+from gpt2_registry.labels import READINESS_TAG, LabelChange, Labels
 from gpt2_registry.mlflow_connection import MlflowConnection
 from gpt2_registry.mlflow_registry import MlflowRegistry, RegisteredVersion
 from gpt2_registry.mlflow_versions import VersionWriter
 from gpt2_registry.registration import ModelFacts, read_metrics, read_model
+from gpt2_registry.rules import NOT_READY, LabelRules
 from gpt2_registry.settings import RegistrySettings
+
+LABEL_OUTCOME_TAG = "gpt2.label_outcome"
+LABEL_SET = "set"
 
 _log = logging.getLogger(__name__)
 
@@ -54,11 +59,12 @@ def register_model(
     if number is None:
         number = _make_version(request, context, writer, model, logs)
     registry = MlflowRegistry(connection)
+    outcome = ""
     if request.label:
         context.report("labelling")
-        _set_label(request, context, registry, number)
+        outcome = _set_label(request, context, registry, number)
     version = registry.version(request.model_name, number)
-    return [_output(version, model, writer.run_url(version.run_id))]
+    return [_output(version, model, writer.run_url(version.run_id), outcome)]
 
 
 def _make_version(
@@ -100,16 +106,33 @@ def _tags(
 
 def _set_label(
     request: pb.RegisterModelRequest, context: JobContext[RegistrySettings], registry: MlflowRegistry, number: int
-) -> None:
-    change = LabelChange(
-        model_name=request.model_name,
-        label=request.label,
-        actor=f"job {context.job_id}",
-        reason=request.reason,
-        operation=f"label-{context.identity.request_digest[:16]}-{number}",
-    )
-    publish = partial(_publish, database_url("registry", context.settings))
-    Labels(registry, publish).set_once(change, number)
+) -> str:
+    """Sets the label where the version may have it. Returns the outcome, which a repetition of the job keeps."""
+    rules = LabelRules.parse(context.settings.label_rules)
+    outcome = _outcome(request, rules, registry, number)
+    registry.set_version_tag(request.model_name, number, LABEL_OUTCOME_TAG, outcome)
+    if outcome == LABEL_SET:
+        change = LabelChange(
+            model_name=request.model_name,
+            label=request.label,
+            actor=f"job {context.job_id}",
+            reason=request.reason,
+            operation=f"label-{context.identity.request_digest[:16]}-{number}",
+        )
+        publish = partial(_publish, database_url("registry", context.settings))
+        Labels(registry, rules, publish).set_once(change, number)
+    return outcome
+
+
+def _outcome(request: pb.RegisterModelRequest, rules: LabelRules, registry: MlflowRegistry, number: int) -> str:
+    version = registry.version(request.model_name, number)
+    decided = version.tags.get(LABEL_OUTCOME_TAG)
+    if decided is not None:
+        return decided
+    holding = registry.labels(request.model_name).get(request.label)
+    holder = None if holding is None else registry.version(request.model_name, holding)
+    why_not = refusal(request.label_gate, version, holder) or rules.refusal(request.label, version)
+    return f"not set: {why_not}" if why_not else LABEL_SET
 
 
 def _publish(database_url: str, event: CloudEvent) -> None:
@@ -119,8 +142,8 @@ def _publish(database_url: str, event: CloudEvent) -> None:
         add_to_outbox(connection, event)
 
 
-def _output(version: RegisteredVersion, model: ModelFacts, run_url: str) -> artifact_pb2.Artifact:
-    loss = model.validation_loss if model.validation_loss is not None else version.metrics.get("validation_loss")
+def _output(version: RegisteredVersion, model: ModelFacts, run_url: str, outcome: str) -> artifact_pb2.Artifact:
+    loss = version.validation_loss
     return artifact_pb2.Artifact(
         name="version",
         kind="version",
@@ -132,5 +155,6 @@ def _output(version: RegisteredVersion, model: ModelFacts, run_url: str) -> arti
             "version": str(version.version),
             "model_uri": version.uri,
             "run_url": run_url,
+            **({"label_outcome": outcome} if outcome else {}),
         },
     )

@@ -12,15 +12,17 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from gpt2.events.v1 import events_pb2
+from gpt2_common.errors import FailedPrecondition
 from gpt2_common.events.cloudevent import CloudEvent
 from gpt2_registry.mlflow_registry import MlflowRegistry
+from gpt2_registry.rules import NOT_READY, LabelRules
 
 SOURCE = "/gpt2/registry"
 READINESS_TAG = "readiness"
 """Labels that a version holds, joined by commas, or `draft`: to search for in MLflow."""
-NOT_READY = "draft"
 HISTORY_PREFIX = "gpt2.label_history."
 
 _LABEL_PREFIX = "gpt2.label."
@@ -45,11 +47,13 @@ class Labels:
 
     Args:
         registry: Where they are kept.
+        rules: Which labels there are, and what each asks of a version.
         publish: Takes the event of a change.
     """
 
-    def __init__(self, registry: MlflowRegistry, publish: Callable[[CloudEvent], None]) -> None:
+    def __init__(self, registry: MlflowRegistry, rules: LabelRules, publish: Callable[[CloudEvent], None]) -> None:
         self._registry = registry
+        self._rules = rules
         self._publish = publish
         self._lock = threading.Lock()
 
@@ -61,10 +65,11 @@ class Labels:
 
         Raises:
             NotFound: There is no such version; nothing was changed.
+            FailedPrecondition: The rules do not allow it; nothing was changed.
         """
         name, label = change.model_name, change.label
         with self._lock:
-            self._registry.version(name, version)
+            self._rules.require(label, self._registry.version(name, version))
             previous = self._registry.labels(name).get(label, 0)
             now = datetime.now(UTC)
             who = {"label": label, "actor": change.actor, "reason": change.reason, "time": _text(now)}
@@ -103,6 +108,32 @@ class Labels:
             self._forget(name, label, previous)
             self._record(change, previous, 0, datetime.now(UTC))
             return previous
+
+    def history(self, model_name: str, label: str) -> list[Mapping[str, Any]]:
+        """The changes of one label, or of all where it is empty, newest first. Raises NotFound."""
+        self._registry.labels(model_name)
+        tags = self._registry.model_tags(model_name)
+        entries = [json.loads(value) for tag, value in tags.items() if tag.startswith(HISTORY_PREFIX)]
+        chosen = [entry for entry in entries if label in ("", entry["label"])]
+        return sorted(chosen, key=lambda entry: str(entry["time"]), reverse=True)
+
+    def delete_version(self, model_name: str, version: int) -> None:
+        """Deletes a version that holds no label.
+
+        Raises:
+            NotFound: There is no such version.
+            FailedPrecondition: It holds a label.
+        """
+        with self._lock:
+            held = self._registry.version(model_name, version).labels
+            if held:
+                raise FailedPrecondition(
+                    f"version {version} of {model_name!r} is {' and '.join(held)}: "
+                    "give the label to another version or ClearLabel it first",
+                    model_name=model_name,
+                    version=str(version),
+                )
+            self._registry.delete_version(model_name, version)
 
     def _forget(self, model_name: str, label: str, version: int) -> None:
         """Removes what says that a version holds a label."""

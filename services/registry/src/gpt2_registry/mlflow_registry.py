@@ -1,6 +1,8 @@
 """Registered models in MLflow: their versions, labels (aliases) and tags. The one place that reads and moves them."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,25 @@ class RegisteredVersion:
         """URI under which MLflow loads it."""
         return f"models:/{self.model_name}/{self.version}"
 
+    @property
+    def validation_loss(self) -> float | None:
+        """Nats per token, of the weights that were registered; else the last that was logged; None where neither is."""
+        with suppress(KeyError, ValueError):
+            if math.isfinite(loss := float(self.tags["gpt2.validation_loss"])):
+                return loss
+        return self.metrics.get("validation_loss")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegisteredModel:
+    """A model, as MLflow has it."""
+
+    model_name: str
+    labels: Mapping[str, int]
+    """Version that holds each."""
+    latest_version: int
+    """0 where there is none."""
+
 
 class MlflowRegistry:
     """The models that one MLflow server has. May be used by several threads; every call asks the server.
@@ -44,13 +65,13 @@ class MlflowRegistry:
     """
 
     def __init__(self, connection: MlflowConnection) -> None:
-        self._connection = connection
+        self.connection = connection
 
     def version(self, model_name: str, version: int) -> RegisteredVersion:
         """Returns one version. Raises NotFound."""
         labels = self.labels(model_name)
         try:
-            with self._connection.client() as client:
+            with self.connection.client() as client:
                 found = client.get_model_version(model_name, str(version))
         except NotFound:
             raise NotFound(
@@ -91,23 +112,35 @@ class MlflowRegistry:
             InvalidRequest: The token is none.
         """
         labels = self.labels(model_name)
-        from mlflow.exceptions import MlflowException
-
-        with self._connection.client() as client:
-            try:
-                found = client.search_model_versions(
-                    f"name = '{model_name}'", size, order_by=["version_number DESC"], page_token=token or None
-                )
-            except MlflowException as error:
-                if token and "page token" in str(error).lower():
-                    raise InvalidRequest([("page_token", "must be the next_page_token of an answer before")]) from error
-                raise
+        with self.connection.client() as client, _tokens_checked(token):
+            found = client.search_model_versions(
+                f"name = '{model_name}'", size, order_by=["version_number DESC"], page_token=token or None
+            )
         return self._described(list(found), labels), found.token or ""
+
+    def models(self, size: int, token: str) -> tuple[list[RegisteredModel], str]:
+        """Lists models by name. Takes and returns what `page` does. Raises InvalidRequest when the token is none."""
+        with self.connection.client() as client, _tokens_checked(token):
+            found = client.search_registered_models(max_results=size, order_by=["name ASC"], page_token=token or None)
+        models = [
+            RegisteredModel(
+                model_name=item.name,
+                labels={label: int(version) for label, version in item.aliases.items()},
+                latest_version=max((int(version.version) for version in item.latest_versions), default=0),
+            )
+            for item in found
+        ]
+        return models, found.token or ""
+
+    def delete_version(self, model_name: str, version: int) -> None:
+        """Deletes a version. Its run stays."""
+        with self.connection.client() as client:
+            client.delete_model_version(model_name, str(version))
 
     def labels(self, model_name: str) -> Mapping[str, int]:
         """Which version holds each label of a model. Raises NotFound when there is no such model."""
         try:
-            with self._connection.client() as client:
+            with self.connection.client() as client:
                 aliases = client.get_registered_model(model_name).aliases
         except NotFound:
             raise NotFound(f"there is no model {model_name!r}: RegisterModel makes it", model_name=model_name) from None
@@ -115,33 +148,33 @@ class MlflowRegistry:
 
     def model_tags(self, model_name: str) -> Mapping[str, str]:
         """Tags of a model as a whole."""
-        with self._connection.client() as client:
+        with self.connection.client() as client:
             return dict(client.get_registered_model(model_name).tags)
 
     def set_model_tag(self, model_name: str, tag: str, value: str) -> None:
         """Sets a tag of a model as a whole."""
-        with self._connection.client() as client:
+        with self.connection.client() as client:
             client.set_registered_model_tag(model_name, tag, value)
 
     def set_version_tag(self, model_name: str, version: int, tag: str, value: str) -> None:
         """Sets a tag of a version."""
-        with self._connection.client() as client:
+        with self.connection.client() as client:
             client.set_model_version_tag(model_name, str(version), tag, value)
 
     def delete_version_tag(self, model_name: str, version: int, tag: str) -> None:
         """Removes a tag of a version; one that is not there is no error."""
-        with self._connection.client() as client:
+        with self.connection.client() as client:
             if tag in client.get_model_version(model_name, str(version)).tags:
                 client.delete_model_version_tag(model_name, str(version), tag)
 
     def move_label(self, model_name: str, label: str, version: int) -> None:
         """Gives a label to a version; whichever held it loses it in the same moment."""
-        with self._connection.client() as client:
+        with self.connection.client() as client:
             client.set_registered_model_alias(model_name, label, str(version))
 
     def remove_label(self, model_name: str, label: str) -> None:
         """Takes a label away."""
-        with self._connection.client() as client:
+        with self.connection.client() as client:
             client.delete_registered_model_alias(model_name, label)
 
     def _described(self, versions: Sequence["ModelVersion"], labels: Mapping[str, int]) -> list[RegisteredVersion]:
@@ -162,10 +195,23 @@ class MlflowRegistry:
     def _metrics(self, run_ids: Sequence[str]) -> dict[str, Mapping[str, float]]:
         """Last metrics of runs, by run id; a run that was deleted has none."""
         metrics: dict[str, Mapping[str, float]] = {}
-        with self._connection.client() as client:
+        with self.connection.client() as client:
             experiments = [found.experiment_id for found in client.search_experiments()] if run_ids else []
             for start in range(0, len(run_ids), _RUNS_A_SEARCH):
                 names = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _RUNS_A_SEARCH])
                 runs = client.search_runs(experiments, f"attributes.run_id IN ({names})", max_results=_RUNS_A_SEARCH)
                 metrics |= {run.info.run_id: run.data.metrics for run in runs}
         return metrics
+
+
+@contextmanager
+def _tokens_checked(token: str) -> Iterator[None]:
+    """Blames the token of a page where MLflow does."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if token and "page token" in str(error).lower():
+            raise InvalidRequest([("page_token", "must be the next_page_token of an answer before")]) from error
+        raise

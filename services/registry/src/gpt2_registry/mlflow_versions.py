@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2_common.errors import FailedPrecondition, JobInterrupted, PipelineError
 from gpt2_registry.mlflow_connection import MlflowConnection
-from gpt2_registry.registration import MetricPoint, ModelFacts
+from gpt2_registry.registration import SAMPLES_FILE, MetricPoint, ModelFacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -70,7 +70,7 @@ class VersionWriter:
                 client.log_batch(run.info.run_id, params=batch)
             client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
             if samples := facts.samples():
-                client.log_text(run.info.run_id, samples, "samples.txt")
+                client.log_text(run.info.run_id, samples, SAMPLES_FILE)
 
     def log_metrics(self, run: "Run", points: Iterable[MetricPoint]) -> Iterator[int]:
         """Logs metrics over their steps. Yields how many were logged so far. May be repeated.

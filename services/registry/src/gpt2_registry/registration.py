@@ -13,6 +13,9 @@ from typing import Any
 from gpt2_common.artifacts import Artifact
 from gpt2_common.errors import DataLoss, FailedPrecondition
 
+SAMPLES_FILE = "samples.txt"
+"""Where the texts that a model generated are in its run."""
+
 _LONGEST_PARAMETER = 6000
 _LINEAGE = ("checkpoint_digest", "dataset_digest", "tokenizer_digest")
 _SERVED = {"saved_model": "saved_model", "tokenizer": "tokenizer.json", "config": "config.json"}

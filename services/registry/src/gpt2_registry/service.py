@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import grpc.aio
 import sqlalchemy as sql
+from google.protobuf.json_format import ParseDict
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2.registry.v1 import registry_service_pb2_grpc
@@ -17,10 +18,12 @@ from gpt2_common.jobs.manager import JobManager
 from gpt2_common.jobs.service import page_size
 from gpt2_common.server import ServiceDefinition, ServiceSurroundings
 from gpt2_registry import validation
+from gpt2_registry.comparison import compare
 from gpt2_registry.jobs import REGISTER_MODEL
 from gpt2_registry.labels import LabelChange, Labels
 from gpt2_registry.mlflow_connection import MlflowConnection
 from gpt2_registry.mlflow_registry import MlflowRegistry, RegisteredVersion
+from gpt2_registry.rules import LabelRules
 from gpt2_registry.settings import RegistrySettings
 
 _CALL_SECONDS = 60.0
@@ -36,17 +39,23 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         artifacts: Which URIs are allowed.
         registry: The models.
         labels: Their labels.
+        rules: Which labels there are.
     """
 
-    def __init__(self, jobs: JobManager, artifacts: ArtifactStore, registry: MlflowRegistry, labels: Labels) -> None:
+    def __init__(
+        self, jobs: JobManager, artifacts: ArtifactStore, registry: MlflowRegistry, labels: Labels, rules: LabelRules
+    ) -> None:
         self._jobs = jobs
         self._artifacts = artifacts
         self._registry = registry
         self._labels = labels
+        self._rules = rules
 
     async def RegisterModel(self, request: pb.RegisterModelRequest, context: Any) -> pb.RegisterModelResponse:  # noqa: ARG002
         """Starts a registration."""
         problems = validation.register_problems(request, self._artifacts.require_allowed)
+        if request.label and not problems:
+            self._rules.require_known(request.label)
         return pb.RegisterModelResponse(job=await self._jobs.start(REGISTER_MODEL, request, problems))
 
     async def GetModelVersion(self, request: pb.GetModelVersionRequest, context: Any) -> pb.GetModelVersionResponse:  # noqa: ARG002
@@ -66,6 +75,27 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         versions, token = await _in_thread(self._registry.page, request.model_name, size, request.page_token)
         return pb.ListModelVersionsResponse(model_versions=map(_message, versions), next_page_token=token)
 
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: ARG002
+        """Lists models by name."""
+        models, token = await _in_thread(self._registry.models, page_size(request.page_size), request.page_token)
+        messages = (
+            pb.RegisteredModel(model_name=model.model_name, labels=model.labels, latest_version=model.latest_version)
+            for model in models
+        )
+        return pb.ListModelsResponse(models=messages, next_page_token=token)
+
+    async def CompareModels(self, request: pb.CompareModelsRequest, context: Any) -> pb.CompareModelsResponse:  # noqa: ARG002
+        """Puts versions side by side."""
+        validation.require(validation.compare_problems(request))
+        found = await _in_thread(compare, self._registry, request.model_name, request.versions)
+        return pb.CompareModelsResponse(
+            model_versions=map(_message, found.versions),
+            metrics=[pb.ComparedMetric(name=name, values=values) for name, values in found.metrics],
+            parameters=[pb.ComparedText(name=name, values=values) for name, values in found.parameters],
+            lineage=[pb.ComparedText(name=name, values=values) for name, values in found.lineage],
+            samples=found.samples,
+        )
+
     async def SetLabel(self, request: pb.SetLabelRequest, context: Any) -> pb.SetLabelResponse:  # noqa: ARG002
         """Gives a label to a version."""
         validation.require(validation.set_label_problems(request))
@@ -77,6 +107,26 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         """Takes a label away."""
         validation.require(validation.clear_label_problems(request))
         return pb.ClearLabelResponse(previous_version=await _in_thread(self._labels.clear, _change(request)))
+
+    async def ListLabelChanges(
+        self,
+        request: pb.ListLabelChangesRequest,
+        context: Any,  # noqa: ARG002
+    ) -> pb.ListLabelChangesResponse:
+        """Lists the changes of labels, newest first."""
+        validation.require(validation.list_label_changes_problems(request))
+        entries = await _in_thread(self._labels.history, request.model_name, request.label)
+        return pb.ListLabelChangesResponse(changes=[ParseDict(entry, pb.LabelChange()) for entry in entries])
+
+    async def DeleteModelVersion(
+        self,
+        request: pb.DeleteModelVersionRequest,
+        context: Any,  # noqa: ARG002
+    ) -> pb.DeleteModelVersionResponse:
+        """Deletes a version that holds no label."""
+        validation.require(validation.delete_problems(request))
+        await _in_thread(self._labels.delete_version, request.model_name, request.version)
+        return pb.DeleteModelVersionResponse()
 
     def _get(self, request: pb.GetModelVersionRequest) -> RegisteredVersion:
         if request.WhichOneof("selector") == "label":
@@ -124,8 +174,9 @@ def _publisher(engine: sql.Engine, wake_relay: Callable[[], None]) -> Callable[[
 
 def _add_servicer(surroundings: ServiceSurroundings[RegistrySettings], server: grpc.aio.Server) -> RegistryServicer:
     registry = MlflowRegistry(MlflowConnection(surroundings.settings.mlflow_tracking_uri))
-    labels = Labels(registry, _publisher(surroundings.engine, surroundings.wake_relay))
-    servicer = RegistryServicer(surroundings.jobs, surroundings.artifacts, registry, labels)
+    rules = LabelRules.parse(surroundings.settings.label_rules)
+    labels = Labels(registry, rules, _publisher(surroundings.engine, surroundings.wake_relay))
+    servicer = RegistryServicer(surroundings.jobs, surroundings.artifacts, registry, labels, rules)
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server)
     return servicer
 

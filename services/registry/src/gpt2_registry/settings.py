@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from gpt2_common.settings import ServiceSettings
+from gpt2_registry.rules import LabelRules
 
 
 def _plain_http_uri(value: str) -> str:
@@ -17,6 +18,11 @@ def _plain_http_uri(value: str) -> str:
     return value.rstrip("/")
 
 
+def _label_rules(value: str) -> str:
+    LabelRules.parse(value)
+    return value
+
+
 class RegistrySettings(ServiceSettings):
     """Settings of the registry. Credentials for MLflow are read from MLflow's own variables alone."""
 
@@ -24,4 +30,10 @@ class RegistrySettings(ServiceSettings):
     mlflow_tracking_uri: Annotated[str, AfterValidator(_plain_http_uri)] = Field(
         "http://localhost:5000",
         description="Address of MLflow's server. User and password, or a token, go into MLflow's own variables.",
+    )
+    label_rules: Annotated[str, AfterValidator(_label_rules)] = Field(
+        "",
+        description="Labels that there are and what each asks, as JSON: "
+        '{"staging": {}, "production": {"from": ["staging"], "metrics": {"validation_loss": {"max": 3.5}}}}. '
+        "Default: any label, for any version.",
     )

@@ -1,5 +1,6 @@
 """What can be wrong with a request, as pairs of a field's path and a description. Asks nobody; finds all at once."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -16,6 +17,8 @@ _TAG_NAME = re.compile(r"[A-Za-z0-9_. :/-]{1,250}")
 _OWN_TAG = re.compile(r"(gpt2|mlflow)\..*|readiness", re.IGNORECASE)
 _MOST_TAGS = 50
 _LONGEST_TAG = 5000
+_FEWEST_COMPARED = 2
+_MOST_COMPARED = 20
 _LONGEST_REASON = 1000
 _LONGEST_ACTOR = 200
 
@@ -33,6 +36,8 @@ def register_problems(request: pb.RegisterModelRequest, require_allowed: Callabl
     problems += _model_name_problems(request.model_name)
     if request.label:
         problems += _label_problems(request.label)
+    if request.HasField("label_gate"):
+        problems += _gate_problems(request)
     return problems + _reason_problems(request.reason) + _tag_problems(request.tags)
 
 
@@ -54,6 +59,16 @@ def list_problems(request: pb.ListModelVersionsRequest) -> Problems:
     return _model_name_problems(request.model_name)
 
 
+def compare_problems(request: pb.CompareModelsRequest) -> Problems:
+    """What is wrong with a comparison."""
+    problems = _model_name_problems(request.model_name)
+    numbers = request.versions
+    if not _FEWEST_COMPARED <= len(numbers) <= _MOST_COMPARED or len(set(numbers)) < len(numbers) or min(numbers) < 1:
+        wanted = f"must be {_FEWEST_COMPARED} to {_MOST_COMPARED} numbers of versions, from 1, each once"
+        problems.append(("versions", wanted))
+    return problems
+
+
 def set_label_problems(request: pb.SetLabelRequest) -> Problems:
     """What is wrong with the setting of a label."""
     return [
@@ -73,6 +88,16 @@ def clear_label_problems(request: pb.ClearLabelRequest) -> Problems:
         *_actor_problems(request.actor),
         *_reason_problems(request.reason),
     ]
+
+
+def list_label_changes_problems(request: pb.ListLabelChangesRequest) -> Problems:
+    """What is wrong with a look at the changes of labels."""
+    return _model_name_problems(request.model_name) + (_label_problems(request.label) if request.label else [])
+
+
+def delete_problems(request: pb.DeleteModelVersionRequest) -> Problems:
+    """What is wrong with the deletion of a version."""
+    return _model_name_problems(request.model_name) + _version_problems(request.version)
 
 
 def require(problems: Problems) -> None:
@@ -105,6 +130,19 @@ def _label_problems(label: str) -> Problems:
     if _RESERVED_LABEL.fullmatch(label):
         return [("label", "must not be 'latest' or 'v' with digits, which MLflow reserves")]
     return []
+
+
+def _gate_problems(request: pb.RegisterModelRequest) -> Problems:
+    gate = request.label_gate
+    limited = gate.HasField("max_validation_loss")
+    problems: Problems = []
+    if not request.label:
+        problems.append(("label", "is required with label_gate"))
+    if not limited and not gate.better_than_holder:
+        problems.append(("label_gate", "needs max_validation_loss, better_than_holder or both"))
+    if limited and not 0 < gate.max_validation_loss < math.inf:
+        problems.append(("label_gate.max_validation_loss", "must be a number over 0"))
+    return problems
 
 
 def _version_problems(version: int) -> Problems:

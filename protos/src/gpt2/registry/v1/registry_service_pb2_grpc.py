@@ -50,6 +50,16 @@ class RegistryServiceStub(object):
                 request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelVersionsRequest.SerializeToString,
                 response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelVersionsResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/gpt2.registry.v1.RegistryService/ListModels',
+                request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.CompareModels = channel.unary_unary(
+                '/gpt2.registry.v1.RegistryService/CompareModels',
+                request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsRequest.SerializeToString,
+                response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsResponse.FromString,
+                _registered_method=True)
         self.SetLabel = channel.unary_unary(
                 '/gpt2.registry.v1.RegistryService/SetLabel',
                 request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.SetLabelRequest.SerializeToString,
@@ -60,6 +70,16 @@ class RegistryServiceStub(object):
                 request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ClearLabelRequest.SerializeToString,
                 response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ClearLabelResponse.FromString,
                 _registered_method=True)
+        self.ListLabelChanges = channel.unary_unary(
+                '/gpt2.registry.v1.RegistryService/ListLabelChanges',
+                request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListLabelChangesRequest.SerializeToString,
+                response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListLabelChangesResponse.FromString,
+                _registered_method=True)
+        self.DeleteModelVersion = channel.unary_unary(
+                '/gpt2.registry.v1.RegistryService/DeleteModelVersion',
+                request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.DeleteModelVersionRequest.SerializeToString,
+                response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.DeleteModelVersionResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer(object):
@@ -68,7 +88,8 @@ class RegistryServiceServicer(object):
 
     def RegisterModel(self, request, context):
         """Starts a job that registers a model as a new version. One job makes one version, however often it is retried.
-        Output: `version`, with the properties `model_name`, `version`, `model_uri` and `run_url`.
+        Output: `version`, with the properties `model_name`, `version`, `model_uri`, `run_url` and, where a label was asked
+        for, `label_outcome`: `set`, or `not set: ` and why. The version has the same as its tag `gpt2.label_outcome`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,8 +109,24 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModels(self, request, context):
+        """Lists the registered models by name, with what holds their labels.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareModels(self, request, context):
+        """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, and
+        samples. NOT_FOUND when one is missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetLabel(self, request, context):
-        """Gives a label to a version; the version that held it before loses it.
+        """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
+        setting GPT2_LABEL_RULES do not allow it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,6 +134,20 @@ class RegistryServiceServicer(object):
 
     def ClearLabel(self, request, context):
         """Takes a label away from whichever version holds it. NOT_FOUND when none does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLabelChanges(self, request, context):
+        """Lists the changes of a model's labels, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModelVersion(self, request, context):
+        """Deletes a version; its run in MLflow stays. FAILED_PRECONDITION while it holds a label. NOT_FOUND when there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +171,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelVersionsRequest.FromString,
                     response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelVersionsResponse.SerializeToString,
             ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsRequest.FromString,
+                    response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'CompareModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareModels,
+                    request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsRequest.FromString,
+                    response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsResponse.SerializeToString,
+            ),
             'SetLabel': grpc.unary_unary_rpc_method_handler(
                     servicer.SetLabel,
                     request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.SetLabelRequest.FromString,
@@ -129,6 +190,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ClearLabel,
                     request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ClearLabelRequest.FromString,
                     response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ClearLabelResponse.SerializeToString,
+            ),
+            'ListLabelChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLabelChanges,
+                    request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListLabelChangesRequest.FromString,
+                    response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListLabelChangesResponse.SerializeToString,
+            ),
+            'DeleteModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModelVersion,
+                    request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.DeleteModelVersionRequest.FromString,
+                    response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.DeleteModelVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +295,60 @@ class RegistryService(object):
             _registered_method=True)
 
     @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.registry.v1.RegistryService/ListModels',
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsRequest.SerializeToString,
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.registry.v1.RegistryService/CompareModels',
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsRequest.SerializeToString,
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SetLabel(request,
             target,
             options=(),
@@ -267,6 +392,60 @@ class RegistryService(object):
             '/gpt2.registry.v1.RegistryService/ClearLabel',
             gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ClearLabelRequest.SerializeToString,
             gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ClearLabelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLabelChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.registry.v1.RegistryService/ListLabelChanges',
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListLabelChangesRequest.SerializeToString,
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.ListLabelChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.registry.v1.RegistryService/DeleteModelVersion',
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.DeleteModelVersionRequest.SerializeToString,
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.DeleteModelVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,16 +35,29 @@ class RegistryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RegistryServiceAsyncStub: ...
     RegisterModel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterModelRequest, _registry_service_pb2.RegisterModelResponse]
     """Starts a job that registers a model as a new version. One job makes one version, however often it is retried.
-    Output: `version`, with the properties `model_name`, `version`, `model_uri` and `run_url`.
+    Output: `version`, with the properties `model_name`, `version`, `model_uri`, `run_url` and, where a label was asked
+    for, `label_outcome`: `set`, or `not set: ` and why. The version has the same as its tag `gpt2.label_outcome`.
     """
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetModelVersionRequest, _registry_service_pb2.GetModelVersionResponse]
     """Returns one version. NOT_FOUND when there is none."""
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelVersionsRequest, _registry_service_pb2.ListModelVersionsResponse]
     """Lists the versions of one model, newest first."""
+    ListModels: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelsRequest, _registry_service_pb2.ListModelsResponse]
+    """Lists the registered models by name, with what holds their labels."""
+    CompareModels: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CompareModelsRequest, _registry_service_pb2.CompareModelsResponse]
+    """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, and
+    samples. NOT_FOUND when one is missing.
+    """
     SetLabel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetLabelRequest, _registry_service_pb2.SetLabelResponse]
-    """Gives a label to a version; the version that held it before loses it."""
+    """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
+    setting GPT2_LABEL_RULES do not allow it.
+    """
     ClearLabel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ClearLabelRequest, _registry_service_pb2.ClearLabelResponse]
     """Takes a label away from whichever version holds it. NOT_FOUND when none does."""
+    ListLabelChanges: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListLabelChangesRequest, _registry_service_pb2.ListLabelChangesResponse]
+    """Lists the changes of a model's labels, newest first."""
+    DeleteModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteModelVersionRequest, _registry_service_pb2.DeleteModelVersionResponse]
+    """Deletes a version; its run in MLflow stays. FAILED_PRECONDITION while it holds a label. NOT_FOUND when there is none."""
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -53,16 +66,29 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterModel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterModelRequest, _registry_service_pb2.RegisterModelResponse]  # type: ignore[assignment]
     """Starts a job that registers a model as a new version. One job makes one version, however often it is retried.
-    Output: `version`, with the properties `model_name`, `version`, `model_uri` and `run_url`.
+    Output: `version`, with the properties `model_name`, `version`, `model_uri`, `run_url` and, where a label was asked
+    for, `label_outcome`: `set`, or `not set: ` and why. The version has the same as its tag `gpt2.label_outcome`.
     """
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetModelVersionRequest, _registry_service_pb2.GetModelVersionResponse]  # type: ignore[assignment]
     """Returns one version. NOT_FOUND when there is none."""
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelVersionsRequest, _registry_service_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of one model, newest first."""
+    ListModels: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelsRequest, _registry_service_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """Lists the registered models by name, with what holds their labels."""
+    CompareModels: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CompareModelsRequest, _registry_service_pb2.CompareModelsResponse]  # type: ignore[assignment]
+    """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, and
+    samples. NOT_FOUND when one is missing.
+    """
     SetLabel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetLabelRequest, _registry_service_pb2.SetLabelResponse]  # type: ignore[assignment]
-    """Gives a label to a version; the version that held it before loses it."""
+    """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
+    setting GPT2_LABEL_RULES do not allow it.
+    """
     ClearLabel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ClearLabelRequest, _registry_service_pb2.ClearLabelResponse]  # type: ignore[assignment]
     """Takes a label away from whichever version holds it. NOT_FOUND when none does."""
+    ListLabelChanges: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListLabelChangesRequest, _registry_service_pb2.ListLabelChangesResponse]  # type: ignore[assignment]
+    """Lists the changes of a model's labels, newest first."""
+    DeleteModelVersion: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteModelVersionRequest, _registry_service_pb2.DeleteModelVersionResponse]  # type: ignore[assignment]
+    """Deletes a version; its run in MLflow stays. FAILED_PRECONDITION while it holds a label. NOT_FOUND when there is none."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Registers models in MLflow and labels their versions."""
@@ -74,7 +100,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.RegisterModelResponse, _abc.Awaitable[_registry_service_pb2.RegisterModelResponse]]:
         """Starts a job that registers a model as a new version. One job makes one version, however often it is retried.
-        Output: `version`, with the properties `model_name`, `version`, `model_uri` and `run_url`.
+        Output: `version`, with the properties `model_name`, `version`, `model_uri`, `run_url` and, where a label was asked
+        for, `label_outcome`: `set`, or `not set: ` and why. The version has the same as its tag `gpt2.label_outcome`.
         """
 
     @_abc_1.abstractmethod
@@ -94,12 +121,32 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the versions of one model, newest first."""
 
     @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _registry_service_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ListModelsResponse, _abc.Awaitable[_registry_service_pb2.ListModelsResponse]]:
+        """Lists the registered models by name, with what holds their labels."""
+
+    @_abc_1.abstractmethod
+    def CompareModels(
+        self,
+        request: _registry_service_pb2.CompareModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.CompareModelsResponse, _abc.Awaitable[_registry_service_pb2.CompareModelsResponse]]:
+        """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, and
+        samples. NOT_FOUND when one is missing.
+        """
+
+    @_abc_1.abstractmethod
     def SetLabel(
         self,
         request: _registry_service_pb2.SetLabelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.SetLabelResponse, _abc.Awaitable[_registry_service_pb2.SetLabelResponse]]:
-        """Gives a label to a version; the version that held it before loses it."""
+        """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
+        setting GPT2_LABEL_RULES do not allow it.
+        """
 
     @_abc_1.abstractmethod
     def ClearLabel(
@@ -108,5 +155,21 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ClearLabelResponse, _abc.Awaitable[_registry_service_pb2.ClearLabelResponse]]:
         """Takes a label away from whichever version holds it. NOT_FOUND when none does."""
+
+    @_abc_1.abstractmethod
+    def ListLabelChanges(
+        self,
+        request: _registry_service_pb2.ListLabelChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ListLabelChangesResponse, _abc.Awaitable[_registry_service_pb2.ListLabelChangesResponse]]:
+        """Lists the changes of a model's labels, newest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteModelVersion(
+        self,
+        request: _registry_service_pb2.DeleteModelVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.DeleteModelVersionResponse, _abc.Awaitable[_registry_service_pb2.DeleteModelVersionResponse]]:
+        """Deletes a version; its run in MLflow stays. FAILED_PRECONDITION while it holds a label. NOT_FOUND when there is none."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,1 @@
+"""Command modules of `gpt2`: models, jobs, generate, doctor, and what they share."""

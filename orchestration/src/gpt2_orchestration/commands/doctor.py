@@ -1,0 +1,129 @@
+"""`gpt2 doctor`: looks at every address, version, the disk and the GPU, and says what to fix."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from gpt2_orchestration.calls import DEFAULT_PORTS
+from gpt2_orchestration.client import ClientSettings, ServiceError, connect
+from gpt2_orchestration.commands.errors import shows_errors
+from gpt2_orchestration.commands.output import JsonOption, print_json, print_table
+from gpt2_orchestration.stack.control import stack_status
+from gpt2_orchestration.stack.errors import StackError
+
+_CONNECT_SECONDS = 3.0
+_LEAST_FREE_BYTES = 5 * 2**30
+_GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+_GPU_SECONDS = 20.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    ok: bool
+    found: str
+    fix: str = ""
+    """What to do; empty where there is nothing to do."""
+
+
+@shows_errors
+def doctor(
+    folder: Annotated[Path, typer.Option(help="Folder of the stack, whose disk is looked at.")] = Path(".gpt2"),
+    json: JsonOption = False,
+) -> None:
+    """Check every address, version, the disk and the GPU, and say what to fix. Exit status 1 when any is wrong."""
+    services = _services(ClientSettings.from_environment(os.environ))
+    findings = [*services, *_servers(os.environ, _stack(folder)), _disk(folder), _gpu()]
+    if json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        rows = ((item.what, "ok" if item.ok else "wrong", item.found, item.fix) for item in findings)
+        print_table(("what", "", "found", "to do"), rows)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _services(settings: ClientSettings) -> Iterator[Finding]:
+    own = version("gpt2-orchestration")
+    for service in DEFAULT_PORTS:
+        address = settings.addresses[service]
+        with connect(service, settings) as client:
+            try:
+                about = client.describe()
+            except ServiceError as error:
+                yield Finding(what=service, ok=False, found=address, fix=str(error))
+                continue
+        found = f"{about.service} {about.version} at {address}"
+        variable = f"GPT2_{service.upper()}_ADDRESS"
+        if about.service != service:
+            yield Finding(what=service, ok=False, found=found, fix=f"correct {variable}: the {service} is elsewhere")
+        elif about.version != own:
+            yield Finding(what=service, ok=False, found=found, fix=f"this command is {own}: install the same version")
+        else:
+            yield Finding(what=service, ok=True, found=found)
+
+
+def _stack(folder: Path) -> Mapping[str, str]:
+    """Addresses of the stack that runs in a folder, by process; none where none runs. Its Kafka chooses its port."""
+    try:
+        return {process.name: process.address for process in stack_status(folder)}
+    except StackError:
+        return {}
+
+
+def _servers(environment: Mapping[str, str], stack: Mapping[str, str]) -> Iterator[Finding]:
+    """The servers behind the services: whether somebody listens where the environment, or else the stack, says."""
+    for what, variable, default in (
+        ("Kafka", "GPT2_KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
+        ("MLflow", "GPT2_MLFLOW_TRACKING_URI", "http://localhost:5000"),
+        ("MongoDB", "GPT2_MONGODB_URI", "mongodb://localhost:27017"),
+    ):
+        host, port = _host_and_port(environment.get(variable) or stack.get(what.lower()) or default)
+        where = f"{host}:{port}"
+        try:
+            with socket.create_connection((host, port), timeout=_CONNECT_SECONDS):
+                yield Finding(what=what, ok=True, found=f"listens at {where}")
+        except OSError as error:
+            fix = f"start it (`gpt2 stack up`), or correct {variable}"
+            yield Finding(what=what, ok=False, found=f"{where}: {error.strerror or error}", fix=fix)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Host and port of the first server of an address; neither user nor password."""
+    first = address.split(",")[0]
+    parts = urlsplit(first if "://" in first else f"tcp://{first}")
+    usual = {"http": 80, "https": 443, "mongodb": 27017}
+    return parts.hostname or "localhost", parts.port or usual.get(parts.scheme, 9092)
+
+
+def _disk(folder: Path) -> Finding:
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(existing).free
+    found = f"{free / 2**30:.1f} GiB free at {existing}"
+    fix = "" if free >= _LEAST_FREE_BYTES else f"free some: models need {_LEAST_FREE_BYTES // 2**30} GiB at least"
+    return Finding(what="disk", ok=not fix, found=found, fix=fix)
+
+
+def _gpu() -> Finding:
+    """The GPUs of this machine. None is no fault: training runs on the CPU."""
+    none = Finding(what="GPU", ok=True, found="none here; training on this machine takes the CPU")
+    if shutil.which(_GPU_QUERY[0]) is None:
+        return none
+    try:
+        answer = subprocess.run(_GPU_QUERY, capture_output=True, text=True, timeout=_GPU_SECONDS, check=True)
+    except (subprocess.SubprocessError, OSError) as error:
+        fix = "run `nvidia-smi`, and repair the driver that it complains of"
+        return Finding(what="GPU", ok=False, found=f"nvidia-smi failed ({type(error).__name__})", fix=fix)
+    names = answer.stdout.strip().splitlines()
+    return Finding(what="GPU", ok=True, found="; ".join(names)) if names else none

@@ -1,0 +1,41 @@
+"""Errors of commands: one line on standard error, and an exit status that `cli.py` documents."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+import typer
+
+from gpt2_orchestration.client import ServiceError
+from gpt2_orchestration.specification import SpecificationError
+from gpt2_orchestration.stack.errors import StackError
+from gpt2_orchestration.stack.kafka_server import KafkaError
+
+Arguments = ParamSpec("Arguments")
+
+
+class UsageError(Exception):
+    """The command line is wrong; the message says how it should be."""
+
+
+def shows_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Turns the errors that users can do something about into one line and an exit status."""
+
+    @wraps(command)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (SpecificationError, UsageError) as error:
+            raise typer.Exit(_complain(error, 2)) from None
+        except (ServiceError, StackError, KafkaError) as error:
+            raise typer.Exit(_complain(error, 1)) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(_complain("interrupted", 130)) from None
+
+    return run
+
+
+def _complain(error: object, status: int) -> int:
+    print(f"gpt2: {error}", file=sys.stderr)
+    return status

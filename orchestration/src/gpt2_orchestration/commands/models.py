@@ -1,0 +1,211 @@
+"""`gpt2 models`: registered models, their versions and labels, as the registry has them."""
+
+import getpass
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Annotated
+
+import typer
+
+from gpt2.registry.v1 import registry_service_pb2 as pb
+from gpt2.trainer.v1.trainer_service_pb2 import GenerateRequest
+from gpt2_orchestration.client import ClientSettings, ServiceClient, connect
+from gpt2_orchestration.commands.errors import UsageError, shows_errors
+from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
+from gpt2_orchestration.commands.references import REFERENCE_HELP, find_version, registered_uri
+
+models = typer.Typer(no_args_is_help=True, help="Registered models, their versions and labels.")
+
+_SHORT_DIGEST = 12
+_COMPARED_TOKENS = 40
+
+
+def _registry() -> AbstractContextManager[ServiceClient]:
+    return connect("registry", ClientSettings.from_environment(os.environ))
+
+
+@models.command("list")
+@shows_errors
+def list_all(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Model whose versions to list.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """List the models, or the versions of one, newest first."""
+    with _registry() as registry:
+        if name:
+            _print_versions(name, list(_versions(registry, name)), json)
+        else:
+            _print_models(list(_models(registry)), json)
+
+
+@models.command()
+@shows_errors
+def show(model: Annotated[str, typer.Argument(help=REFERENCE_HELP)], json: JsonOption = False) -> None:
+    """Show one version: labels, metrics, and where it comes from."""
+    with _registry() as registry:
+        version = find_version(registry, model)
+    if json:
+        print_json(as_json(version))
+        return
+    facts = [("labels", ", ".join(version.labels)), ("registered", _time(version)), ("run", version.mlflow_run_id)]
+    facts += [(name, f"{value:.6g}") for name, value in sorted(version.metrics.items())]
+    print_table(("fact", "value"), [*facts, *sorted(version.tags.items())], version.model_uri)
+
+
+@models.command()
+@shows_errors
+def compare(
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    versions: Annotated[list[int], typer.Argument(help="Numbers of its versions, two or more.")],
+    samples: Annotated[bool, typer.Option("--samples", help="Show what each wrote, too.")] = False,
+    prompt: Annotated[
+        list[str], typer.Option(help="Show how each goes on from this, with the same seed. Repeatable.")
+    ] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(help="Seed of what the prompts give.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Put versions side by side: metrics, parameters that differ, digests, samples."""
+    with _registry() as registry:
+        found = registry.call("CompareModels", pb.CompareModelsRequest(model_name=name, versions=versions))
+    written = {text: _continuations(found.model_versions, text, seed) for text in prompt}
+    if json:
+        print_json({**as_json(found), "continuations": written})
+        return
+    rows = [["labels", *(", ".join(item.labels) for item in found.model_versions)]]
+    rows += [[row.name, *map(_figure, row.values)] for row in found.metrics]
+    rows += [[row.name, *row.values] for row in found.parameters]
+    rows += [[row.name, *(value[:_SHORT_DIGEST] for value in row.values)] for row in found.lineage]
+    if samples:
+        rows.append(["samples", *found.samples])
+    rows += [[text, *texts] for text, texts in written.items()]
+    print_table(("", *(f"version {item.version}" for item in found.model_versions)), rows, name)
+
+
+@models.command()
+@shows_errors
+def label(
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    label: Annotated[str, typer.Argument(help="The label, such as `staging`.")],
+    version: Annotated[int, typer.Argument(metavar="[VERSION]", help="Number of the version to give it to.")] = 0,
+    clear: Annotated[bool, typer.Option("--clear", help="Take it away from the version that holds it.")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for those who read it later.")] = "",
+    actor: Annotated[str, typer.Option(help="Who asks. Default: the name of the user.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Give a label to a version, or take it away."""
+    if clear == bool(version):
+        raise UsageError("name either the VERSION that gets the label, or --clear")
+    change = {"model_name": name, "label": label, "actor": actor or _user(), "reason": reason}
+    with _registry() as registry:
+        if clear:
+            answer = registry.call("ClearLabel", pb.ClearLabelRequest(**change))
+        else:
+            answer = registry.call("SetLabel", pb.SetLabelRequest(**change, version=version))
+    if json:
+        print_json(as_json(answer))
+        return
+    before = f"version {answer.previous_version}" if answer.previous_version else "none"
+    print(f"{label} of {name}: {'none' if clear else f'version {version}'} (before: {before})")
+
+
+@models.command()
+@shows_errors
+def history(
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    label: Annotated[str, typer.Option(help="Only changes of this label.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """List who moved which label when, and why; newest first."""
+    request = pb.ListLabelChangesRequest(model_name=name, label=label)
+    with _registry() as registry:
+        changes = registry.call("ListLabelChanges", request).changes
+    if json:
+        print_json([as_json(change) for change in changes])
+        return
+    rows = (
+        (
+            change.time.ToJsonString(),
+            change.label,
+            _held(change.previous_version),
+            _held(change.version),
+            change.actor,
+            change.reason,
+        )
+        for change in changes
+    )
+    print_table(("time", "label", "from", "to", "who", "why"), rows, name)
+
+
+def _models(registry: ServiceClient) -> Iterator[pb.RegisteredModel]:
+    request = pb.ListModelsRequest()
+    while True:
+        page = registry.call("ListModels", request)
+        yield from page.models
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+
+
+def _versions(registry: ServiceClient, name: str) -> Iterator[pb.ModelVersion]:
+    request = pb.ListModelVersionsRequest(model_name=name)
+    while True:
+        page = registry.call("ListModelVersions", request)
+        yield from page.model_versions
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+
+
+def _print_models(found: Sequence[pb.RegisteredModel], json: bool) -> None:
+    if json:
+        print_json([as_json(model) for model in found])
+        return
+    rows = ((model.model_name, model.latest_version, _labels(model)) for model in found)
+    print_table(("model", "newest", "labels"), rows)
+
+
+def _print_versions(name: str, found: Sequence[pb.ModelVersion], json: bool) -> None:
+    if json:
+        print_json([as_json(version) for version in found])
+        return
+    rows = ((item.version, ", ".join(item.labels), _loss(item), _time(item)) for item in found)
+    print_table(("version", "labels", "validation loss", "registered"), rows, name)
+
+
+def _continuations(versions: Sequence[pb.ModelVersion], prompt: str, seed: int) -> list[str]:
+    """What each version writes after a prompt, as the trainer serves it."""
+    with connect("trainer", ClientSettings.from_environment(os.environ)) as trainer:
+        requests = (
+            GenerateRequest(model_uri=registered_uri(item), prompt=prompt, seed=seed, max_tokens=_COMPARED_TOKENS)
+            for item in versions
+        )
+        return ["".join(piece.text for piece in trainer.stream("Generate", request)) for request in requests]
+
+
+def _labels(model: pb.RegisteredModel) -> str:
+    return ", ".join(f"{label}: {version}" for label, version in sorted(model.labels.items()))
+
+
+def _loss(version: pb.ModelVersion) -> str:
+    return _figure(version.metrics["validation_loss"]) if "validation_loss" in version.metrics else ""
+
+
+def _time(version: pb.ModelVersion) -> str:
+    return str(version.create_time.ToJsonString())
+
+
+def _figure(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def _held(version: int) -> str:
+    return str(version or "none")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise UsageError("this user has no name: say who asks with --actor") from None
