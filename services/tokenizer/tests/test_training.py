@@ -48,9 +48,10 @@ def test_a_small_corpus_gives_fewer_tokens():
 def test_one_letter_or_nothing_is_learned_in_linear_time():
     assert train_vocabulary(list, 1000, 1).size == 257
     assert train_vocabulary(lambda: ["a"], 1000, 1).size == 257
-    vocabulary = train_vocabulary(lambda: ["a" * 300_000], 1000, 1)
+    vocabulary = train_vocabulary(lambda: ["a" * 100_000], 1000, 1)
     assert vocabulary.tokens[256:260] == ("aa", "aaaa", "a" * 8, "a" * 16)
-    assert vocabulary.tokens[-2] == "a" * 300_000
+    assert vocabulary.tokens[-2] == "a" * 100_000
+    assert Encoder(vocabulary).encode("a" * 100_000) == [vocabulary.size - 2]
 
 
 @settings(max_examples=20, deadline=None)
