@@ -1,11 +1,14 @@
 """The same exports against every kind of server: the embedded one, FerretDB, and MongoDB where there is one."""
 
 import itertools
+from contextlib import suppress
+from datetime import datetime
 
 import pymongo
 import pytest
-from bson import ObjectId
+from bson import Binary, Decimal128, ObjectId, Timestamp
 from pydantic import SecretStr
+from pymongo.errors import AutoReconnect, WriteError
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import FailedPrecondition
@@ -49,6 +52,44 @@ def test_texts_come_unchanged_in_the_order_of_ids(articles, run):
 def test_ids_of_strings_and_object_ids_are_all_read(articles, run):
     articles.insert_many([{"_id": identifier, "text": str(identifier)} for identifier in ("b", ObjectId(), "a")])
     assert len(set(run().texts)) == 3
+
+
+def test_an_object_id_between_strings_is_read(articles, run):
+    articles.insert_many([{"_id": identifier, "text": str(identifier)} for identifier in ("2020", ObjectId(), "zz")])
+    assert len(run().texts) == 3
+
+
+# Types that the embedded server can hold, and others.
+MIXED = [ObjectId(), "b", "Z", "é", *(Binary(bytes([n * 37 % 251] * 16), 4) for n in range(1, 9)), datetime(2020, 1, 1)]
+MORE = [9, 10, -1, 2.5, 2**40, Decimal128("9.75"), Timestamp(1, 2), True]
+
+
+@pytest.mark.parametrize("identifiers", [MIXED, MIXED + MORE], ids=["common", "all"])
+def test_ids_of_many_types_are_all_read_or_the_server_is_refused(articles, run, identifiers):
+    held = []
+    for identifier in identifiers:
+        # Neither stand-in holds every type; FerretDB closes the connection on a Decimal128.
+        with suppress(WriteError, AutoReconnect):
+            articles.insert_one({"_id": identifier, "text": str(identifier)})
+            held.append(str(identifier))
+    assert len(held) >= len(MIXED)
+    with suppress(FailedPrecondition):
+        assert sorted(run().texts) == sorted(held)
+
+
+def test_what_a_path_meets_is_counted_by_reason(articles, run):
+    bodies = [{"text": "good"}, [{"text": "a"}], {"text": ["a"]}, {"text": None}, {"text": ""}, {}, None, "a", 5]
+    articles.insert_many([*({"body": body} for body in bodies), {}])
+    corpus = run({"max_rejected": -1}, text_field="body.text")
+    assert corpus.texts == ["good"]
+    reasons = {"text missing": 6, "text not a string": 1, "text null": 1, "text empty": 1}
+    assert corpus.summary["rejected_by_reason"] == reasons
+
+
+def test_a_document_near_the_largest_is_read(articles, run):
+    large = "ü" * (7 << 20)
+    articles.insert_many([{"text": "first"}, {"text": large}, {"text": "last"}])
+    assert run().texts == ["first", large, "last"]
 
 
 def test_a_filter_a_nested_text_and_unusable_documents(articles, run):

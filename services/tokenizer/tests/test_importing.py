@@ -91,6 +91,15 @@ def test_merges_written_as_strings_are_read(small, folder):
         (lambda c: c["model"].update(unk_token="[UNK]"), "its model has unk_token"),
         (lambda c: c["added_tokens"].append({"id": 280, "content": "<pad>"}), "adds the token '<pad>'"),
         (lambda c: c["model"].update(merges=[["a"]]), "a merge is not two tokens"),
+        (lambda c: c["model"]["merges"].pop(), "no merge makes 1 of its tokens"),
+        (lambda c: c["model"]["merges"].append(c["model"]["merges"][2]), "is there more than once"),
+        (lambda c: c["model"].update(byte_fallback=True, unk_token="<unk>"), "its model has byte_fallback"),
+        (lambda c: c["model"].update(type="WordPiece"), "its model is WordPiece"),
+        (lambda c: c.update(post_processor={"type": "TemplateProcessing"}), "adds tokens to each text"),
+        (lambda c: c["added_tokens"].append({"id": 900, "content": "<|pad|>", "special": True}), "are not 0 to"),
+        (lambda c: c.update(model=[1]), "not what the tokenizers library writes"),
+        (lambda c: c["model"].update(merges=5), "not what the tokenizers library writes"),
+        (lambda c: c.update(pre_tokenizer="x"), "not what the tokenizers library writes"),
     ],
 )
 def test_a_tokenizer_that_encodes_otherwise_is_refused(folder, change, words):
@@ -118,6 +127,13 @@ def test_a_pair_whose_tokenizer_json_splits_otherwise_is_refused(folder):
 def test_a_pair_that_does_not_fit_together_is_refused(folder, change, words):
     edit_json(folder / "encoder.json", change)
     with pytest.raises(FailedPrecondition, match=words):
+        import_vocabulary(folder.as_uri())
+
+
+def test_a_pair_whose_merges_are_cut_off_is_refused(folder):
+    lines = (folder / "vocab.bpe").read_text().splitlines()
+    (folder / "vocab.bpe").write_text("\n".join(lines[:-3]) + "\n")
+    with pytest.raises(FailedPrecondition, match=r"no merge makes 3 of its tokens.*cut off"):
         import_vocabulary(folder.as_uri())
 
 

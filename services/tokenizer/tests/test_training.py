@@ -45,6 +45,26 @@ def test_a_small_corpus_gives_fewer_tokens():
     assert vocabulary.tokens[256:] == ("ab", "<|endoftext|>")
 
 
+def test_one_letter_or_nothing_is_learned_in_linear_time():
+    assert train_vocabulary(list, 1000, 1).size == 257
+    assert train_vocabulary(lambda: ["a"], 1000, 1).size == 257
+    vocabulary = train_vocabulary(lambda: ["a" * 100_000], 1000, 1)
+    assert vocabulary.tokens[256:260] == ("aa", "aaaa", "a" * 8, "a" * 16)
+    assert vocabulary.tokens[-2] == "a" * 100_000
+    assert Encoder(vocabulary).encode("a" * 100_000) == [vocabulary.size - 2]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.text("ab", min_size=50, max_size=900))
+def test_long_tokens_come_of_the_same_merges(text):
+    with pytest.MonkeyPatch.context() as patch:
+        found = []
+        for longest in (2, 10_000):
+            patch.setattr("gpt2_tokenizer.training._LONG_TOKEN", longest)
+            found.append(train_vocabulary(lambda: [text], 600, 1))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(("min_frequency", "merges"), [(1, 2), (3, 1), (4, 0)])
 def test_a_pair_is_merged_when_it_occurs_often_enough(min_frequency, merges):
     assert len(train_vocabulary(lambda: ["ab", "abc", "ab"], 1000, min_frequency).merges) == merges

@@ -19,6 +19,9 @@ from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN, Vocabulary
 
 _log = logging.getLogger(__name__)
 
+# fastokens opens a vocabulary in the time of the square of its longest token.
+_LONGEST_TOKEN = 4096
+
 Tokens = npt.NDArray[np.uint32]
 Offsets = npt.NDArray[np.int64]
 
@@ -107,7 +110,7 @@ def choose_engine(vocabulary: Vocabulary, *, fast: bool = True) -> Engine:
     """
     tokenizer = text_tokenizer(vocabulary)
     reference = ReferenceEngine(tokenizer)
-    if not fast:
+    if not fast or max(map(len, vocabulary.tokens)) > _LONGEST_TOKEN:
         return reference
     try:
         library = importlib.import_module("fastokens")

@@ -7,7 +7,8 @@ only the merges up to it are applied, which falls from merge to merge, so the la
 by halving.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import heappop, heappush
 from itertools import pairwise
 
 import numpy as np
@@ -29,6 +30,7 @@ _BATCH_CHARACTERS = 1 << 20
 _BATCH_PIECES = 1024
 _PIECE_CHARACTERS = 1 << 16
 _NEVER = LARGEST_VOCABULARY
+_LONG_TOKEN = 200
 # OpenAI, gpt-2/src/encoder.py.
 _PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -70,19 +72,54 @@ def _merges_of(learned: Sequence[str]) -> list[tuple[str, str]]:
     ranks: dict[str, int] = {}
     merges = []
     for rank, token in enumerate(learned):
-        parts = list(token)
-        urgency = [ranks.get(left + right, _NEVER) for left, right in pairwise(parts)]
-        while len(parts) > 2:
-            at = urgency.index(min(urgency))
-            parts[at : at + 2] = [parts[at] + parts[at + 1]]
-            del urgency[at]
-            if at > 0:
-                urgency[at - 1] = ranks.get(parts[at - 1] + parts[at], _NEVER)
-            if at < len(urgency):
-                urgency[at] = ranks.get(parts[at] + parts[at + 1], _NEVER)
-        merges.append((parts[0], parts[1]))
+        merges.append(_halves_of_long(token, ranks) if len(token) > _LONG_TOKEN else _halves(token, ranks))
         ranks[token] = rank
     return merges
+
+
+def _halves(token: str, ranks: Mapping[str, int]) -> tuple[str, str]:
+    """The two parts that merges leave of a token."""
+    parts = list(token)
+    urgency = [ranks.get(left + right, _NEVER) for left, right in pairwise(parts)]
+    while len(parts) > 2:
+        at = urgency.index(min(urgency))
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        del urgency[at]
+        if at > 0:
+            urgency[at - 1] = ranks.get(parts[at - 1] + parts[at], _NEVER)
+        if at < len(urgency):
+            urgency[at] = ranks.get(parts[at] + parts[at + 1], _NEVER)
+    return parts[0], parts[1]
+
+
+def _halves_of_long(token: str, ranks: Mapping[str, int]) -> tuple[str, str]:
+    """The same in the time of a sort, for tokens such as a megabyte of one letter; slower for short ones."""
+    size = len(token)
+    # Where the part that begins at a character ends, and where the one before it begins.
+    ends = list(range(1, size + 1))
+    before = list(range(-1, size - 1))
+    waiting: list[tuple[int, int, int]] = []
+
+    def consider(begin: int) -> None:
+        middle = ends[begin]
+        if middle < size and (rank := ranks.get(token[begin : ends[middle]])) is not None:
+            heappush(waiting, (rank, begin, ends[middle]))
+
+    for begin in range(size - 1):
+        consider(begin)
+    while waiting:
+        _, begin, end = heappop(waiting)
+        middle = ends[begin]
+        # What has been merged since, on either side, is no such pair any more.
+        if middle <= begin or middle >= size or ends[middle] != end:
+            continue
+        ends[begin], ends[middle] = end, 0
+        if end < size:
+            before[end] = begin
+        if before[begin] >= 0:
+            consider(before[begin])
+        consider(begin)
+    return token[: ends[0]], token[ends[0] :]
 
 
 def _frequent(merges: Sequence[tuple[str, str]], texts: Callable[[], Iterable[str]], least: int) -> int:

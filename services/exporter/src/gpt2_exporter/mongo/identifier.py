@@ -79,16 +79,23 @@ def bracket_of(identifier: Any) -> str:
 
 
 def is_before(identifier: Any, other: Any) -> bool:
-    """Whether a number comes before another; False for what is no number, whose order the server alone knows."""
+    """Whether a number, or binary data, comes before another; False for others, whose order the server alone knows."""
     numbers = int | float
-    return isinstance(identifier, numbers) and isinstance(other, numbers) and identifier < other
+    if isinstance(identifier, numbers) and isinstance(other, numbers):
+        return identifier < other
+    return isinstance(identifier, bytes) and isinstance(other, bytes) and _binary_key(identifier) < _binary_key(other)
+
+
+def _binary_key(value: bytes) -> tuple[int, int, bytes]:
+    """By length, then subtype, then bytes, as MongoDB orders them."""
+    return len(value), value.subtype if isinstance(value, Binary) else 0, bytes(value)
 
 
 def out_of_order(collection: str) -> FailedPrecondition:
     """The error for a server that does not sort `_id`s as it compares them: an export from it would lose some."""
     return FailedPrecondition(
-        f"the server does not return the _ids of {collection} in their order (the embedded stand-in sorts numbers as "
-        "text): use ObjectIds or text as _id, or MongoDB itself"
+        f"the server does not return the _ids of {collection} in their order (the embedded stand-in sorts numbers "
+        "and binary data, such as UUIDs, as text): use ObjectIds or text as _id, or MongoDB itself"
     )
 
 

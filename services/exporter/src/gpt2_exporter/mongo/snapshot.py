@@ -24,6 +24,8 @@ from gpt2_exporter.mongo.identifier import BRACKET_RANGES, CODEC, bracket_of, fr
 from gpt2_exporter.mongo.text import TextRule
 
 _VERSION = 1
+# Of the ids past the greatest one: servers may answer with some of other brackets.
+_LOOKED_AT = 100
 
 Query = dict[str, Any]
 
@@ -128,28 +130,32 @@ def _look_at(collection: MongoCollection, query: Query) -> CollectionState:
     greatest = _outermost_id(collection, query, DESCENDING)
     if not least or not greatest:
         return CollectionState(0, ())
-    outer = {bracket_of(least[0]), bracket_of(greatest[0])}
-    if len(outer) == 1:
-        _require_order(collection, query, greatest)
-        return CollectionState(documents, greatest)
-    found = {
-        bracket: _outermost_id(collection, narrowed(query, condition), DESCENDING)
+    last = bracket_of(greatest[0])
+    # Every bracket is looked for: servers that are not MongoDB itself may sort one in between the values of another.
+    queries = {
+        bracket: query if bracket == last else narrowed(query, condition)
         for bracket, condition in BRACKET_RANGES.items()
-        if bracket in outer or "$gte" in condition
+        if bracket in (bracket_of(least[0]), last) or "$gte" in condition
     }
-    # Servers of this protocol that are not MongoDB itself may compare values of several brackets.
-    every = (identifier for bracket, ids in found.items() for identifier in ids if bracket_of(identifier) == bracket)
+    every: list[Any] = []
+    for bracket, part in queries.items():
+        found = greatest if bracket == last else _outermost_id(collection, part, DESCENDING)
+        # They may compare values of several brackets, too.
+        if found and bracket_of(found[0]) == bracket:
+            _require_order(collection, part, found)
+            every += found
     return CollectionState(documents, tuple(every))
 
 
 def _require_order(collection: MongoCollection, query: Query, greatest: tuple[Any, ...]) -> None:
-    """Checks that nothing lies beyond the greatest `_id`, as it does on servers that sort numbers as text."""
-    if bracket_of(greatest[0]) != "number":
+    """Checks that nothing of its bracket lies beyond the greatest `_id`, as on servers that sort values as text."""
+    bracket = bracket_of(greatest[0])
+    if "$gte" not in BRACKET_RANGES[bracket]:
         return
-    beyond = {"$gt": greatest[0]}
+    found = collection.find(narrowed(query, {"$gt": greatest[0]}), {"_id": 1}).limit(_LOOKED_AT)
+    is_beyond = any(bracket_of(document["_id"]) == bracket for document in found)
     # What was added between two looks is greater too, but then so is the greatest at a second look.
-    beyond_it = collection.find_one(narrowed(query, beyond), {"_id": 1}) is not None
-    if beyond_it and _outermost_id(collection, query, DESCENDING) == greatest:
+    if is_beyond and _outermost_id(collection, query, DESCENDING) == greatest:
         raise out_of_order(collection.full_name)
 
 

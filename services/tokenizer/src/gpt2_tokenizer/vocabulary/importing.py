@@ -1,6 +1,7 @@
 """Takes over the files of other tools, when they are GPT-2's kind of tokenizer: anything else would encode wrongly."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from gpt2_tokenizer.vocabulary.files import ENCODER_FILE, MERGES_FILE, TOKENIZER
 from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN, UnsoundVocabulary, Vocabulary
 
 _PAIRS = ((ENCODER_FILE, MERGES_FILE), ("vocab.json", "merges.txt"))
+_SPECIAL = re.compile(r"<.+>|\[.+\]")
 _LARGEST_FILE = 256 << 20
 
 
@@ -33,9 +35,9 @@ def import_vocabulary(uri: str) -> Vocabulary:
                 if complete is not None:
                     _require_gpt2_kind(complete)
                     special = list(_added(complete))
-                return parse_pair(files[encoder], files[merges], special)
+                return _require_whole(parse_pair(files[encoder], files[merges], special))
         if complete is not None:
-            return parse_tokenizer_json(complete)
+            return _require_whole(parse_tokenizer_json(complete))
     except UnsoundVocabulary as error:
         raise FailedPrecondition(f"uri: {uri} cannot be imported: {error}") from error
     raise NotFound(
@@ -52,6 +54,20 @@ def parse_tokenizer_json(content: Mapping[str, Any]) -> Vocabulary:
     ids = dict(checked_ids(model.get("vocab")))
     added = _added(content)
     return Vocabulary.from_parts({**ids, **added}, [_merge(item) for item in model.get("merges") or []], list(added))
+
+
+def _require_whole(vocabulary: Vocabulary) -> Vocabulary:
+    """Raises UnsoundVocabulary when there are words that no merge makes, as where the file of merges was cut off."""
+    made = {left + right for left, right in vocabulary.merges} | {END_TOKEN, *vocabulary.special_tokens}
+    # A pair does not say which tokens are special; they are mostly written like this.
+    lost = [
+        token for token in vocabulary.tokens if len(token) > 1 and token not in made and not _SPECIAL.fullmatch(token)
+    ]
+    if lost:
+        raise UnsoundVocabulary(
+            f"no merge makes {len(lost)} of its tokens, such as {lost[0]!r}: the merges are cut off, or another's"
+        )
+    return vocabulary
 
 
 def _added(content: Mapping[str, Any]) -> dict[str, int]:
@@ -81,7 +97,7 @@ def _require_gpt2_kind(content: Mapping[str, Any]) -> None:
     model = content.get("model") or {}
     if model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
         raise UnsoundVocabulary(f"its model is {model.get('type')}, not byte-level BPE")
-    for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+    for option in ("byte_fallback", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
             raise UnsoundVocabulary(f"its model has {option}, which GPT-2's has not")
     if model.get("ignore_merges"):
@@ -93,6 +109,8 @@ def _require_gpt2_kind(content: Mapping[str, Any]) -> None:
         raise UnsoundVocabulary("its pre-tokenisation is not GPT-2's (ByteLevel with its regular expression)")
     if splitter.get("add_prefix_space"):
         raise UnsoundVocabulary("it adds a space before each text (add_prefix_space), which GPT-2's does not")
+    if (content.get("post_processor") or {}).get("type", "ByteLevel") != "ByteLevel":
+        raise UnsoundVocabulary("it adds tokens to each text (post_processor), which GPT-2's does not")
 
 
 def _parse_json(text: str) -> Mapping[str, Any]:
@@ -100,9 +118,16 @@ def _parse_json(text: str) -> Mapping[str, Any]:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UnsoundVocabulary(f"{TOKENIZER_FILE} is no JSON: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("added_tokens") or [], list):
+    if not isinstance(content, dict) or not _has_sound_parts(content):
         raise UnsoundVocabulary(f"{TOKENIZER_FILE} is not what the tokenizers library writes")
     return content
+
+
+def _has_sound_parts(content: Mapping[str, Any]) -> bool:
+    objects = [content.get(name) or {} for name in ("model", "normalizer", "pre_tokenizer", "post_processor")]
+    if not all(isinstance(part, dict) for part in objects):
+        return False
+    return all(isinstance(part or [], list) for part in (content.get("added_tokens"), objects[0].get("merges")))
 
 
 def _read_files(uri: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Vocabulary:
 
         Raises:
             UnsoundVocabulary: Ids have gaps, the end token, a special one or a byte is missing, a token is no bytes,
-                or a merge takes or makes what is no token of text.
+                a merge takes or makes what is no token of text, or a merge is there twice.
         """
         tokens = tuple(sorted(ids, key=ids.__getitem__))
         if [ids[token] for token in tokens] != list(range(len(tokens))):
@@ -91,6 +92,9 @@ def _check_bytes(ids: Mapping[str, int]) -> None:
 
 
 def _check_merges(ids: Mapping[str, int], merges: Sequence[tuple[str, str]], special: Collection[str]) -> None:
+    if len(set(merges)) < len(merges):
+        left, right = Counter(merges).most_common(1)[0][0]
+        raise UnsoundVocabulary(f"the merge {left} {right} is there more than once, so its rank is not known")
     text = ids.keys() - special
     for number, (left, right) in enumerate(merges, start=1):
         made = left + right
