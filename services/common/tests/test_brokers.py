@@ -218,3 +218,12 @@ def test_a_plan_that_cannot_be_followed_is_refused_by_the_first_call(service, st
     with pytest.raises(Exception, match="INVALID_ARGUMENT") as error:
         service.submit("succeed", run_id="refused", plan=planned)
     assert field in error.value.details()
+
+
+def test_a_caller_that_names_an_event_as_its_cause_is_refused(service):
+    planned = plan({"name": "b", "request": {"uris": ["succeed"]}})
+    planned.cause.id = "1"
+    with pytest.raises(Exception, match="INVALID_ARGUMENT") as error:
+        service.submit("succeed", run_id="caused", plan=planned)
+    assert "job.plan.cause" in error.value.details()
+    assert not service.jobs.ListJobs(jobs_service_pb2.ListJobsRequest(run_id="caused"), timeout=10).jobs
