@@ -1,9 +1,10 @@
 """What publishing, consuming and planned runs promise: one suite, against the embedded broker and Apache Kafka."""
 
+import random
 import time
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from gpt2.events.v1 import events_pb2
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
@@ -147,7 +148,7 @@ def test_poison_goes_to_the_dead_letters_as_it_came_and_does_not_stop_what_is_be
     assert headers["dlq_consumer"] == b"gpt2.fake"
 
 
-def test_each_event_delivered_again_and_shuffled_has_its_effect_once(service, broker):
+def test_each_event_delivered_one_to_five_times_and_shuffled_has_its_effect_once(service, broker):
     for number in range(3):
         planned = plan({"name": "b", "request": {"uris": ["succeed"]}})
         service.submit("succeed", run_id=f"twice-{number}", plan=planned)
@@ -156,9 +157,11 @@ def test_each_event_delivered_again_and_shuffled_has_its_effect_once(service, br
     records = records_until(broker.address, TOPIC, lambda found: sum(record.key in keys for record in found) == 18)
     mine = [record for record in records if record.key in keys]
     producer = KafkaProducer(bootstrap_servers=broker.address)
-    for times in range(1, 5):
-        for record in mine[::-times]:
-            producer.send(TOPIC, key=record.key, value=record.value, headers=record.headers)
+    dice = random.Random(5)
+    again = [record for record in mine for _ in range(dice.randint(0, 4))]
+    dice.shuffle(again)
+    for record in again:
+        producer.send(TOPIC, key=record.key, value=record.value, headers=record.headers)
     producer.flush()
     producer.close()
     # What comes after them in each partition is handled after them.
@@ -173,6 +176,41 @@ def test_each_event_delivered_again_and_shuffled_has_its_effect_once(service, br
             (f"twice-{number}/b", 1),
             (f"twice-{number}/import-files", 1),
         ]
+
+
+def members(address: str) -> list[str]:
+    """Ids of the members of the consumer's group; one that has left and come back has another."""
+    client = KafkaAdminClient(bootstrap_servers=address)
+    found = client.describe_consumer_groups(["gpt2.fake"])
+    client.close()
+    [group] = found.values() if isinstance(found, dict) else found
+    listed = group["members"] if isinstance(group, dict) else group.members
+    return [member["member_id"] if isinstance(member, dict) else member.member_id for member in listed]
+
+
+def test_a_job_longer_than_the_poll_interval_keeps_its_consumer_and_runs_once(tmp_path, tmp_path_factory):
+    require_java()
+    kafka = ApacheKafka(tmp_path_factory.mktemp("kafka"), free_port()).start()
+    settings = {"GPT2_KAFKA_BOOTSTRAP_SERVERS": kafka.address, "GPT2_KAFKA_MAX_POLL_SECONDS": "2"}
+    service = FakeService(tmp_path, **settings).start().wait_until_ready()
+    try:
+        blocking = plan({"name": "b", "request": {"uris": ["finish_when", str(tmp_path / "go")]}})
+        service.submit("succeed", run_id="long", plan=blocking)
+        wait_for_job(service, "long/b", Job.STATE_RUNNING)
+        before = members(kafka.address)
+        others = 0
+        began = time.monotonic()
+        while time.monotonic() < began + 8:
+            service.submit("succeed", run_id=f"o-{others}", plan=plan({"name": "b", "request": {"uris": ["succeed"]}}))
+            wait_for_job(service, f"o-{others}/b")
+            others += 1
+        assert len(before) == 1
+        assert members(kafka.address) == before
+        (tmp_path / "go").touch()
+        assert wait_for_job(service, "long/b").attempt == 1
+    finally:
+        service.kill()
+        kafka.stop()
 
 
 def test_a_full_queue_makes_an_event_wait_and_no_dead_letter(service, broker, tmp_path):
@@ -218,3 +256,12 @@ def test_a_plan_that_cannot_be_followed_is_refused_by_the_first_call(service, st
     with pytest.raises(Exception, match="INVALID_ARGUMENT") as error:
         service.submit("succeed", run_id="refused", plan=planned)
     assert field in error.value.details()
+
+
+def test_a_caller_that_names_an_event_as_its_cause_is_refused(service):
+    planned = plan({"name": "b", "request": {"uris": ["succeed"]}})
+    planned.cause.id = "1"
+    with pytest.raises(Exception, match="INVALID_ARGUMENT") as error:
+        service.submit("succeed", run_id="caused", plan=planned)
+    assert "job.plan.cause" in error.value.details()
+    assert not service.jobs.ListJobs(jobs_service_pb2.ListJobsRequest(run_id="caused"), timeout=10).jobs

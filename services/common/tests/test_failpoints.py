@@ -1,19 +1,17 @@
 """A service that dies at each named place of its commit paths, with Apache Kafka: nothing is lost, nothing done twice.
 
-The checker reads the event log and asks the service for its jobs, and proves from both: each change of state of each
-job is there, in order, as one event however often it was delivered; each stage was started once.
+`history.py` has the checker.
 """
 
 import time
 
 import pytest
-from kafka import KafkaConsumer
 
-from gpt2.events.v1 import events_pb2
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
 
-from .brokers import TOPIC, ApacheKafka, require_java
+from .brokers import ApacheKafka, require_java
 from .conftest import FakeService, free_port
+from .history import check_history, history, stray_files
 
 Job = job_pb2.Job
 PLACES = [
@@ -64,39 +62,6 @@ def finish(service: FakeService, run_id: str) -> list[job_pb2.Job]:
         time.sleep(0.05)
 
 
-def history(address: str, run_id: str, jobs: list[job_pb2.Job]) -> list[tuple[str, events_pb2.JobStateChanged]]:
-    """Ids and content of a run's events, in the order of the log, up to the last change that the store knows of."""
-    last = {(job.job_id, job.revision) for job in jobs}
-    consumer = KafkaConsumer(TOPIC, bootstrap_servers=address, auto_offset_reset="earliest", enable_auto_commit=False)
-    found = []
-    deadline = time.monotonic() + 60
-    while last:
-        assert time.monotonic() < deadline, f"lost: {last}"
-        for batch in consumer.poll(timeout_ms=500).values():
-            for record in batch:
-                if record.key == run_id.encode():
-                    change = events_pb2.JobStateChanged.FromString(record.value)
-                    found.append((dict(record.headers)["ce_id"].decode(), change))
-                    last.discard((change.job.job_id, change.job.revision))
-    consumer.close()
-    return found
-
-
-def check_history(events: list[tuple[str, events_pb2.JobStateChanged]], jobs: list[job_pb2.Job]) -> None:
-    """Proves the promises."""
-    first_deliveries = dict(reversed(events))
-    for job in jobs:
-        seen = [change for _, change in events if change.job.job_id == job.job_id]
-        once = {id_: change for id_, change in first_deliveries.items() if change.job.job_id == job.job_id}
-        chain = sorted(once.values(), key=lambda change: change.job.revision)
-        states = [Job.STATE_UNSPECIFIED, *(change.job.state for change in chain)]
-        assert [change.previous_state for change in chain] == states[:-1], "a change was lost or told twice"
-        assert states[-1] == job.state
-        revisions = list(dict.fromkeys(change.job.revision for change in seen))
-        assert revisions == sorted(revisions), "events of a job came out of order"
-        assert chain[0].job.create_time == job.create_time, "the stage was started twice"
-
-
 @pytest.mark.parametrize("place", PLACES)
 def test_nothing_is_lost_or_done_twice_when_a_service_dies(broker, tmp_path, place):
     run_id = place.replace(":", "-")
@@ -112,7 +77,29 @@ def test_nothing_is_lost_or_done_twice_when_a_service_dies(broker, tmp_path, pla
     check_history(history(broker.address, run_id, jobs), jobs)
     assert {job.job_id for job in jobs} == {f"{run_id}/{stage}" for stage in STAGES}
     assert (tmp_path / "died").exists(), "the place was never reached"
-    assert not list(tmp_path.glob("artifacts/**/.*.part"))
+    assert not stray_files(tmp_path / "artifacts")
+    service.kill()
+
+
+@pytest.mark.parametrize("place", ["before-artifact-rename", "after-artifact-rename"])
+def test_a_job_that_dies_at_its_artifacts_rename_is_continued_to_one_whole_artifact(broker, tmp_path, place):
+    service = FakeService(
+        tmp_path,
+        GPT2_KAFKA_BOOTSTRAP_SERVERS=broker.address,
+        GPT2_FAILPOINT=place,
+        GPT2_FAILPOINT_FILE=str(tmp_path / "died"),
+    )
+    service.start().wait_until_ready()
+    submit(service, place)
+    # It is the job's process that dies here, not the service.
+    service.wait_for_state(f"{place}/import-files", Job.STATE_FAILED)
+    manifest = tmp_path / "artifacts" / f"{place}~import-files" / "corpus" / "manifest.json"
+    assert manifest.exists() == (place == "after-artifact-rename")
+    service.jobs.ContinueRun(jobs_service_pb2.ContinueRunRequest(run_id=place), timeout=10)
+    jobs = finish(service, place)
+    check_history(history(broker.address, place, jobs), jobs)
+    assert manifest.exists()
+    assert not stray_files(tmp_path / "artifacts")
     service.kill()
 
 

@@ -81,7 +81,8 @@ def format_storage(java: Sequence[str], configuration: Path, folder: Path) -> No
     if (folder / "logs" / "meta.properties").exists():
         return
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    command = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster]
+    # In one word, as an id can begin with a dash and would be taken for an option.
+    command = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={cluster}"]
     formatted = subprocess.run([*command, "-c", str(configuration)], capture_output=True, text=True)
     if formatted.returncode != 0:
         raise KafkaError(f"Kafka's storage cannot be formatted: {(formatted.stdout + formatted.stderr)[-1000:]}")

@@ -11,6 +11,7 @@ import grpc.aio
 from grpc_status import rpc_status
 
 from gpt2_common.errors import Unauthenticated
+from gpt2_common.jobs.options import require_no_cause
 from gpt2_common.metrics import ServiceMetrics
 from gpt2_common.status import code_of, is_expected, status_of
 
@@ -58,6 +59,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             code = grpc.StatusCode.OK
             try:
                 self._require_authorised(details)
+                require_no_cause(request)
                 result = method(request, context)
                 return await result if isinstance(result, Awaitable) else result
             except grpc.aio.AbortError:

@@ -18,6 +18,7 @@ from gpt2_common.artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest, P
 from gpt2_common.artifacts.roots import local_path, require_allowed
 from gpt2_common.durable import sync, write_durable
 from gpt2_common.errors import DataLoss, InvalidRequest, NotFound, Unavailable
+from gpt2_common.failpoints import failpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,9 @@ class ArtifactWriter:
             sync(self.folder / entry.path)
         write_durable(self.folder / MANIFEST_NAME, manifest.to_json())
         if self.folder != target:
+            failpoint("before-artifact-rename")
             _replace(self.folder, target)
+            failpoint("after-artifact-rename")
         return Artifact(self.uri, manifest, target)
 
     def _upload(self, manifest: Manifest) -> Artifact:

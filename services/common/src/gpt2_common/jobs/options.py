@@ -11,6 +11,7 @@ from gpt2.jobs.v1 import job_pb2
 from gpt2.registry.v1 import registry_service_pb2
 from gpt2.tokenizer.v1 import tokenizer_service_pb2
 from gpt2.trainer.v1 import trainer_service_pb2
+from gpt2_common.errors import InvalidRequest
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -25,6 +26,16 @@ _LARGEST_PLAN = 256 * 1024
 _LONGEST_STAGE_NAME = 99
 
 Problems = list[tuple[str, str]]
+
+
+def require_no_cause(request: object) -> None:
+    """Refuses a call that names the event it comes from. Raises InvalidRequest.
+
+    Only a service itself may say so: an event that a caller has named would never have its effect.
+    """
+    options = getattr(request, "job", None)
+    if isinstance(options, job_pb2.JobOptions) and options.plan.HasField("cause"):
+        raise InvalidRequest([("job.plan.cause", "is set by the services: leave it out")])
 
 
 def job_options_problems(options: job_pb2.JobOptions, kind: str) -> Problems:
