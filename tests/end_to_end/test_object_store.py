@@ -121,5 +121,5 @@ def test_a_pipeline_runs_with_all_it_keeps_in_an_object_store(services, object_s
     with connect("registry", services) as registry:
         request = registry_service_pb2.GetModelVersionRequest(model_name="object-store", label="staging")
         assert registry.call("GetModelVersion", request).model_version.version == 1
-    # What was worked on here is gone; the store alone holds what was made.
-    assert [path for path in tmp_path.glob("*/**/work/*") if path.is_dir()] == []
+    # The folders that jobs worked in here, named as the jobs, are gone: the store alone holds what was made.
+    assert [path for name in DEFAULT_PORTS for path in (tmp_path / name).glob("object-store-*~*")] == []
