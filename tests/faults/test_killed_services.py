@@ -124,7 +124,8 @@ def digests(jobs: dict[str, Job]) -> dict[tuple[str, str], str]:
 def check(stack: FaultStack, run_id: str, jobs: dict[str, Job]) -> None:
     assert {kind for kinds in KINDS.values() for kind in kinds} == set(jobs)
     check_history(history(stack.addresses["kafka"], run_id, list(jobs.values())), list(jobs.values()))
-    versions = MlflowClient(f"http://{stack.addresses['mlflow']}").search_model_versions(f"name='{run_id}'")
+    mlflow = f"http://{stack.addresses['mlflow']}"
+    versions = MlflowClient(mlflow, mlflow).search_model_versions(f"name='{run_id}'")
     assert [int(version.version) for version in versions] == [1]
     assert not stray_files(stack.folder.artifacts)
 
