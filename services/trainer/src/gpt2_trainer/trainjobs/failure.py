@@ -39,9 +39,7 @@ def failure_of(ended: Mapping[str, Any], pod: Mapping[str, Any] | None, last_wor
         last_words: Last lines of its log.
     """
     state = _container(pod or {}).get("state", {}).get("terminated", {})
-    how = (
-        f"container: {state.get('reason', '?')}, exit status {state.get('exitCode', '?')}" if state else "no container"
-    )
+    how = f"{state.get('reason', '')}, exit status {state.get('exitCode', '')}" if state else "no container has run"
     words = "\n".join(last_words)[-_LONGEST_WORDS:]
     message = (
         f"the TrainJob ended without a result ({ended.get('reason', '')}: {ended.get('message', '')}; {how}). "

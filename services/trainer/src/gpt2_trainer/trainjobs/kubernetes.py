@@ -74,7 +74,7 @@ class Kubernetes:
         return await self._call("GET", _TRAINJOBS, f"trainjobs/{name}", no=(404,))
 
     async def delete(self, name: str, uid: str = "") -> None:
-        """Deletes a TrainJob with its pods, where it is there. With a `uid` only that one, and no later one of its name."""
+        """Deletes a TrainJob with its pods, where it is there; with a `uid` that one alone, not a later one."""
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
         content = {**options, "preconditions": {"uid": uid}} if uid else options
         await self._call("DELETE", _TRAINJOBS, f"trainjobs/{name}", content=content, no=(404, 409))
@@ -82,7 +82,10 @@ class Kubernetes:
     async def own_trainjobs(self) -> list[dict[str, Any]]:
         """The TrainJobs that trainers have created in the namespace."""
         selector = {"labelSelector": f"app.kubernetes.io/managed-by={MANAGED_BY}"}
-        return (await self._call("GET", _TRAINJOBS, "trainjobs", selector) or {}).get("items", [])
+        found: list[dict[str, Any]] = (await self._call("GET", _TRAINJOBS, "trainjobs", selector) or {}).get(
+            "items", []
+        )
+        return found
 
     async def newest_pod(self, name: str) -> dict[str, Any] | None:
         """The pod of a TrainJob that was created last; None before there is one."""
