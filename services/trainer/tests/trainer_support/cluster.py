@@ -1,7 +1,7 @@
 """A stand-in for a cluster with Kubeflow Trainer: its API over HTTP, its pods local processes.
 
-It allows what the Role of the manifests allows, takes TrainJobs that fit Kubeflow's own schema, and makes a pod again as a
-Job does: not when it has ended with 0 or 1, and for `backoff_limit` times otherwise.
+It allows what the Role of the manifests allows, takes TrainJobs that fit Kubeflow's own schema, and makes a pod again
+as a Job does: not when it has ended with 0 or 1, and `backoff_limit` times otherwise.
 """
 
 import json
@@ -24,7 +24,8 @@ import yaml
 COMPONENT = Path(__file__).resolve().parents[4] / "orchestration" / "kubernetes" / "components" / "trainjob"
 TOKEN = "canary-token-of-the-service-account"
 PATH = re.compile(
-    r"/(?:api|apis/(?P<group>[^/]+))/[^/]+/namespaces/gpt2/(?P<kind>trainjobs|pods)(/(?P<name>[^/]+))?(?P<log>/log)?"
+    r"/(?:api|apis/(?P<group>[^/]+))/[^/]+/namespaces/gpt2/"
+    r"(?P<kind>trainjobs|pods)(/(?P<name>[^/]+))?(?P<log>/log)?"
 )
 
 
@@ -62,10 +63,11 @@ class Cluster:
         folder: Where pods work, and their logs lie.
         schema: Kubeflow's schema of a TrainJob; None where it is not at hand.
         secrets: Values by name of a Secret and key in it.
+        pod_variables: What the runtime adds to the environment of pods.
     """
 
-    def __init__(self, folder, schema, secrets):
-        self.folder, self.secrets = folder, secrets
+    def __init__(self, folder, schema, secrets, pod_variables):
+        self.folder, self.secrets, self.pod_variables = folder, secrets, pod_variables
         self.validator = None if schema is None else jsonschema.Draft202012Validator(schema)
         documents = yaml.safe_load_all((COMPONENT / "rbac.yaml").read_text())
         [role] = [document for document in documents if document["kind"] == "Role"]
@@ -172,7 +174,7 @@ class Cluster:
 
     def _start(self, run, pod):
         trainer = run.content["spec"]["trainer"]
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder)}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.pod_variables}
         for entry in trainer["env"]:
             reference = entry.get("valueFrom", {}).get("secretKeyRef")
             environment[entry["name"]] = (

@@ -81,16 +81,11 @@ class Kubernetes:
 
     async def own_trainjobs(self) -> list[dict[str, Any]]:
         """The TrainJobs that trainers have created in the namespace."""
-        selector = {"labelSelector": f"app.kubernetes.io/managed-by={MANAGED_BY}"}
-        found: list[dict[str, Any]] = (await self._call("GET", _TRAINJOBS, "trainjobs", selector) or {}).get(
-            "items", []
-        )
-        return found
+        return await self._list(_TRAINJOBS, "trainjobs", f"app.kubernetes.io/managed-by={MANAGED_BY}")
 
     async def newest_pod(self, name: str) -> dict[str, Any] | None:
         """The pod of a TrainJob that was created last; None before there is one."""
-        selector = {"labelSelector": f"jobset.sigs.k8s.io/jobset-name={name}"}
-        pods = (await self._call("GET", "api/v1", "pods", selector) or {}).get("items", [])
+        pods = await self._list("api/v1", "pods", f"jobset.sigs.k8s.io/jobset-name={name}")
         return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
 
     async def log(self, pod: str) -> AsyncIterator[str]:
@@ -107,6 +102,11 @@ class Kubernetes:
                     yield line.decode(errors="replace").rstrip("\n")
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             _log.info("the log of pod %s is lost, and asked for again: %s", pod, error)
+
+    async def _list(self, group: str, kind: str, selector: str) -> list[dict[str, Any]]:
+        answer = await self._call("GET", group, kind, {"labelSelector": selector}) or {}
+        items: list[dict[str, Any]] = answer.get("items", [])
+        return items
 
     async def _call(
         self,
