@@ -1,5 +1,6 @@
 """The four services as processes that a test kills and starts, over backends that a supervisor keeps."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,10 @@ from gpt2_orchestration.stack.running import supervised
 from gpt2_orchestration.stack.settings import DEFAULT_PORTS, StackFolder, StackSettings
 
 BACKENDS = ("mongodb", "kafka", "mlflow")
-# Below those that the system gives to clients, which could take a service's while it is dead.
-PORTS = {name: 21_050 + number for number, name in enumerate(DEFAULT_PORTS)}
+# Below those that the system gives to clients, which could take a service's while it is dead. Two suites on one machine
+# need different ones.
+FIRST_PORT = int(os.environ.get("GPT2_FAULTS_PORT", "21050"))
+PORTS = {name: FIRST_PORT + number for number, name in enumerate(DEFAULT_PORTS)}
 KINDS = {
     "exporter": ("ImportFiles", "ExportCorpus"),
     "tokenizer": ("TrainTokenizer", "EncodeCorpus", "ImportTokenizer"),

@@ -130,25 +130,33 @@ def check(stack: FaultStack, run_id: str, jobs: dict[str, Job]) -> None:
     assert not stray_files(stack.folder.artifacts)
 
 
-def test_killed_services_bring_runs_to_the_end_of_one_that_nobody_killed(stack, capsys):
+@pytest.fixture(scope="module")
+def undisturbed(stack) -> dict[str, Job]:
+    """The jobs of a run that nobody killed."""
     start(stack, "undisturbed")
-    undisturbed = finish(stack, "undisturbed")
-    check(stack, "undisturbed", undisturbed)
+    jobs = finish(stack, "undisturbed")
+    check(stack, "undisturbed", jobs)
+    return jobs
+
+
+@pytest.mark.parametrize("number", range(RUNS))
+def test_killed_services_bring_a_run_to_the_end_of_one_that_nobody_killed(stack, undisturbed, number, capsys):
+    run_id = f"killed-{number}"
+    dice = random.Random(number)
     table = [["run", "service", "stage", "killed after s", "state", "phase"]]
-    for number in range(RUNS):
-        run_id = f"killed-{number}"
-        dice = random.Random(number)
-        start(stack, run_id)
-        for kind in (FIRST, *stages("", "")) if LONG else SHORT_STAGES:
-            for _ in range(KILLS_OF_A_STAGE):
-                table.append([run_id, *kill_at_random(stack, run_id, kind, seconds(undisturbed[kind]), dice)])
-        jobs = finish(stack, run_id)
-        check(stack, run_id, jobs)
-        expected = digests(undisturbed)
-        assert {kind for kind, _ in expected} == set(jobs) - {"RegisterModel"}
-        assert digests(jobs) == expected
+    start(stack, run_id)
+    for kind in (FIRST, *stages("", "")) if LONG else SHORT_STAGES:
+        for _ in range(KILLS_OF_A_STAGE):
+            table.append([run_id, *kill_at_random(stack, run_id, kind, seconds(undisturbed[kind]), dice)])
+    jobs = finish(stack, run_id)
+    check(stack, run_id, jobs)
+    expected = digests(undisturbed)
+    assert {kind for kind, _ in expected} == set(jobs) - {"RegisterModel"}
+    assert digests(jobs) == expected
     with capsys.disabled():
         print()
         for row in table:
             print("".join(f"{cell:<18}" for cell in row))
-        print(f"{len(table) - 1} kills, {RUNS} runs: the right end, equal artifacts, one version, one event a change")
+        print(
+            f"{len(table) - 1} kills of run {number}: the right end, equal artifacts, one version, one event a change"
+        )
