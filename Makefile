@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 BIN := .venv/bin
 MEMBERS := protos services/common services/exporter services/tokenizer services/trainer services/registry orchestration
+DOCKERFILES := $(wildcard services/*/Dockerfile orchestration/Dockerfile)
 AIRFLOW_MEMBERS := protos orchestration
 DEV_SOURCES := orchestration/pyproject.toml $(MEMBERS:%=%/pyproject.toml) pyproject.toml
 
@@ -48,6 +49,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(MEMBERS:%=%/src) protos/build.py requirements/lock.py docs/generate.py
+	$(BIN)/hadolint $(DOCKERFILES)
 	$(BIN)/python protos/build.py lint
 	$(BIN)/python protos/build.py check
 	$(BIN)/python docs/generate.py --check
