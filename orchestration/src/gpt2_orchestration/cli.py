@@ -24,6 +24,7 @@ from gpt2_orchestration.commands.generate import generate
 from gpt2_orchestration.commands.jobs import jobs
 from gpt2_orchestration.commands.models import models
 from gpt2_orchestration.commands.stages import export, tokenize, train
+from gpt2_orchestration.dashboard.settings import DashboardSettings
 from gpt2_orchestration.dead_letters import list_letters, replay
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.progress import duration
@@ -134,6 +135,22 @@ def compile(
     settings = KubeflowSettings(image=image, addresses=parse_addresses(address), token_secret=token_secret)
     with quiet_libraries(output.with_suffix(".log")):
         compile_pipeline(specified, settings, output)
+
+
+@app.command()
+@shows_errors
+def dashboard(
+    listen: Annotated[
+        str, typer.Option(envvar="GPT2_DASHBOARD_LISTEN", help="HOST:PORT. Whoever reaches it may use its token.")
+    ] = "127.0.0.1:8090",
+) -> None:
+    """Serve the dashboard of the services named by GPT2_<SERVICE>_ADDRESS until Ctrl-C. `gpt2 stack up` has its own."""
+    # Imported here, as no other command serves anything.
+    from gpt2_orchestration.dashboard.server import serve
+
+    settings = DashboardSettings.from_environment({**os.environ, "GPT2_DASHBOARD_LISTEN": listen})
+    print(f"the dashboard is at http://{listen}; Ctrl-C stops it", flush=True)
+    serve(settings)
 
 
 for command in (export, tokenize, train, generate, doctor, config):
@@ -247,6 +264,7 @@ def _show_addresses(kafka: str, addresses: StackAddresses) -> None:
         ("tokenizer", addresses.tokenizer),
         ("trainer", addresses.trainer),
         ("registry", addresses.registry),
+        ("dashboard", addresses.dashboard_uri),
         ("artifacts", str(addresses.artifact_root)),
     ):
         table.add_row(server, address)

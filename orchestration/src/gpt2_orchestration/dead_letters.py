@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from grpc import StatusCode
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
@@ -47,7 +48,10 @@ def list_letters(bootstrap_servers: str) -> list[DeadLetter]:
         finally:
             consumer.close()
     except KafkaError as error:
-        raise ServiceError(f"Kafka at {bootstrap_servers} does not answer ({error}): name it by --kafka") from error
+        message = (
+            f"Kafka at {bootstrap_servers} does not answer ({error}): correct --kafka, GPT2_KAFKA_BOOTSTRAP_SERVERS"
+        )
+        raise ServiceError(message, StatusCode.UNAVAILABLE) from error
 
 
 def replay(bootstrap_servers: str, letters: list[DeadLetter]) -> int:
@@ -62,7 +66,8 @@ def replay(bootstrap_servers: str, letters: list[DeadLetter]) -> int:
         finally:
             producer.close()
     except KafkaError as error:
-        raise ServiceError(f"Kafka at {bootstrap_servers} did not take all of them ({error}): repeat it") from error
+        message = f"Kafka at {bootstrap_servers} did not take all of them ({error}): repeat it"
+        raise ServiceError(message, StatusCode.UNAVAILABLE) from error
     return len(letters)
 
 

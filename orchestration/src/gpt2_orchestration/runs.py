@@ -1,13 +1,14 @@
 """Runs that events drive, as the services' jobs tell of them: listed, shown, cancelled, continued."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.client import ClientSettings, ServiceError, connect
 
-_UNFINISHED = (job_pb2.Job.STATE_QUEUED, job_pb2.Job.STATE_RUNNING)
+UNFINISHED = (job_pb2.Job.STATE_QUEUED, job_pb2.Job.STATE_RUNNING)
+"""States of a job that has not ended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +22,7 @@ class Run:
     @property
     def state(self) -> str:
         """Running, waiting for its next stage, succeeded, failed or cancelled."""
-        if any(job.state in _UNFINISHED for job in self.jobs):
+        if any(job.state in UNFINISHED for job in self.jobs):
             return "running"
         last = self.jobs[-1]
         if last.state == job_pb2.Job.STATE_SUCCEEDED and last.plan.stages:
@@ -36,8 +37,13 @@ class Run:
 
 def list_runs(settings: ClientSettings) -> list[Run]:
     """The runs that the services know of, newest first. Raises ServiceError."""
+    return group_by_run(_all_jobs(settings, ""))
+
+
+def group_by_run(jobs: Iterable[job_pb2.Job]) -> list[Run]:
+    """Puts jobs of all services together to runs, newest first."""
     by_run: dict[str, list[job_pb2.Job]] = {}
-    for job in _all_jobs(settings, ""):
+    for job in jobs:
         by_run.setdefault(job.run_id, []).append(job)
     runs = [Run(run_id=run_id, jobs=sorted(jobs, key=_age)) for run_id, jobs in by_run.items()]
     return sorted(runs, key=lambda run: _age(run.jobs[0]), reverse=True)
