@@ -106,8 +106,7 @@ class EventConsumer:
             while not self._stopping.is_set():
                 self._resume_due(consumer)
                 batches = consumer.poll(timeout_ms=_POLL_MILLIS, max_records=_MOST_RECORDS)
-                for partition, records in batches.items():
-                    self._take(consumer, partition, records)
+                self._take(consumer, batches)
                 if watch.is_stalled(consumer, bool(batches)):
                     _log.warning("the consumer is replaced, as it reads nothing")
                     return
@@ -127,19 +126,32 @@ class EventConsumer:
             max_poll_interval_ms=max(int(subscription.max_poll_seconds * 1000), 1_000),
         )
 
-    def _take(self, consumer: KafkaConsumer, partition: TopicPartition, records: list[Any]) -> None:
+    def _take(self, consumer: KafkaConsumer, batches: Mapping[TopicPartition, list[Any]]) -> None:
+        """Handles what was read, and commits how far: once for all, as each commit waits for the broker."""
+        taken = {partition: self._take_records(consumer, partition, records) for partition, records in batches.items()}
+        offsets = {
+            partition: OffsetAndMetadata(last.offset + 1, "", getattr(last, "leader_epoch", -1))
+            for partition, last in taken.items()
+            if last is not None
+        }
+        if offsets:
+            failpoint("before-offset-commit")
+            consumer.commit(offsets)
+
+    def _take_records(self, consumer: KafkaConsumer, partition: TopicPartition, records: list[Any]) -> Any:
+        """Handles the records of one partition. Returns the last that was; None when none was."""
+        last = None
         for record in records:
             if self._stopping.is_set():
-                return
+                break
             try:
                 self._take_one(record)
             except Busy as busy:
                 self._retry_later(consumer, partition, record.offset, busy)
-                return
-            failpoint("before-offset-commit")
-            epoch = getattr(record, "leader_epoch", -1)
-            consumer.commit({partition: OffsetAndMetadata(record.offset + 1, "", epoch)})
+                break
+            last = record
             self._retries.pop(partition, None)
+        return last
 
     def _take_one(self, record: Any) -> None:
         try:
