@@ -16,11 +16,14 @@ from rich.table import Table
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.client import ClientSettings
+from gpt2_orchestration.commands import comparison  # noqa: F401 - adds its commands to `models`
+from gpt2_orchestration.commands.configuration import ConfigOption, Configuration, config
 from gpt2_orchestration.commands.doctor import doctor
-from gpt2_orchestration.commands.errors import shows_errors
+from gpt2_orchestration.commands.errors import DEBUG_VARIABLE, shows_errors
 from gpt2_orchestration.commands.generate import generate
 from gpt2_orchestration.commands.jobs import jobs
 from gpt2_orchestration.commands.models import models
+from gpt2_orchestration.commands.stages import export, tokenize, train
 from gpt2_orchestration.dead_letters import list_letters, replay
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.progress import duration
@@ -44,8 +47,6 @@ letters = typer.Typer(no_args_is_help=True, help="Events that a service could no
 events.add_typer(letters, name="dlq")
 app.add_typer(jobs, name="jobs")
 app.add_typer(models, name="models")
-app.command()(generate)
-app.command()(doctor)
 
 KafkaOption = Annotated[str, typer.Option(envvar="GPT2_KAFKA_BOOTSTRAP_SERVERS", help="Kafka brokers.")]
 SetOption = Annotated[
@@ -60,6 +61,20 @@ class Runner(StrEnum):
 
     LOCAL = "local"
     BEAM = "beam"
+
+
+@app.callback()
+@shows_errors
+def configure(
+    context: typer.Context,
+    file: ConfigOption = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error comes from.")] = False,
+) -> None:
+    """Reads the configuration before any command does."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+    context.obj = Configuration.read(file, os.environ)
+    context.obj.apply()
 
 
 @app.command()
@@ -119,6 +134,10 @@ def compile(
     settings = KubeflowSettings(image=image, addresses=parse_addresses(address), token_secret=token_secret)
     with quiet_libraries(output.with_suffix(".log")):
         compile_pipeline(specified, settings, output)
+
+
+for command in (export, tokenize, train, generate, doctor, config):
+    app.command()(command)
 
 
 @stack.command()
