@@ -66,12 +66,12 @@ def whole(stack) -> dict[str, Job]:
 
 def request_of(kind: str, stack: FaultStack, whole: dict[str, Job]) -> dict:
     """A stage's request, with the artifacts of the run that had room."""
-    uris = {output.name: output.uri for job in whole.values() for output in job.outputs}
+    made = {name: job.outputs[0].uri for name, job in whole.items()}
     inputs = {
-        "TrainTokenizer": {"corpus_uri": uris["corpus"]},
-        "EncodeCorpus": {"corpus_uri": uris["corpus"], "tokenizer_uri": uris["tokenizer"]},
-        "TrainModel": {"dataset_uri": uris["dataset"]},
-        "ExportModel": {"checkpoint_uri": whole["TrainModel"].outputs[0].uri},
+        "TrainTokenizer": {"corpus_uri": made["ExportCorpus"]},
+        "EncodeCorpus": {"corpus_uri": made["ExportCorpus"], "tokenizer_uri": made["TrainTokenizer"]},
+        "TrainModel": {"dataset_uri": made["EncodeCorpus"]},
+        "ExportModel": {"checkpoint_uri": made["TrainModel"]},
     }
     return {**all_stages(stack.folder.artifacts.as_uri(), "room")[kind], **inputs.get(kind, {})}
 
