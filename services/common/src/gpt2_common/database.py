@@ -47,11 +47,12 @@ def open_database(url: str) -> Iterator[sql.Engine]:
         sql.event.listen(engine, "connect", _configure_sqlite)
         sql.event.listen(engine, "begin", _begin_sqlite)
     try:
-        with engine.begin() as connection:
-            _create_tables(connection)
+        try:
+            with engine.begin() as connection:
+                _create_tables(connection)
+        except OperationalError as error:
+            raise SettingsError(f"GPT2_DATABASE_URL: the database cannot be used: {error.orig}") from error
         yield engine
-    except OperationalError as error:
-        raise SettingsError(f"GPT2_DATABASE_URL: the database cannot be used: {error.orig}") from error
     finally:
         engine.dispose()
 

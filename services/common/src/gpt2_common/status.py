@@ -11,14 +11,18 @@ from collections.abc import Mapping
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
+from sqlalchemy import exc
 
 from gpt2_common import errors
 
+_DATABASE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+
 ERROR_DOMAIN = "gpt2-pipeline"
 
-# What NumPy, safetensors, tokenizers and TensorFlow say of a full disk, in exceptions without an errno.
+# What NumPy, safetensors, tokenizers, TensorFlow and SQLite say of a full disk, in exceptions without an errno.
 _DISK_FULL = re.compile(
-    r"no space left on device|disk quota exceeded|os error (28|122)\b|\d+ requested and \d+ written", re.IGNORECASE
+    r"no space left on device|disk quota exceeded|os error (28|122)\b|\d+ requested and \d+ written|disk is full",
+    re.IGNORECASE,
 )
 
 CODE_BY_ERROR: Mapping[type[errors.PipelineError], grpc.StatusCode] = {
@@ -84,6 +88,8 @@ def _as_pipeline_error(error: BaseException) -> errors.PipelineError | None:
         name = (error.filename2 or error.filename) if isinstance(error, OSError) else None
         where = f" at {name}" if name else ""
         return errors.ResourceExhausted(f"no space left on the disk{where}: free some and retry the job")
+    if isinstance(error, _DATABASE_AWAY):
+        return errors.Unavailable("the service's database does not answer: retry; the service's log says why")
     if isinstance(error, MemoryError):
         return errors.ResourceExhausted("not enough memory: choose smaller sizes or give the service more, and retry")
     return None
