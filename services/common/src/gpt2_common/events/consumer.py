@@ -82,12 +82,18 @@ class EventConsumer:
         while not self._stopping.is_set():
             try:
                 self._consume()
-            except (KafkaError, OSError, ValueError, AssertionError) as error:
-                if self._reachable:
-                    _log.warning("no events are received, as Kafka does not give them (%s): will try again", error)
-                self._reachable = False
+            except Exception as error:  # noqa: BLE001 - if this thread died, the service would start no stage any more
+                self._note_failure(error)
                 self._stopping.wait(_RECONNECT_SECONDS)
         self._dead_letters.close()
+
+    def _note_failure(self, error: Exception) -> None:
+        """Says once why no events come."""
+        expected = isinstance(error, KafkaError | OSError | ValueError | AssertionError)
+        if self._reachable or not expected:
+            why = "no events are received, as Kafka does not give them (%r): will try again"
+            _log.warning(why, error, exc_info=None if expected else error)
+        self._reachable = False
 
     def _note_reachable(self) -> None:
         if not self._reachable:
