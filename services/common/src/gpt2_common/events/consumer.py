@@ -22,7 +22,7 @@ from kafka.structs import OffsetAndMetadata
 
 from gpt2_common.events.cloudevent import CloudEvent
 from gpt2_common.events.dead_letters import DeadLetters
-from gpt2_common.events.topics import ensure_topic
+from gpt2_common.events.topics import LONGEST_BACKOFF_MILLIS, ensure_topic
 from gpt2_common.failpoints import failpoint
 
 _log = logging.getLogger(__name__)
@@ -129,6 +129,7 @@ class EventConsumer:
             auto_offset_reset="earliest",
             session_timeout_ms=_SESSION_MILLIS,
             heartbeat_interval_ms=3_000,
+            reconnect_backoff_max_ms=LONGEST_BACKOFF_MILLIS,
             max_poll_interval_ms=max(int(subscription.max_poll_seconds * 1000), 1_000),
         )
 

@@ -9,6 +9,8 @@ import logging
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from gpt2_common.events.topics import LONGEST_BACKOFF_MILLIS
+
 _log = logging.getLogger(__name__)
 
 SEND_SECONDS = 30.0
@@ -34,6 +36,7 @@ def connect_producer(bootstrap_servers: str, largest_record: int | None = None) 
         max_block_ms=_REQUEST_MILLIS,
         request_timeout_ms=_REQUEST_MILLIS,
         delivery_timeout_ms=_DELIVERY_MILLIS,
+        reconnect_backoff_max_ms=LONGEST_BACKOFF_MILLIS,
         linger_ms=0,
         **sizes,
     )
