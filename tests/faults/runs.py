@@ -55,12 +55,13 @@ def wait_for_job(stack: FaultStack, run_id: str, kind: str, *states: int) -> Job
     """Waits until a run has a job of a kind, in one of the states. Another of its jobs that fails ends the waiting."""
     deadline = time.monotonic() + 300
     while True:
-        found = [job for job in stack.owner(kind).jobs(run_id) if job.kind == kind]
+        jobs = stack.jobs(run_id)
+        found = [job for job in jobs if job.kind == kind]
         if found and (not states or found[0].state in states):
             return found[0]
-        jobs = [(job.job_id, Job.State.Name(job.state), job.error.message) for job in stack.jobs(run_id)]
-        assert time.monotonic() < deadline, f"{kind} is not there: {jobs}"
-        assert not any(state == "STATE_FAILED" for _, state, _ in jobs), jobs
+        seen = [(job.job_id, Job.State.Name(job.state), job.error.message) for job in jobs]
+        assert time.monotonic() < deadline, f"{kind} is not there: {seen}"
+        assert not any(state == "STATE_FAILED" for _, state, _ in seen), seen
         time.sleep(0.05)
 
 

@@ -162,6 +162,11 @@ class JobContext(Generic[Settings]):
         """Deletes the unfinished work, once the outputs are committed."""
         self._store.remove_work(self.job_id)
 
+    def remove_half_written(self) -> None:
+        """Deletes files that an attempt has begun and not finished; what it has finished stays for the next one."""
+        for part in self._store.work_folder(self.job_id).rglob(".*.part"):
+            part.unlink(missing_ok=True)
+
     def _producer(self) -> dict[str, str]:
         return {
             "service": self.identity.service,
