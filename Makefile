@@ -8,7 +8,7 @@ DOCKERFILES := $(wildcard services/*/Dockerfile orchestration/Dockerfile)
 AIRFLOW_MEMBERS := protos orchestration
 DEV_SOURCES := orchestration/pyproject.toml $(MEMBERS:%=%/pyproject.toml) pyproject.toml
 
-.PHONY: setup peers airflow demo test lint protos lock lock-check clean
+.PHONY: setup peers airflow demo test lint protos docs lock lock-check clean
 
 setup: .venv/.ready
 
@@ -48,13 +48,17 @@ test: setup
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(MEMBERS:%=%/src) protos/build.py requirements/lock.py
+	$(BIN)/mypy $(MEMBERS:%=%/src) protos/build.py requirements/lock.py docs/generate.py
 	$(BIN)/hadolint $(DOCKERFILES)
 	$(BIN)/python protos/build.py lint
 	$(BIN)/python protos/build.py check
+	$(BIN)/python docs/generate.py --check
 
 protos: setup
 	$(BIN)/python protos/build.py generate
+
+docs: setup
+	$(BIN)/python docs/generate.py
 
 lock: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	$(PYTHON) requirements/lock.py $(UV)

@@ -1,12 +1,9 @@
 """What holds for all tests."""
 
 import json
-import os
-import pwd
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,7 @@ from typing import Any
 import hypothesis
 import pytest
 import yaml
-
-from gpt2_orchestration.stack.ports import choose_ports
+from postgresql import PostgreSql
 
 _KUBEFLOW_TRAINER = "github.com/kubeflow/trainer/v2@v2.2.0"
 
@@ -49,32 +45,11 @@ def kubeflow_schemas() -> Mapping[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """A PostgreSQL server's address."""
-    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    folder, user = tmp_path_factory.mktemp("postgresql"), None
-    if os.getuid() == 0:
-        # PostgreSQL refuses to run as root, and the folders above pytest's are closed to other users.
-        folder, user = Path(f"/tmp/gpt2-postgresql-{os.getpid()}"), "postgres"
-        folder.mkdir()
-        account = pwd.getpwnam(user)
-        os.chown(folder, account.pw_uid, account.pw_gid)
-    data, port = folder / "data", choose_ports({"postgresql": 0})["postgresql"]
-    create = [str(programs / "initdb"), "-D", str(data), "-U", "gpt2", "--auth=trust", "--no-sync"]
-    subprocess.run(create, check=True, capture_output=True, cwd="/", user=user)
-    options = ("-h", "127.0.0.1", "-p", str(port), "-k", str(folder))
-    server = subprocess.Popen([str(programs / "postgres"), "-D", str(data), *options], cwd="/", user=user)
-    ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-    deadline = time.monotonic() + 60
-    while subprocess.run(ready, check=False).returncode != 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    yield f"postgresql://gpt2@127.0.0.1:{port}/postgres"
-    server.send_signal(signal.SIGINT)
-    server.wait(30)
-    shutil.rmtree(folder, ignore_errors=True)
+    server = PostgreSql().start()
+    yield server.url
+    server.remove()
 
 
 def _closed(schema: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from gpt2_orchestration.calls import DEFAULT_PORTS
+from gpt2_orchestration.dashboard.settings import DashboardSettings
 
 VERSIONS = ("1.30", "1.34")
 OVERLAYS = ("cpu", "gpu", "multi-gpu", "s3", "trainjob", "trainjob-s3")
@@ -75,18 +76,19 @@ def test_a_service_knows_its_variables_port_and_probes(overlay, known_to, servic
     assert [entry["port"] for entry in objects["Service", service]["spec"]["ports"]] == [port]
 
 
-@pytest.mark.parametrize("service", DEFAULT_PORTS)
+@pytest.mark.parametrize("service", [*DEFAULT_PORTS, "dashboard"])
 def test_a_pod_has_no_more_rights_than_it_needs(overlay, service):
     _, objects = overlay
     pod = pod_of(objects, service)
-    (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["runAsUser"] == 10001
     assert pod["automountServiceAccountToken"] == (service == "trainer" and "trainjob" in overlay[0])
-    assert container["securityContext"]["readOnlyRootFilesystem"]
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert {"/data", "/tmp"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
-    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    for container in pod["containers"]:
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    mounts = [mount for container in pod["containers"] for mount in container["volumeMounts"]]
+    assert {"/data", "/tmp"} <= {mount["mountPath"] for mount in mounts}
+    assert {mount["name"] for mount in mounts} == {volume["name"] for volume in pod["volumes"]}
 
 
 @pytest.mark.parametrize("service", DEFAULT_PORTS)
@@ -98,6 +100,26 @@ def test_selectors_find_the_service(overlay, service):
         assert selector.items() <= labels.items()
     for policy in ("callers", "outbound"):
         assert objects["NetworkPolicy", policy]["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_dashboard_knows_its_variables_and_lets_nobody_in(overlay):
+    _, objects = overlay
+    pod = pod_of(objects, "dashboard")
+    container, tensorboard = pod["containers"]
+    variables = {entry["name"]: entry.get("value", "secret") for entry in container["env"]}
+    settings = DashboardSettings.from_environment(variables)
+    assert settings.client.addresses == {service: f"{service}:{port}" for service, port in DEFAULT_PORTS.items()}
+    assert settings.client.token == "secret"
+    assert [port["containerPort"] for port in container["ports"]] == [settings.port]
+    assert {container[probe]["httpGet"]["path"] for probe in ("readinessProbe", "livenessProbe")} == {"/healthz"}
+    assert f"--port={settings.tensorboard_uri.rpartition(':')[2]}" in tensorboard["command"]
+    policy = objects["NetworkPolicy", "dashboard"]["spec"]
+    labels = objects["Deployment", "dashboard"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert "Ingress" in policy["policyTypes"]
+    assert not policy.get("ingress")
+    assert labels["gpt2/client"] == "true"
+    assert ("Service", "dashboard") not in objects
 
 
 def test_the_trainer_asks_for_the_overlays_gpus(overlay):

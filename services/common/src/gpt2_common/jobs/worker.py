@@ -115,6 +115,8 @@ def _result(function: str, request: object, context: JobContext[Any]) -> dict[st
             _log.error("job failed: %s", error)
         else:
             _log.exception("job failed")
+        # Of a full disk they would keep the little that is left.
+        context.remove_half_written()
         return {"error": _encode(status_of(error))}
     return {"outputs": [json_format.MessageToDict(output) for output in outputs]}
 
