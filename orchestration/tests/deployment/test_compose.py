@@ -128,6 +128,7 @@ def test_composes_own_loader_takes_the_file_and_the_gpu_override(compose_loader,
     assert gpu.returncode == 0, gpu.stderr
     trainer = json.loads(gpu.stdout)["services"]["trainer"]
     assert trainer["build"]["args"]["REQUIREMENTS"] == "trainer-gpu"
+    assert trainer["environment"]["GPT2_KERAS_BACKEND"] == "jax"
     assert trainer["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
 
 

@@ -51,3 +51,13 @@ def test_a_service_starts_on_its_port(root, service, port):
         assert importlib.util.find_spec(command[2]) is not None
     assert start == ["python", "-m", f"gpt2_{service}"]
     assert importlib.util.find_spec(f"gpt2_{service}.__main__") is not None
+
+
+def test_the_image_for_gpus_has_what_each_backend_of_keras_needs_of_cuda(root):
+    locked = (root / "requirements/trainer-gpu.txt").read_text()
+    pinned = dict(re.findall(r"^([a-z0-9-]+)==([^ ]+) ", locked, re.MULTILINE))
+    jax = re.search(r"^jax==([^ ]+) ; python_full_version < '3.12'", locked, re.MULTILINE)
+    for plugin in ("jax-cuda12-plugin", "jax-cuda12-pjrt"):
+        assert f"\n{plugin}=={jax[1]} ; python_full_version < '3.12'" in locked
+    assert {"nvidia-cudnn-cu12", "nvidia-nccl-cu12", "nvidia-cuda-runtime-cu12"} <= set(pinned)
+    assert "cuda12" not in (root / "requirements/trainer.txt").read_text()

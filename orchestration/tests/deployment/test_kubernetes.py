@@ -130,6 +130,9 @@ def test_the_trainer_asks_for_the_overlays_gpus(overlay):
     pod = pod_of(objects, "trainer")
     gpus = pod["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", 0)
     assert int(gpus) == {"gpu": 1, "multi-gpu": 8}.get(name, 0)
+    variables = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+    trains_on_gpus = bool(gpus) or "trainjob" in name
+    assert variables.get("GPT2_KERAS_BACKEND") == ("jax" if trains_on_gpus else None)
     assert ("nodeSelector" in pod) == bool(gpus)
     assert any(entry["key"] == "nvidia.com/gpu" for entry in pod.get("tolerations", [])) == bool(gpus)
 
