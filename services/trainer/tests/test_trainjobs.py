@@ -17,6 +17,7 @@ from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.jobs.attempt import read_message
 from gpt2_common.settings import SettingsError, load_settings
 from gpt2_trainer.settings import TrainerSettings
+from gpt2_trainer.training_requests import trainjob_problems
 from gpt2_trainer.trainjobs.kubernetes import ClusterAddress
 from gpt2_trainer.trainjobs.manifest import trainjob_name
 from gpt2_trainer.trainjobs.pod import MARK
@@ -226,3 +227,12 @@ def test_a_service_without_a_cluster_says_so_and_ends(tmp_path):
     )
     assert answer.returncode == 78
     assert "GPT2_KUBERNETES_API" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpus", "devices", "model_devices", "field"),
+    [(1, 1, 0, None), (0, 1, 1, None), (8, 8, 2, None), (1, 2, 0, "config.devices"), (2, 0, 4, "config.model_devices")],
+)
+def test_more_devices_than_a_trainjob_has_are_refused(gpus, devices, model_devices, field):
+    request = pb.TrainModelRequest(config=pb.TrainConfig(devices=devices, model_devices=model_devices))
+    assert [found for found, _ in trainjob_problems(request, gpus)] == [field] * (field is not None)

@@ -18,7 +18,7 @@ from gpt2_trainer.admission import admission_problems
 from gpt2_trainer.generation.messages import GenerationTask
 from gpt2_trainer.generation.pool import GenerationPool
 from gpt2_trainer.settings import TrainerSettings
-from gpt2_trainer.training_requests import device_problems, train_problems
+from gpt2_trainer.training_requests import device_problems, train_problems, trainjob_problems
 from gpt2_trainer.trainjobs.launching import sweep_trainjobs, trainer_launcher
 
 IMPORT_CHECKPOINT = JobKind(
@@ -73,6 +73,8 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
     async def TrainModel(self, request: pb.TrainModelRequest, context: Any) -> pb.TrainModelResponse:  # noqa: ARG002
         """Starts a training."""
         problems = train_problems(request) + device_problems(request, self._settings.keras_backend)
+        if self._settings.training_backend == "trainjob":
+            problems += trainjob_problems(request, self._settings.trainjob_gpus)
         if not problems and not await self._exists(request.job.job_id):
             memory = self._settings.admitted_bytes
             problems = await asyncio.to_thread(admission_problems, request, self._artifacts, memory)

@@ -144,6 +144,17 @@ def device_problems(request: pb.TrainModelRequest, backend: str) -> Problems:
     return [(f"config.{field}", text)]
 
 
+def trainjob_problems(request: pb.TrainModelRequest, gpus: int) -> Problems:
+    """Whether a TrainJob has as many GPUs as are asked for; one without any has one device, its processors."""
+    asked = max(request.config.devices, request.config.model_devices)
+    if asked <= max(1, gpus):
+        return []
+    field = "devices" if request.config.devices > max(1, gpus) else "model_devices"
+    return [
+        (f"config.{field}", f"must be at most {max(1, gpus)}: the service gives a TrainJob GPT2_TRAINJOB_GPUS={gpus}")
+    ]
+
+
 def context_problems(options: TrainingOptions, n_ctx: int) -> Problems:
     """Whether the sequences fit the model."""
     if options.context_length <= n_ctx:
