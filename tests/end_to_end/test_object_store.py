@@ -106,7 +106,7 @@ def answers(name: str, client: ClientSettings) -> bool:
         return False
 
 
-def test_a_pipeline_runs_with_all_it_keeps_in_an_object_store(
+def test_a_pipeline_keeps_all_in_an_object_store_and_no_secret_anywhere(
     services, object_store, database, stack, tmp_path, caplog
 ):
     caplog.set_level(logging.DEBUG)
