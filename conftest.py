@@ -4,13 +4,14 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 import yaml
+from postgresql import PostgreSql
 
 _KUBEFLOW_TRAINER = "github.com/kubeflow/trainer/v2@v2.2.0"
 
@@ -41,6 +42,14 @@ def kubeflow_schemas() -> Mapping[str, Any]:
         for version in definition["spec"]["versions"]
         if version["name"] == "v1alpha1"
     }
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server's address."""
+    server = PostgreSql().start()
+    yield server.url
+    server.remove()
 
 
 def _closed(schema: Any) -> Any:

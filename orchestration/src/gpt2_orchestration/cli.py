@@ -24,6 +24,7 @@ from gpt2_orchestration.commands.models import models
 from gpt2_orchestration.commands.output import print_table
 from gpt2_orchestration.commands.runs import runs
 from gpt2_orchestration.commands.stages import export, tokenize, train
+from gpt2_orchestration.dashboard.settings import DashboardSettings
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.progress import duration
 from gpt2_orchestration.quiet import quiet_libraries
@@ -129,6 +130,22 @@ def compile(
         compile_pipeline(specified, settings, output)
 
 
+@app.command()
+@shows_errors
+def dashboard(
+    listen: Annotated[
+        str, typer.Option(envvar="GPT2_DASHBOARD_LISTEN", help="HOST:PORT. Whoever reaches it may use its token.")
+    ] = "127.0.0.1:8090",
+) -> None:
+    """Serve the dashboard of the services named by GPT2_<SERVICE>_ADDRESS until Ctrl-C. `gpt2 stack up` has its own."""
+    # Imported here, as no other command serves anything.
+    from gpt2_orchestration.dashboard.server import serve
+
+    settings = DashboardSettings.from_environment({**os.environ, "GPT2_DASHBOARD_LISTEN": listen})
+    print(f"the dashboard is at http://{listen}; Ctrl-C stops it", flush=True)
+    serve(settings)
+
+
 for command in (export, tokenize, train, generate, doctor, config):
     app.command()(command)
 
@@ -176,6 +193,7 @@ def _show_addresses(kafka: str, addresses: StackAddresses) -> None:
         ("tokenizer", addresses.tokenizer),
         ("trainer", addresses.trainer),
         ("registry", addresses.registry),
+        ("dashboard", addresses.dashboard_uri),
         ("artifacts", addresses.artifact_root),
     )
     print_table(("server", "address"), rows, "the stack is up; Ctrl-C stops it")

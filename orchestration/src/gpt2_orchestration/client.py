@@ -42,11 +42,25 @@ FINAL_STATES = (job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.J
 
 
 class ServiceError(Exception):
-    """A call was refused or a service does not answer; the message says which and what to do."""
+    """A call was refused or a service does not answer; the message says which and what to do.
+
+    Args:
+        message: The whole sentence.
+        code: The call's status; UNKNOWN where no call was made.
+        reason: The service's own sentence; the message where there is none.
+    """
+
+    def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.UNKNOWN, reason: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason or message
 
 
 class NotFoundError(ServiceError):
     """The service answers, and does not have what was asked for."""
+
+    def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.NOT_FOUND, reason: str = "") -> None:
+        super().__init__(message, code, reason)
 
 
 class JobFailed(ServiceError):
@@ -96,18 +110,22 @@ class ServiceClient:
         channel: A channel to it.
         address: Where it is, for errors.
         token: Bearer token to send.
+        call_seconds: Deadline of a call that is answered at once.
     """
 
-    def __init__(self, service: str, channel: grpc.Channel, address: str, token: str | None) -> None:
+    def __init__(
+        self, service: str, channel: grpc.Channel, address: str, token: str | None, call_seconds: float = CALL_SECONDS
+    ) -> None:
         self.service = service
         self.address = address
+        self._call_seconds = call_seconds
         self._own = STUBS[service](channel)
         self._jobs = jobs_service_pb2_grpc.JobsServiceStub(channel)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
 
-    def call(self, method: str, request: Message, timeout_seconds: float = CALL_SECONDS) -> Any:
+    def call(self, method: str, request: Message, timeout_seconds: float | None = None) -> Any:
         """Calls a method of the service's own interface. Raises ServiceError."""
-        return self._call(getattr(self._own, method), request, timeout_seconds)
+        return self._call(getattr(self._own, method), request, timeout_seconds or self._call_seconds)
 
     def stream(self, method: str, request: Message) -> Iterator[Any]:
         """Calls a streaming method of the service's own interface. Raises ServiceError."""
@@ -117,7 +135,9 @@ class ServiceClient:
     def describe(self) -> jobs_service_pb2.DescribeServiceResponse:
         """Which service this is, and the version of its code. Raises ServiceError."""
         request = jobs_service_pb2.DescribeServiceRequest()
-        answer: jobs_service_pb2.DescribeServiceResponse = self._call(self._jobs.DescribeService, request, CALL_SECONDS)
+        answer: jobs_service_pb2.DescribeServiceResponse = self._call(
+            self._jobs.DescribeService, request, self._call_seconds
+        )
         return answer
 
     def version(self) -> str:
@@ -132,7 +152,7 @@ class ServiceClient:
     def get(self, job_id: str) -> job_pb2.Job:
         """One job. Raises ServiceError."""
         job: job_pb2.Job = self._call(
-            self._jobs.GetJob, jobs_service_pb2.GetJobRequest(job_id=job_id), CALL_SECONDS
+            self._jobs.GetJob, jobs_service_pb2.GetJobRequest(job_id=job_id), self._call_seconds
         ).job
         return job
 
@@ -146,24 +166,33 @@ class ServiceClient:
             states: Only jobs in one of these; in all where there is none.
             page_size: Most jobs; 0 for the service's default.
         """
-        request = jobs_service_pb2.ListJobsRequest(run_id=run_id, states=states, page_size=page_size)
-        return list(self._call(self._jobs.ListJobs, request, CALL_SECONDS).jobs)
+        return self.jobs_page(run_id, states, page_size)[0]
+
+    def jobs_page(
+        self, run_id: str, states: Sequence[job_pb2.Job.State.ValueType] = (), page_size: int = 0, page_token: str = ""
+    ) -> tuple[list[job_pb2.Job], str]:
+        """One page of what `jobs` returns, and the token of the next; empty on the last. Raises ServiceError."""
+        request = jobs_service_pb2.ListJobsRequest(
+            run_id=run_id, states=states, page_size=page_size, page_token=page_token
+        )
+        answer = self._call(self._jobs.ListJobs, request, self._call_seconds)
+        return list(answer.jobs), answer.next_page_token
 
     def cancel(self, job_id: str, reason: str) -> job_pb2.Job:
         """Asks a job to stop. Raises ServiceError."""
         request = jobs_service_pb2.CancelJobRequest(job_id=job_id, reason=reason)
-        job: job_pb2.Job = self._call(self._jobs.CancelJob, request, CALL_SECONDS).job
+        job: job_pb2.Job = self._call(self._jobs.CancelJob, request, self._call_seconds).job
         return job
 
     def cancel_run(self, run_id: str, reason: str) -> list[job_pb2.Job]:
         """Stops a run in this service. Returns the jobs that were told. Raises ServiceError."""
         request = jobs_service_pb2.CancelRunRequest(run_id=run_id, reason=reason)
-        return list(self._call(self._jobs.CancelRun, request, CALL_SECONDS).jobs)
+        return list(self._call(self._jobs.CancelRun, request, self._call_seconds).jobs)
 
     def continue_run(self, run_id: str) -> list[job_pb2.Job]:
         """Takes a run up again in this service. Returns the jobs that go on. Raises ServiceError."""
         request = jobs_service_pb2.ContinueRunRequest(run_id=run_id)
-        return list(self._call(self._jobs.ContinueRun, request, CALL_SECONDS).jobs)
+        return list(self._call(self._jobs.ContinueRun, request, self._call_seconds).jobs)
 
     def follow(self, job: job_pb2.Job, on_change: Callable[[job_pb2.Job], None]) -> job_pb2.Job:
         """Follows a job to its end; a service that restarts meanwhile is waited for.
@@ -226,22 +255,24 @@ class ServiceClient:
             variable = f"GPT2_{self.service.upper()}_ADDRESS"
             return ServiceError(
                 f"the {self.service} at {self.address} does not answer: "
-                f"start it (`gpt2 stack up`), or correct {variable}"
+                f"start it (`gpt2 stack up`), or correct {variable}",
+                error.code(),
             )
         kind = NotFoundError if error.code() == grpc.StatusCode.NOT_FOUND else ServiceError
-        return kind(f"the {self.service} refused the call ({error.code().name}): {error.details()}")
+        message = f"the {self.service} refused the call ({error.code().name}): {error.details()}"
+        return kind(message, error.code(), error.details() or "")
 
 
 @contextmanager
-def connect(service: str, settings: ClientSettings) -> Iterator[ServiceClient]:
-    """Opens a channel to a service. It connects when it is first used."""
+def connect(service: str, settings: ClientSettings, call_seconds: float = CALL_SECONDS) -> Iterator[ServiceClient]:
+    """Opens a channel to a service, whose calls have the deadline given. It connects when it is first used."""
     address = settings.addresses[service]
     if settings.authority_file is None:
         channel = grpc.insecure_channel(address)
     else:
         channel = grpc.secure_channel(address, _credentials(settings))
     with channel:
-        yield ServiceClient(service, channel, address, settings.token)
+        yield ServiceClient(service, channel, address, settings.token, call_seconds)
 
 
 async def watch_to_end(service: str, settings: ClientSettings, job_id: str) -> job_pb2.Job:

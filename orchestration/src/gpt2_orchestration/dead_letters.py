@@ -6,6 +6,7 @@ A replayed event goes to the topic that it came from, as it came. Services that 
 from dataclasses import dataclass
 from typing import Any
 
+from grpc import StatusCode
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
@@ -49,7 +50,8 @@ def replay(bootstrap_servers: str, letters: list[DeadLetter]) -> int:
         finally:
             producer.close()
     except KafkaError as error:
-        raise ServiceError(f"Kafka at {bootstrap_servers} did not take all of them ({error}): repeat it") from error
+        message = f"Kafka at {bootstrap_servers} did not take all of them ({error}): repeat it"
+        raise ServiceError(message, StatusCode.UNAVAILABLE) from error
     return len(letters)
 
 

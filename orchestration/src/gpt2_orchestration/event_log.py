@@ -6,6 +6,7 @@ from typing import Any
 
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError, Message
+from grpc import StatusCode
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
@@ -65,7 +66,10 @@ def read_topic(bootstrap_servers: str, topic: str) -> list[Any]:
         finally:
             consumer.close()
     except KafkaError as error:
-        raise ServiceError(f"Kafka at {bootstrap_servers} does not answer ({error}): name it by --kafka") from error
+        message = (
+            f"Kafka at {bootstrap_servers} does not answer ({error}): correct --kafka, GPT2_KAFKA_BOOTSTRAP_SERVERS"
+        )
+        raise ServiceError(message, StatusCode.UNAVAILABLE) from error
 
 
 def _read_to_end(consumer: KafkaConsumer, topic: str) -> Iterator[Any]:

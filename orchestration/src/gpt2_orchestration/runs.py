@@ -5,14 +5,16 @@ as Kafka keeps it. A test holds the two against each other.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.client import ClientSettings, JobFailed, ServiceError, connect
 
-_UNFINISHED = (job_pb2.Job.STATE_QUEUED, job_pb2.Job.STATE_RUNNING)
+UNFINISHED = (job_pb2.Job.STATE_QUEUED, job_pb2.Job.STATE_RUNNING)
+"""States of a job that has not ended."""
+
 _NEXT_STAGE_SECONDS = 1.0
 
 
@@ -27,7 +29,7 @@ class Run:
     @property
     def state(self) -> str:
         """Running, waiting for its next stage, succeeded, failed or cancelled."""
-        if any(job.state in _UNFINISHED for job in self.jobs):
+        if any(job.state in UNFINISHED for job in self.jobs):
             return "running"
         last = self.jobs[-1]
         if last.state == job_pb2.Job.STATE_SUCCEEDED and last.plan.stages:
@@ -42,8 +44,13 @@ class Run:
 
 def list_runs(settings: ClientSettings) -> list[Run]:
     """The runs that the services know of, newest first. Raises ServiceError."""
+    return group_by_run(_all_jobs(settings, ""))
+
+
+def group_by_run(jobs: Iterable[job_pb2.Job]) -> list[Run]:
+    """Puts jobs of all services together to runs, newest first."""
     by_run: dict[str, list[job_pb2.Job]] = {}
-    for job in _all_jobs(settings, ""):
+    for job in jobs:
         by_run.setdefault(job.run_id, []).append(job)
     runs = [Run(run_id=run_id, jobs=sorted(jobs, key=_age)) for run_id, jobs in by_run.items()]
     return sorted(runs, key=lambda run: _age(run.jobs[0]), reverse=True)
@@ -74,7 +81,7 @@ def follow_run(settings: ClientSettings, run_id: str, on_change: Callable[[Run],
     while True:
         run = show_run(settings, run_id)
         on_change(run)
-        working = next((job for job in run.jobs if job.state in _UNFINISHED), None)
+        working = next((job for job in run.jobs if job.state in UNFINISHED), None)
         if working is not None:
             _follow_job(settings, run, working, on_change)
         elif run.state == "waiting":

@@ -1,5 +1,6 @@
 """The compose file says nothing that the services' own code does not know, and Compose's own loader takes it."""
 
+import importlib.util
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from gpt2_common.settings import ServiceSettings
 from gpt2_orchestration.airflow.settings import AirflowSettings
 from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.client import ClientSettings
+from gpt2_orchestration.dashboard.settings import DEFAULT_PORT, DashboardSettings
 
 SECRETS = dict.fromkeys(("POSTGRES_PASSWORD", "MONGODB_PASSWORD", "AIRFLOW_FERNET_KEY", "AIRFLOW_SECRET_KEY"), "secret")
 
@@ -52,6 +54,19 @@ def test_airflow_reads_each_of_its_variables(compose):
     assert str(settings.folder.parent) in mounts
 
 
+def test_the_dashboard_reads_each_of_its_variables_and_is_published_on_loopback_alone(compose):
+    container = compose["services"]["dashboard"]
+    environment = Recording(container["environment"])
+    settings = DashboardSettings.from_environment(environment)
+    assert set(environment) <= environment.asked
+    assert settings.client.addresses == {service: f"{service}:{port}" for service, port in DEFAULT_PORTS.items()}
+    assert settings.kafka_topic == compose["x-environment"]["GPT2_KAFKA_TOPIC"]
+    assert container["ports"] == [f"127.0.0.1:{DEFAULT_PORT}:{settings.port}"]
+    assert f"localhost:{settings.port}/healthz" in container["healthcheck"]["test"][-1]
+    assert importlib.util.find_spec(f"{container['command'][-1]}.__main__") is not None
+    assert container["image"] == compose["services"]["airflow"]["image"]
+
+
 def test_the_topics_are_those_of_the_services(compose):
     topics = re.findall(r"([\w.-]+):(\d+)", compose["services"]["topics"]["command"][0].splitlines()[0])
     name = ServiceSettings.model_fields["kafka_topic"].default
@@ -70,7 +85,7 @@ def test_mlflow_is_of_the_registrys_version_and_knows_its_options(compose, root)
 def test_images_are_pinned_memory_is_limited_and_each_server_is_watched(compose):
     for name, container in compose["services"].items():
         assert container["mem_limit"], name
-        if "build" not in container and name != "tensorboard":
+        if "build" not in container and container.get("pull_policy") != "never":
             assert re.search(r":\S*\d", container["image"]), name
         if container.get("restart"):
             assert "healthcheck" in container or "build" in container, name

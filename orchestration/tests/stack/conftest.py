@@ -42,10 +42,10 @@ FOREGROUND = """
     import dataclasses, json, sys
     from pathlib import Path
     from gpt2_orchestration.stack.running import run_until_stopped
-    from gpt2_orchestration.stack.settings import StackSettings
+    from gpt2_orchestration.stack.settings import DEFAULT_PORTS, StackSettings
     settings = StackSettings(
         folder=Path(sys.argv[1]),
-        ports=dict.fromkeys(("mongodb", "mlflow", "tensorboard", "exporter", "tokenizer", "trainer", "registry"), 0),
+        ports=dict.fromkeys(DEFAULT_PORTS, 0),
         environment={"PYTHONPATH": sys.argv[2]},
     )
     def on_ready(addresses):

@@ -35,6 +35,8 @@ def check_backends(addresses):
         assert client["demo"]["articles"].find_one({}, {"_id": 0}) == {"text": "Grüße"}
     with urllib.request.urlopen(addresses["tensorboard_uri"]) as page:
         assert b"TensorBoard" in page.read()
+    with urllib.request.urlopen(addresses["dashboard_uri"]) as page:
+        assert b"GPT-2 pipeline" in page.read()
     url = f"{addresses['mlflow_uri']}/api/2.0/mlflow/experiments/get?experiment_id=0"
     with urllib.request.urlopen(url) as answer:
         assert json.load(answer)["experiment"]["artifact_location"].startswith("file://")
@@ -73,7 +75,7 @@ def test_stack_serves_and_down_stops_all_of_it(start_foreground):
     check_listens_on_loopback_alone(stack)
 
     statuses = stack_status(stack.folder)
-    assert [status.state for status in statuses] == ["ready"] * 8
+    assert [status.state for status in statuses] == ["ready"] * 9
     assert "nothing on disk" in next(status.note for status in statuses if status.name == "kafka")
     second = start_foreground()
     code, errors = second.end()

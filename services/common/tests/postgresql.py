@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import free_port
+from gpt2_orchestration.stack.ports import choose_ports
 
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
 # PostgreSQL refuses to run as root.
@@ -24,7 +24,7 @@ class PostgreSql:
     def __init__(self) -> None:
         if PROGRAMS is None:
             pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-        self._port = free_port()
+        self._port = choose_ports({"postgresql": 0})["postgresql"]
         self.url = f"postgresql://gpt2@127.0.0.1:{self._port}/postgres"
         # A folder of its own: those above pytest's are closed to other users.
         self._folder = Path(tempfile.mkdtemp(prefix="gpt2-postgresql-"))

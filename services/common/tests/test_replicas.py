@@ -8,21 +8,13 @@ import pytest
 from gpt2.jobs.v1 import job_pb2
 
 from .conftest import FakeService
-from .postgresql import PostgreSql
 
 Job = job_pb2.Job
 
 
-@pytest.fixture(scope="module")
-def database():
-    server = PostgreSql().start()
-    yield server.url
-    server.remove()
-
-
 @pytest.fixture
-def replicas(database, tmp_path):
-    settings = {"GPT2_DATABASE_URL": database, "GPT2_LEASE_SECONDS": "3"}
+def replicas(postgresql, tmp_path):
+    settings = {"GPT2_DATABASE_URL": postgresql, "GPT2_LEASE_SECONDS": "3"}
     made = [FakeService(tmp_path, **settings).start() for _ in range(2)]
     for replica in made:
         replica.wait_until_ready()

@@ -91,7 +91,7 @@ def job_of(trainer, job_id="run/train"):
 
 def is_past(trainer, step):
     job = job_of(trainer)
-    assert job.state == State.STATE_RUNNING, job
+    assert job.state in (State.STATE_QUEUED, State.STATE_RUNNING), job
     return job.progress.phase == "training" and job.progress.done > step
 
 

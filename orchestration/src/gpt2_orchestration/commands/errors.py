@@ -10,6 +10,7 @@ from typing import ParamSpec
 import typer
 
 from gpt2_orchestration.client import ServiceError
+from gpt2_orchestration.dashboard.settings import SettingsError
 from gpt2_orchestration.specification import SpecificationError
 from gpt2_orchestration.stack.errors import StackError
 from gpt2_orchestration.stack.kafka_server import KafkaError
@@ -31,7 +32,7 @@ def shows_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except (SpecificationError, UsageError) as error:
+        except (SettingsError, SpecificationError, UsageError) as error:
             raise typer.Exit(_complain(error, 2)) from None
         except (ServiceError, StackError, KafkaError) as error:
             raise typer.Exit(_complain(error, 1)) from None

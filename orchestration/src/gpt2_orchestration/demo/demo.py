@@ -154,9 +154,10 @@ def _show(texts: Sequence[str], model_uri: str) -> None:
 def _say_where(folder: Path, addresses: StackAddresses) -> None:
     port = addresses.mlflow_uri.rpartition(":")[2]
     board = addresses.tensorboard_uri.rpartition(":")[2]
+    dashboard = addresses.dashboard_uri.rpartition(":")[2]
     _say(f"everything is in {folder.absolute()}: artifacts/, logs/, data/ (MLflow, job stores, ML Metadata)")
     _say(f"to look at it: {sys.argv[0]} stack up --folder {folder}")
-    _say(f"then MLflow is at http://localhost:{port} and TensorBoard at http://localhost:{board}")
+    _say(f"then the dashboard is at http://localhost:{dashboard}, MLflow at {port} and TensorBoard at {board}")
 
 
 def _say(text: str) -> None:

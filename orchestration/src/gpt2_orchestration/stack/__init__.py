@@ -1,12 +1,12 @@
 """The embedded stack: every server that the pipeline needs, as local processes under one supervisor.
 
-MongoDB and Kafka are stand-ins that speak the real protocols; MLflow, TensorBoard and the four services are themselves.
-It is for trying things out on one machine: all of it listens on 127.0.0.1 alone, and the Kafka stand-in keeps nothing
-on disk.
+MongoDB and Kafka are stand-ins that speak the real protocols; MLflow, TensorBoard, the four services and the dashboard
+are themselves. It is for trying things out on one machine: all of it listens on 127.0.0.1 alone, and the Kafka stand-in
+keeps nothing on disk.
 
     running.py      start here: the stack as a context manager, and in the foreground until a signal
     control.py      asks about, and stops, a stack that another process runs
-    definitions.py  what the eight processes are
+    definitions.py  what the nine processes are
     supervisor.py   starts them, restarts what crashes, stops them in order
     guard.py        ends them when the supervisor itself is killed
 

@@ -18,6 +18,7 @@ class StackAddresses:
     tokenizer: str
     trainer: str
     registry: str
+    dashboard_uri: str
     artifact_root: Path
 
     @classmethod
@@ -32,5 +33,6 @@ class StackAddresses:
             tokenizer=addresses["tokenizer"],
             trainer=addresses["trainer"],
             registry=addresses["registry"],
+            dashboard_uri=f"http://{addresses['dashboard']}",
             artifact_root=artifact_root,
         )

@@ -1,4 +1,4 @@
-"""What the eight processes of the stack are: how each is started, where it answers, and how one sees that it does."""
+"""What the nine processes of the stack are: how each is started, where it answers, and how one sees that it does."""
 
 import os
 import sys
@@ -18,12 +18,13 @@ SERVICES = ("exporter", "tokenizer", "trainer", "registry")
 _BACKEND_GRACE_SECONDS = 5.0
 _STOP_SERVICES, _STOP_BACKENDS = 0, 1
 # What a shell may have set for real services, and what would break the stack's: all four on one metrics port, or TLS
-# that the checks do not speak.
+# that neither the checks nor the stack's services speak.
 _NOT_INHERITED = (
     "GPT2_METRICS_LISTEN",
     "GPT2_TLS_CERTIFICATE_FILE",
     "GPT2_TLS_KEY_FILE",
     "GPT2_TLS_CLIENT_CA_FILE",
+    "GPT2_CLIENT_CA_FILE",
 )
 
 
@@ -56,7 +57,7 @@ def define_stack(settings: StackSettings, folder: StackFolder) -> tuple[ProcessD
     """Defines the processes, with ports that are free now."""
     addresses = {name: f"{HOST}:{port}" for name, port in choose_ports(settings.ports).items()}
     inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
-    # Freed memory goes back sooner: eight processes share one machine.
+    # Freed memory goes back sooner: nine processes share one machine.
     environment = {**inherited, "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
     backends = (
         _mongodb(addresses["mongodb"], settings, folder, environment),
@@ -67,7 +68,7 @@ def define_stack(settings: StackSettings, folder: StackFolder) -> tuple[ProcessD
         _tensorboard(addresses["tensorboard"], settings, folder, environment),
     )
     services = (_service(name, addresses, settings, folder, environment) for name in SERVICES)
-    return (*backends, *services)
+    return (*backends, *services, _dashboard(addresses, settings, environment))
 
 
 def _mongodb(
@@ -173,6 +174,29 @@ def _service(
         needs={"GPT2_KAFKA_BOOTSTRAP_SERVERS": "kafka"},
         start_timeout_seconds=settings.start_timeout_seconds,
         stop_grace_seconds=settings.stop_grace_seconds,
+        stop_order=_STOP_SERVICES,
+    )
+
+
+def _dashboard(
+    addresses: Mapping[str, str], settings: StackSettings, environment: Mapping[str, str]
+) -> ProcessDefinition:
+    own = {
+        "GPT2_DASHBOARD_LISTEN": addresses["dashboard"],
+        "GPT2_KAFKA_TOPIC": EVENT_TOPIC,
+        "GPT2_TENSORBOARD_URI": f"http://{addresses['tensorboard']}",
+        "GPT2_DASHBOARD_TENSORBOARD_LINK": f"http://{addresses['tensorboard']}",
+        "GPT2_DASHBOARD_MLFLOW_LINK": f"http://{addresses['mlflow']}",
+        **{f"GPT2_{name.upper()}_ADDRESS": addresses[name] for name in SERVICES},
+    }
+    return ProcessDefinition(
+        name="dashboard",
+        command=_python("gpt2_orchestration.dashboard"),
+        address=addresses["dashboard"],
+        is_ready=partial(http_answers, path="/healthz"),
+        environment={**environment, **own},
+        needs={"GPT2_KAFKA_BOOTSTRAP_SERVERS": "kafka"},
+        start_timeout_seconds=settings.start_timeout_seconds,
         stop_order=_STOP_SERVICES,
     )
 

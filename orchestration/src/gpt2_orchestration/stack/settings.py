@@ -15,6 +15,7 @@ DEFAULT_PORTS: Mapping[str, int] = MappingProxyType(
         "tokenizer": 50052,
         "trainer": 50053,
         "registry": 50054,
+        "dashboard": 8090,
     }
 )
 """Ports that are taken where they are free. The Kafka stand-in chooses its own instead."""

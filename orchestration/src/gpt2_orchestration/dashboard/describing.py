@@ -1,0 +1,141 @@
+"""The services' messages as the JSON of the API: what the page shows of them, and no more."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gpt2.artifacts.v1 import artifact_pb2
+from gpt2.jobs.v1 import job_pb2
+from gpt2.registry.v1 import registry_service_pb2 as registry_pb
+from gpt2_orchestration.client import ServiceError
+from gpt2_orchestration.runs import Run
+
+Json = dict[str, Any]
+
+LONGEST_TEXT = 20_000
+"""Characters of one text that the page is given; the rest is left out, and said to be."""
+
+
+def describe_run(run: Run) -> Json:
+    """A run with its jobs, oldest first, and the stages that are still to come."""
+    return {
+        "run_id": run.run_id,
+        "state": run.state,
+        "jobs": [describe_job(job) for job in run.jobs],
+        "to_come": list(run.to_come),
+        "create_time": _time(run.jobs[0], "create_time"),
+    }
+
+
+def describe_job(job: job_pb2.Job) -> Json:
+    """A job without its outputs."""
+    return {
+        "job_id": job.job_id,
+        "run_id": job.run_id,
+        "service": job.service,
+        "kind": job.kind,
+        "state": _state(job),
+        "progress": {
+            "phase": job.progress.phase,
+            "done": job.progress.done,
+            "total": job.progress.total,
+            "unit": job.progress.unit,
+            "rate": job.progress.rate,
+            "metrics": _finite(job.progress.metrics),
+        },
+        "attempt": job.attempt,
+        "create_time": _time(job, "create_time"),
+        "start_time": _time(job, "start_time"),
+        "end_time": _time(job, "end_time"),
+        "error": shorten(job.error.message),
+        "cancel_requested": job.cancel_requested,
+        "revision": job.revision,
+        "to_come": [stage.start for stage in job.plan.stages],
+        "registered": [_registered(output) for output in job.outputs if output.kind == "version"],
+    }
+
+
+def describe_job_whole(job: job_pb2.Job) -> Json:
+    """A job with its outputs and what caused it."""
+    return {
+        **describe_job(job),
+        "outputs": [describe_artifact(artifact) for artifact in job.outputs],
+        "cause": f"{job.plan.cause.source} {job.plan.cause.id}".strip(),
+    }
+
+
+def describe_artifact(artifact: artifact_pb2.Artifact) -> Json:
+    """An artifact: where it is, what it is, how much is in it."""
+    return {
+        "name": artifact.name,
+        "kind": artifact.kind,
+        "uri": artifact.uri,
+        "digest": artifact.digest,
+        "counts": _finite(artifact.counts),
+        "properties": {name: shorten(value) for name, value in sorted(artifact.properties.items())},
+    }
+
+
+def describe_version(version: registry_pb.ModelVersion) -> Json:
+    """A version of a model."""
+    return {
+        "version": version.version,
+        "labels": list(version.labels),
+        "uri": version.model_uri,
+        "mlflow_run_id": version.mlflow_run_id,
+        "metrics": _finite(version.metrics),
+        "tags": {name: shorten(value) for name, value in sorted(version.tags.items())},
+        "create_time": _time(version, "create_time"),
+    }
+
+
+def describe_change(change: registry_pb.LabelChange) -> Json:
+    """A change of a label."""
+    return {
+        "label": change.label,
+        "previous_version": change.previous_version,
+        "version": change.version,
+        "actor": change.actor,
+        "reason": change.reason,
+        "time": _time(change, "time"),
+    }
+
+
+def describe_troubles(errors: Mapping[str, ServiceError]) -> list[Json]:
+    """The services that were not heard."""
+    return [{"service": name, "message": str(error)} for name, error in errors.items()]
+
+
+def shorten(text: str) -> str:
+    """A text that a page can hold."""
+    if len(text) <= LONGEST_TEXT:
+        return text
+    return f"{text[:LONGEST_TEXT]}… ({len(text):,} characters in all)"
+
+
+def _state(job: job_pb2.Job) -> str:
+    return job_pb2.Job.State.Name(job.state).removeprefix("STATE_").lower()
+
+
+def _registered(output: artifact_pb2.Artifact) -> Json:
+    """The version that a job has registered, in short."""
+    return {
+        "model_name": output.properties.get("model_name", ""),
+        "version": output.properties.get("version", ""),
+        "validation_loss": _finite(output.counts).get("validation_loss"),
+    }
+
+
+def _time(message: Any, field: str) -> str | None:
+    if not message.HasField(field):
+        return None
+    time: Timestamp = getattr(message, field)
+    return time.ToJsonString()
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures by name, sorted; JSON has no word for those that are no finite numbers."""
+    items: Iterable[tuple[str, float]] = sorted(figures.items())
+    return {name: value if math.isfinite(value) else None for name, value in items}

@@ -1,0 +1,77 @@
+"""How the services and the servers beside them are."""
+
+from collections.abc import Callable
+from urllib.request import urlopen
+
+from kafka import KafkaConsumer
+from kafka.errors import KafkaError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+
+from gpt2_orchestration.dashboard.describing import Json
+from gpt2_orchestration.dashboard.services import Services
+from gpt2_orchestration.dashboard.settings import DashboardSettings
+
+_SECONDS = 5.0
+
+
+class HealthRoutes:
+    """The calls that are about health.
+
+    Args:
+        services: Whom to ask.
+        settings: Where the servers beside them are.
+    """
+
+    def __init__(self, services: Services, settings: DashboardSettings) -> None:
+        self._services = services
+        self._settings = settings
+
+    def routes(self) -> list[Route]:
+        """The paths, and what answers them."""
+        return [Route("/services", self.show_all)]
+
+    def show_all(self, request: Request) -> JSONResponse:  # noqa: ARG002
+        """Each service, Kafka and TensorBoard: whether it answers, and what to do where it does not."""
+        answers = self._services.ask(lambda client: client.describe())
+        services = []
+        for name, client in self._services.clients.items():
+            error = answers.errors.get(name)
+            version = "" if error else answers.found[name].version
+            services.append(_entry(name, client.address, str(error or ""), version))
+        kafka, tensorboard = self._settings.kafka_bootstrap_servers, self._settings.tensorboard_uri
+        services.append(_checked("kafka", kafka, "GPT2_KAFKA_BOOTSTRAP_SERVERS", _ask_kafka))
+        services.append(_checked("tensorboard", tensorboard, "GPT2_TENSORBOARD_URI", _ask_tensorboard))
+        links = {"tensorboard": self._settings.tensorboard_link, "mlflow": self._settings.mlflow_link}
+        return JSONResponse({"services": services, "links": {name: uri for name, uri in links.items() if uri}})
+
+
+async def alive(request: Request) -> PlainTextResponse:  # noqa: ARG001
+    """For probes: the server runs, whatever the services do."""
+    return PlainTextResponse("ok")
+
+
+def _checked(name: str, address: str, variable: str, ask: Callable[[str], object]) -> Json:
+    try:
+        ask(address)
+    except (OSError, KafkaError) as error:
+        what = f"{name} at {address} does not answer ({error}): start it (`gpt2 stack up`), or correct {variable}"
+        return _entry(name, address, what)
+    return _entry(name, address)
+
+
+def _ask_kafka(address: str) -> None:
+    consumer = KafkaConsumer(bootstrap_servers=address, group_id=None)
+    try:
+        consumer.topics()
+    finally:
+        consumer.close()
+
+
+def _ask_tensorboard(address: str) -> None:
+    urlopen(f"{address}/data/environment", timeout=_SECONDS).close()
+
+
+def _entry(name: str, address: str, message: str = "", version: str = "") -> Json:
+    return {"name": name, "address": address, "ok": not message, "version": version, "message": message}

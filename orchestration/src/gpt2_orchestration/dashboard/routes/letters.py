@@ -1,0 +1,84 @@
+"""Dead letters: listed with why and what, and sent again."""
+
+from typing import Annotated
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from gpt2.events.v1 import events_pb2
+from gpt2_orchestration.client import NotFoundError
+from gpt2_orchestration.dashboard.describing import Json, shorten
+from gpt2_orchestration.dashboard.routes.bodies import Body, read_body
+from gpt2_orchestration.dead_letters import DeadLetter, list_letters, replay
+
+_MESSAGES = (events_pb2.JobStateChanged, events_pb2.ModelLabelChanged)
+
+
+class ReplayBody(Body):
+    """Which dead letters to send again."""
+
+    places: Annotated[list[str], Field(min_length=1, max_length=1000)]
+
+
+class LetterRoutes:
+    """The calls that are about dead letters.
+
+    Args:
+        bootstrap_servers: Kafka brokers.
+    """
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._servers = bootstrap_servers
+
+    def routes(self) -> list[Route]:
+        """The paths, and what answers them."""
+        return [
+            Route("/dead-letters", self.show_all),
+            Route("/dead-letters/replay", self.replay, methods=["POST"]),
+        ]
+
+    def show_all(self, request: Request) -> JSONResponse:  # noqa: ARG002
+        """All dead letters that the broker keeps."""
+        return JSONResponse({"letters": [_describe(letter) for letter in list_letters(self._servers)]})
+
+    async def replay(self, request: Request) -> JSONResponse:
+        """Sends some again."""
+        body = await read_body(request, ReplayBody)
+        return JSONResponse({"sent": await run_in_threadpool(self._replay, frozenset(body.places))})
+
+    def _replay(self, places: frozenset[str]) -> int:
+        chosen = [letter for letter in list_letters(self._servers) if letter.place in places]
+        if len(chosen) < len(places):
+            raise NotFoundError("the broker does not keep all of these any more: read the list again")
+        return replay(self._servers, chosen)
+
+
+def _describe(letter: DeadLetter) -> Json:
+    headers = {name: value.decode(errors="replace") for name, value in letter.record.headers}
+    return {
+        "place": letter.place,
+        "topic": letter.topic,
+        "consumer": letter.consumer,
+        "reason": shorten(letter.reason),
+        "time": letter.time or None,
+        "type": shorten(headers.get("ce_type", "")),
+        "subject": shorten(headers.get("ce_subject", "")),
+        "bytes": len(letter.record.value or b""),
+        "payload": shorten(_payload(headers.get("ce_type", ""), letter.record.value or b"")),
+    }
+
+
+def _payload(kind: str, value: bytes) -> str:
+    """What the record holds: our messages in JSON, all else as text."""
+    for message in _MESSAGES:
+        if message.DESCRIPTOR.full_name == kind:
+            try:
+                return json_format.MessageToJson(message.FromString(value), preserving_proto_field_name=True)
+            except (DecodeError, json_format.SerializeToJsonError):
+                break
+    return value.decode(errors="replace")

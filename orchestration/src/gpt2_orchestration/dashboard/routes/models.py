@@ -1,0 +1,92 @@
+"""Registered models: listed, shown with the history of their labels; labels moved and taken away."""
+
+from collections.abc import Iterator
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from gpt2.registry.v1 import registry_service_pb2 as pb
+from gpt2_orchestration.client import ServiceClient
+from gpt2_orchestration.dashboard.describing import describe_change, describe_version
+from gpt2_orchestration.dashboard.routes.bodies import Body, read_body
+
+_MOST_VERSIONS = 200
+_MOST_CHANGES = 500
+
+
+class LabelBody(Body):
+    """A change of a label."""
+
+    label: str
+    version: int
+    """Number of the version that gets it; 0 to take it away."""
+    actor: str
+    reason: str = ""
+
+
+class ModelRoutes:
+    """The calls that are about models.
+
+    Args:
+        registry: Who knows them.
+    """
+
+    def __init__(self, registry: ServiceClient) -> None:
+        self._registry = registry
+
+    def routes(self) -> list[Route]:
+        """The paths, and what answers them."""
+        return [
+            Route("/models", self.show_all),
+            Route("/models/{name}", self.show),
+            Route("/models/{name}/label", self.label, methods=["POST"]),
+        ]
+
+    def show_all(self, request: Request) -> JSONResponse:  # noqa: ARG002
+        """All models, by name."""
+        models = [
+            {"name": model.model_name, "labels": dict(model.labels), "latest_version": model.latest_version}
+            for model in self._models()
+        ]
+        return JSONResponse({"models": models})
+
+    def show(self, request: Request) -> JSONResponse:
+        """One model."""
+        name = request.path_params["name"]
+        asked = pb.ListModelVersionsRequest(model_name=name, page_size=_MOST_VERSIONS)
+        page = self._registry.call("ListModelVersions", asked)
+        changes = self._registry.call("ListLabelChanges", pb.ListLabelChangesRequest(model_name=name)).changes
+        return JSONResponse(
+            {
+                "name": name,
+                "versions": [describe_version(version) for version in page.model_versions],
+                "more": bool(page.next_page_token),
+                "changes": [describe_change(change) for change in changes[:_MOST_CHANGES]],
+            }
+        )
+
+    async def label(self, request: Request) -> JSONResponse:
+        """Moves a label, or takes it away."""
+        body = await read_body(request, LabelBody)
+        if not 0 <= body.version < 2**63:
+            raise HTTPException(400, "version: must be the number of a version, or 0 to take the label away")
+        change = {"model_name": request.path_params["name"], "label": body.label, "actor": body.actor}
+        if body.version:
+            set_label = pb.SetLabelRequest(**change, reason=body.reason, version=body.version)
+            answer = await run_in_threadpool(self._registry.call, "SetLabel", set_label)
+        else:
+            clear_label = pb.ClearLabelRequest(**change, reason=body.reason)
+            answer = await run_in_threadpool(self._registry.call, "ClearLabel", clear_label)
+        return JSONResponse({"previous_version": answer.previous_version})
+
+    def _models(self) -> Iterator[pb.RegisteredModel]:
+        request = pb.ListModelsRequest()
+        while True:
+            page = self._registry.call("ListModels", request)
+            yield from page.models
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token

@@ -1,0 +1,99 @@
+"""`python -m gpt2_orchestration.dashboard`: the web server, from settings to a signal.
+
+It needs no more than one process: it waits for the services, and computes nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from gpt2_orchestration.client import ServiceError
+from gpt2_orchestration.dashboard import errors
+from gpt2_orchestration.dashboard.curves import TensorBoard
+from gpt2_orchestration.dashboard.event_reader import EventReader
+from gpt2_orchestration.dashboard.guard import Guard
+from gpt2_orchestration.dashboard.live import Changes
+from gpt2_orchestration.dashboard.routes.events import EventRoutes
+from gpt2_orchestration.dashboard.routes.health import HealthRoutes, alive
+from gpt2_orchestration.dashboard.routes.letters import LetterRoutes
+from gpt2_orchestration.dashboard.routes.models import ModelRoutes
+from gpt2_orchestration.dashboard.routes.runs import RunRoutes
+from gpt2_orchestration.dashboard.services import Services, open_services
+from gpt2_orchestration.dashboard.settings import DashboardSettings
+
+_STATIC = Path(__file__).with_name("static")
+_API = "/api/v1"
+_STOP_SECONDS = 2
+"""Time for answers under way when the server is told to stop; event streams never end by themselves."""
+
+
+def serve(settings: DashboardSettings) -> None:
+    """Serves until SIGINT or SIGTERM."""
+    with open_services(settings.client) as services:
+        config = uvicorn.Config(
+            build_app(settings, services),
+            host=settings.host,
+            port=settings.port,
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=_STOP_SECONDS,
+        )
+        uvicorn.Server(config).run()
+
+
+def build_app(settings: DashboardSettings, services: Services) -> Starlette:
+    """The application, without a socket.
+
+    Args:
+        settings: How it is set up.
+        services: Whom it asks; they stay open longer than it runs.
+    """
+    changes = Changes(services)
+    parts = (
+        RunRoutes(services, TensorBoard(settings.tensorboard_uri)),
+        ModelRoutes(services.clients["registry"]),
+        LetterRoutes(settings.kafka_bootstrap_servers),
+        HealthRoutes(services, settings),
+        EventRoutes(changes),
+    )
+    routes: list[BaseRoute] = [
+        Route("/healthz", alive),
+        Mount(_API, routes=[route for part in parts for route in part.routes()]),
+        Mount("/", StaticFiles(directory=_STATIC, html=True)),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard, host_names=settings.host_names)],
+        exception_handlers={
+            ServiceError: errors.show_service_error,
+            HTTPException: errors.show_http_error,
+            Exception: errors.show_defect,
+        },
+        lifespan=_hearing(settings, changes),
+    )
+
+
+def _hearing(settings: DashboardSettings, changes: Changes) -> Any:
+    """What goes on while the application runs: changes are heard of."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001 - Starlette's signature
+        loop = asyncio.get_running_loop()
+        reader = EventReader(settings.kafka_bootstrap_servers, settings.kafka_topic, changes, loop)
+        reader.start()
+        asking = asyncio.create_task(changes.ask_for_ever())
+        yield
+        asking.cancel()
+        await asyncio.to_thread(reader.stop)
+
+    return lifespan

@@ -1,0 +1,103 @@
+// One model: its versions, and who moved which label when and why. Labels are moved from here.
+
+import { get, post } from "../api.js";
+import { ask } from "../dialog.js";
+import { element, foreign, hidden, row, table } from "../elements.js";
+import { clock, figure, words } from "../text.js";
+
+const COLUMNS = ["Version", "Labels", "Validation loss, nats per token", "Registered", "Run", "Change"];
+const HISTORY = ["When", "Label", "From", "To", "Who", "Why"];
+const USUAL_LABELS = ["staging", "production", "retired"];
+const NAME = "gpt2-dashboard-actor";
+
+export function modelView(name) {
+  const path = `models/${encodeURIComponent(name)}`;
+  const versions = table("Versions", COLUMNS, [], { class: "versions" });
+  const changes = table("Changes of labels", HISTORY, [], { class: "changes" });
+  const note = element("p", { class: "note" });
+  const root = element("div", {}, versions, note, element("h2", {}, "Changes of labels"), changes);
+  let known = [];
+
+  async function read() {
+    const answer = await get(path);
+    known = [...new Set([...answer.changes.map((change) => change.label), ...USUAL_LABELS])];
+    note.textContent = answer.more ? "Older versions are not shown: gpt2 models list has all." : "";
+    versions.tBodies[0].replaceChildren(...answer.versions.map(versionRow));
+    changes.tBodies[0].replaceChildren(...answer.changes.map(changeRow));
+  }
+
+  function versionRow(version) {
+    const outcome = version.tags["gpt2.label_outcome"] ?? "";
+    const loss = version.tags["gpt2.validation_loss"] ?? version.metrics.validation_loss;
+    const run = version.tags["gpt2.run_id"];
+    return row(COLUMNS, [
+      element("details", {}, element("summary", {}, `Version ${version.version}`), facts(version)),
+      element("div", { class: "chips" }, version.labels.map((label) => labelChip(label, version)), outcome.startsWith("not set") && foreign(`Label ${outcome}`, "p", { class: "error" })),
+      figure(loss === undefined ? null : Number(loss)),
+      clock(version.create_time),
+      run ? element("a", { href: `#/runs/${encodeURIComponent(run)}` }, foreign(run)) : "–",
+      element("button", { type: "button", click: () => askForLabel(version) }, "Set a label…", hidden(` of version ${version.version}`)),
+    ]);
+  }
+
+  function labelChip(label, version) {
+    return element(
+      "span",
+      { class: "chip" },
+      foreign(label),
+      element("button", { type: "button", class: "remove", title: `Take ${label} away…`, click: () => askToClear(label, version) }, element("span", { "aria-hidden": "true" }, "×"), hidden(`Take ${label} away from version ${version.version}`)),
+    );
+  }
+
+  function askForLabel(version) {
+    ask({
+      title: `Set a label of version ${version.version}`,
+      text: "The version that holds it now loses it.",
+      fields: [{ name: "label", label: "Label", required: true, limit: 255, choices: known }, ...whoAndWhy()],
+      button: "Set the label",
+      send: (content) => change({ ...content, version: version.version }),
+    });
+  }
+
+  function askToClear(label, version) {
+    ask({
+      title: `Take ${label} away from version ${version.version}?`,
+      text: "No version holds it then.",
+      fields: whoAndWhy(),
+      button: "Take it away",
+      send: (content) => change({ ...content, label, version: 0 }),
+    });
+  }
+
+  async function change(content) {
+    localStorage.setItem(NAME, content.actor);
+    await post(`${path}/label`, content);
+    await read();
+  }
+
+  return { title: name, page: "#/models", root, read, hear: (kind, content) => kind === "label" && content.name === name && read().catch(() => null) };
+}
+
+function whoAndWhy() {
+  return [
+    { name: "actor", label: "Your name", required: true, limit: 200, value: localStorage.getItem(NAME) ?? "" },
+    { name: "reason", label: "Why", limit: 1000 },
+  ];
+}
+
+function facts(version) {
+  const metrics = Object.entries(version.metrics).map(([name, value]) => [words(name), figure(value)]);
+  const tags = Object.entries(version.tags).map(([name, value]) => [name, value]);
+  return element("dl", {}, [["URI", version.uri], ...metrics, ...tags].map(([name, value]) => [foreign(name, "dt"), foreign(value, "dd")]));
+}
+
+function changeRow(change) {
+  return row(HISTORY, [
+    clock(change.time),
+    foreign(change.label),
+    change.previous_version || "none",
+    change.version || "none",
+    foreign(change.actor),
+    change.reason && foreign(change.reason),
+  ]);
+}
