@@ -1,15 +1,9 @@
 import os
 import secrets
-import sys
-from pathlib import Path
 
 import pytest
-from pymongo import MongoClient
-
-# The brokers and the checker of histories.
-sys.path.append(str(Path(__file__).parents[2] / "services" / "common" / "tests"))
-
 from brokers import require_java
+from pymongo import MongoClient
 
 from .services import fault_stack
 

@@ -113,7 +113,7 @@ def test_a_training_runs_as_a_trainjob_with_secrets_by_reference(start, cluster,
     trainer = start()
     job = train(trainer, folder)
     wait_for(lambda: "ImagePullBackOff" in job_of(trainer).progress.phase, "the reason why the pod waits")
-    cluster.pulls_images, cluster.outages = True, 2
+    cluster.pulls_images, cluster.outages, cluster.log_outages = True, 2, 1
     ended = trainer.finish(job)
     assert ended.state == State.STATE_SUCCEEDED, ended.error
     assert [output.name for output in ended.outputs] == ["checkpoint", "logs", "samples"]

@@ -79,7 +79,7 @@ class Cluster:
             for resource in rule["resources"]
         }
         self.called, self.created, self.runs = set(), [], {}
-        self.backoff_limit, self.outages, self.pulls_images = 0, 0, True
+        self.backoff_limit, self.outages, self.log_outages, self.pulls_images = 0, 0, 0, True
         self.lock = threading.RLock()
         credentials = folder / "credentials"
         credentials.mkdir()
@@ -233,10 +233,14 @@ class _Handler(BaseHTTPRequestHandler):
             run = self.cluster.runs.get(value)
             return self.answer(200, {"items": [pod.describe() for pod in run.pods] if run else []})
         [pod] = [pod for run in list(self.cluster.runs.values()) for pod in run.pods if pod.name == name]
+        if self.cluster.log_outages:
+            self.cluster.log_outages -= 1
+            return self.answer(500, {"message": "the kubelet is away"})
         if pod.process is None:
             return self.answer(400, {"message": "container is waiting to start"})
         self.send_response(200)
         self.end_headers()
+        self.wfile.write(b"gpt2-trainer: {a line that begins before the part of the log that is kept\n")
         with pod.log.open("rb") as log:
             while True:
                 ended = pod.process.poll() is not None

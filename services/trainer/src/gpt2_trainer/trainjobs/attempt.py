@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from google.protobuf.json_format import ParseError
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 
 from gpt2.jobs.v1 import job_pb2
@@ -134,11 +136,10 @@ class TrainJobAttempt:
         """Passes on progress from a pod's log. Returns how the work has ended, where the log says so."""
         self._last_words.clear()
         async for line in kubernetes.log(pod["metadata"]["name"]):
-            if not line.startswith(MARK):
+            message = _message_in(line)
+            if message is None:
                 self._last_words.append(line)
-                continue
-            message = read_message(json.loads(line.removeprefix(MARK)))
-            if isinstance(message, job_pb2.Progress):
+            elif isinstance(message, job_pb2.Progress):
                 await self._on_progress(message)
             elif isinstance(message, Succeeded | Failed):
                 return message
@@ -150,6 +151,16 @@ class TrainJobAttempt:
             await _answered(lambda: kubernetes.delete(self._name))
             await asyncio.sleep(_POLL_SECONDS)
         return cancelled()
+
+
+def _message_in(line: str) -> job_pb2.Progress | Outcome | None:
+    """What a line of a pod's log says; None where it is a library's, or was cut off on its way."""
+    if not line.startswith(MARK):
+        return None
+    try:
+        return read_message(json.loads(line.removeprefix(MARK)))
+    except (ValueError, KeyError, DecodeError, ParseError):
+        return None
 
 
 def _deleted(name: str) -> Failed:

@@ -100,7 +100,7 @@ class Kubernetes:
                 await self._require_success(answer)
                 async for line in answer.content:
                     yield line.decode(errors="replace").rstrip("\n")
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError, Unavailable) as error:
             _log.info("the log of pod %s is lost, and asked for again: %s", pod, error)
 
     async def _list(self, group: str, kind: str, selector: str) -> list[dict[str, Any]]:
@@ -136,7 +136,10 @@ class Kubernetes:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         url = f"{self._address.url}/{group}/namespaces/{self._address.namespace}/{path}"
         # Read for each call, as the cluster replaces tokens before they end.
-        token = (self._address.credentials / "token").read_text().strip()
+        try:
+            token = (self._address.credentials / "token").read_text().strip()
+        except OSError as error:
+            raise FailedPrecondition(f"GPT2_KUBERNETES_CREDENTIALS: token cannot be read: {error}") from error
         headers = {"Authorization": f"Bearer {token}"}
         async with self._session.request(method, url, params=query, headers=headers, **options) as answer:
             yield answer
