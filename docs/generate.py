@@ -73,8 +73,9 @@ def configuration_page() -> str:
         parts += [f"\n## {name.capitalize()}\n", _table(("variable", "default", "meaning"), _variables(kind, own))]
     parts += [
         "\n## The command\n",
-        "An option comes before the variable, the variable before the file, the file before the default. The file is",
-        "that of `--config` or `GPT2_CONFIG`, else `gpt2.toml` in the current folder, else `gpt2/config.toml` in",
+        "An option comes before the variable, the variable before the file, the file before what a stack that runs in",
+        "`.gpt2` of the current folder says of itself; the default comes last. The file is that of `--config` or",
+        "`GPT2_CONFIG`, else `gpt2.toml` in the current folder, else `gpt2/config.toml` in",
         "`$XDG_CONFIG_HOME` or `~/.config`. A key of it is a variable without `GPT2_`, in lower case:",
         '`trainer_address = "gpu.example:50053"`. It may have the settings of the services above too: `gpt2 stack up`',
         "gives them to the services that it starts.\n",

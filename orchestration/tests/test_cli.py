@@ -181,7 +181,9 @@ def test_debug_shows_where_an_error_comes_from(tmp_path):
         (("train", "file:///d"), "choose one of --size"),
         (("train", "file:///d", "--size", "n_layer=x"), "must be like 124M"),
         (("train", "file:///d", "--size", "124M", "--label", "staging"), "--label needs --register"),
-        (("train", "file:///d", "--size", "124M", "--set", "config.no_such=1"), "no_such"),
+        (("train", "file:///d", "--size", "124M", "--set", "config.stepz=1"), "config.stepz is no field; steps is"),
+        (("train", "file:///d", "--size", "n_layer=1,heads=2"), "model.heads is no field; n_head is"),
+        (("train", "file:///d", "--size", "124M", "--set", "config=1"), "config: must be a mapping"),
         (("models", "evaluate", "news"), "name --dataset"),
     ],
 )

@@ -145,6 +145,22 @@ def test_versions_are_measured_on_the_same_data(gpt2, stack, model):
     assert "evaluated perplexity" in gpt2("models", "compare", NAME, "1", "2", "--dataset", dataset)
 
 
+def test_commands_find_the_stack_of_their_folder(stack, model):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GPT2_")}
+
+    def run(*arguments: str) -> str:
+        options = {"cwd": stack.folder.parent, "env": environment, "capture_output": True, "text": True}
+        result = subprocess.run([GPT2, *arguments], timeout=60, **options)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    shown = {row["name"]: row for row in json.loads(run("config", "--json"))}
+    trainer = shown["GPT2_TRAINER_ADDRESS"]
+    assert (trainer["value"], trainer["source"]) == (stack.client.addresses["trainer"], "stack in .gpt2")
+    assert NAME in run("models", "list")
+    assert f"{NAME}/register-1" in run("events", "list", "--run", NAME)
+
+
 def test_jobs(gpt2):
     job = f"{NAME}/register-1"
     assert [item["job_id"] for item in gpt2("jobs", "list", "--run", NAME, "--json")] == [f"{NAME}/register-2", job]

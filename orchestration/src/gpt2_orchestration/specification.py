@@ -8,18 +8,16 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from gpt2.exporter.v1 import exporter_service_pb2
 from gpt2.registry.v1 import registry_service_pb2
 from gpt2.tokenizer.v1 import tokenizer_service_pb2
 from gpt2.trainer.v1 import trainer_service_pb2
-
-Request = TypeVar("Request", bound=Message)
+from gpt2_orchestration.request_form import Request, RequestFormError, parse_request
 
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
@@ -153,9 +151,9 @@ def parse_specification(content: Any) -> PipelineSpecification:
 
 def _parse_section(name: str, section: Any, kind: type[Request]) -> Request:
     try:
-        request = json_format.ParseDict(section or {}, kind())
-    except (json_format.ParseError, TypeError, ValueError, AttributeError) as error:
-        raise SpecificationError(f"{name}: {error}") from error
+        request = parse_request(name, section, kind)
+    except RequestFormError as error:
+        raise SpecificationError(str(error)) from error
     if request.HasField("job"):
         raise SpecificationError(f"{name}.job: job ids are given by the pipeline; leave it out")
     return request

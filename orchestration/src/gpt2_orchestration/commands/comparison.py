@@ -101,7 +101,7 @@ def _measure(version: pb.ModelVersion, dataset: str, last_words: str) -> Mapping
     """What EvaluateModel measures. The same model on the same data is measured once, however often it is asked."""
     request = EvaluateModelRequest(model_uri=registered_uri(version), dataset_uri=dataset, last_words_uri=last_words)
     key = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()[:_KEY_CHARACTERS]
-    request.job.CopyFrom(job_pb2.JobOptions(job_id=f"evaluate/{key}", run_id="evaluate", retry_failed=True))
+    request.job.CopyFrom(job_pb2.JobOptions(job_id=f"evaluate-{key}/EvaluateModel", retry_failed=True))
     with _trainer() as trainer:
         [output] = run_job(trainer, EVALUATE_MODEL, request).outputs
     return {name: float(value) for name, value in output.properties.items()}

@@ -1,7 +1,8 @@
 """What the `gpt2` command is told besides its options: variables of the environment, and a TOML file under them.
 
 A key of the file is a variable without `GPT2_`, in lower case: `trainer_address = "gpu.example:50053"`. An option of a
-command comes before the variable, the variable before the file, the file before the default. The file is the one of
+command comes before the variable, the variable before the file, and that before what a stack that runs in `.gpt2` of
+the current folder says of itself; the default comes last. The file is the one of
 `--config` or GPT2_CONFIG, else `gpt2.toml` in the current folder, else `gpt2/config.toml` in the user's configuration
 folder. What it says also holds for the services that `gpt2 stack up` starts.
 """
@@ -21,10 +22,19 @@ import typer
 from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.output import JsonOption, print_json, print_table
+from gpt2_orchestration.stack.control import stack_status
+from gpt2_orchestration.stack.errors import StackError
 
 PREFIX = "GPT2_"
 FILE_VARIABLE = "GPT2_CONFIG"
 
+_STACK_FOLDER = Path(".gpt2")
+_OF_THE_STACK = (
+    *((f"GPT2_{service.upper()}_ADDRESS", service, "") for service in DEFAULT_PORTS),
+    ("GPT2_KAFKA_BOOTSTRAP_SERVERS", "kafka", ""),
+    ("GPT2_MLFLOW_TRACKING_URI", "mlflow", "http://"),
+    ("GPT2_MONGODB_URI", "mongodb", "mongodb://"),
+)
 _CONNECTION = re.compile(r"mongodb_uri_[a-z0-9_]+")
 
 
@@ -65,21 +75,23 @@ class Configuration:
         file: The file that was read; None where there is none.
         environment: The variables that were set, without what the file says.
         content: What the file says, by variable.
+        stack: What the stack in this folder says, by variable.
     """
 
     file: Path | None
     environment: Mapping[str, str]
     content: Mapping[str, str]
+    stack: Mapping[str, str]
 
     @classmethod
     def read(cls, chosen: Path | None, environment: Mapping[str, str]) -> "Configuration":
         """Finds and reads the file. Raises UsageError when it is wrong, or chosen and not there."""
         file = chosen or next((path for path in _usual_places(environment) if path.is_file()), None)
-        return cls(file, dict(environment), {} if file is None else _read(file))
+        return cls(file, dict(environment), {} if file is None else _read(file), _stack())
 
     def apply(self) -> None:
-        """Sets the variables of this process that are set by the file alone."""
-        for name, value in self.content.items():
+        """Sets the variables of this process that the file or the stack alone sets."""
+        for name, value in {**self.stack, **self.content}.items():
             os.environ.setdefault(name, value)
 
     def value(self, variable: Variable) -> tuple[str, str]:
@@ -88,6 +100,8 @@ class Configuration:
             return self.environment[variable.name], "environment"
         if variable.name in self.content:
             return self.content[variable.name], str(self.file)
+        if variable.name in self.stack:
+            return self.stack[variable.name], f"stack in {_STACK_FOLDER}"
         return variable.default, "default"
 
     def further(self) -> Iterator[Variable]:
@@ -128,6 +142,15 @@ def _usual_places(environment: Mapping[str, str]) -> Iterator[Path]:
     home = environment.get("XDG_CONFIG_HOME") or (f"{environment['HOME']}/.config" if environment.get("HOME") else "")
     if home:
         yield Path(home) / "gpt2" / "config.toml"
+
+
+def _stack() -> dict[str, str]:
+    """Where the processes of the stack in this folder are: at other ports, where the usual ones were taken."""
+    try:
+        addresses = {process.name: process.address for process in stack_status(_STACK_FOLDER)}
+    except StackError:
+        return {}
+    return {name: f"{scheme}{addresses[process]}" for name, process, scheme in _OF_THE_STACK if process in addresses}
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -102,6 +102,8 @@ def _print_jobs(what: str, jobs: list[job_pb2.Job], json: bool) -> None:
         return
     for job in jobs:
         print(f"{what} {job.job_id}")
+    if not jobs:
+        print("there was nothing to do: `gpt2 runs show RUN` says how the run stands")
 
 
 def _rows(run: Run) -> Iterator[tuple[object, ...]]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from google.protobuf import json_format
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration import calls
@@ -20,6 +19,7 @@ from gpt2_orchestration.client import ClientSettings, connect
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json
 from gpt2_orchestration.pipelines.requests import run_job
+from gpt2_orchestration.request_form import RequestFormError, parse_request
 from gpt2_orchestration.specification import override, parse_overrides
 
 RunOption = Annotated[
@@ -48,9 +48,9 @@ class StagesByHand:
     def run(self, call: StartCall, fields: Mapping[str, Any]) -> job_pb2.Job:
         """Starts a job and follows it to its end. Ctrl-C cancels it. Raises ServiceError and UsageError."""
         try:
-            request = json_format.ParseDict(fields, call.request())
-        except (json_format.ParseError, TypeError, ValueError) as error:
-            raise UsageError(f"{call.name}: {error}") from error
+            request = parse_request(call.name, fields, call.request)
+        except RequestFormError as error:
+            raise UsageError(str(error)) from error
         for name, field in call.inputs.items():
             if name in self.inputs and not getattr(request, field):
                 setattr(request, field, self.inputs[name])
