@@ -52,8 +52,8 @@ def test_the_jobs_of_a_killed_replica_go_on_in_the_other(replicas, tmp_path):
 def test_a_replica_that_stands_still_loses_its_jobs_and_their_processes(replicas, tmp_path):
     pids = [tmp_path / f"pid-{number}" for number in range(4)]
     jobs = [replicas[0].submit("wait", str(pid), job_id=f"{pid.name}/a").job_id for pid in pids]
-    for job_id in jobs:
-        replicas[1].wait_for_state(job_id, Job.STATE_RUNNING)
+    # Each is RUNNING before its process has begun with the work.
+    wait_until(lambda: all(pid.exists() and pid.read_text() for pid in pids))
     stopped = psutil.Process(replicas[0].process.pid)
     children = stopped.children()
     assert children

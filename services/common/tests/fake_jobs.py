@@ -1,0 +1,88 @@
+"""What the jobs of the fake service do: nothing, or end badly in every way.
+
+Apart from the service itself, as in the real ones, so that a job's process need not import a server.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from gpt2_common.errors import FailedPrecondition
+from gpt2_common.jobs.context import output
+from gpt2_common.settings import ServiceSettings
+
+
+class FakeSettings(ServiceSettings):
+    """The common settings alone."""
+
+
+def work(request, context):
+    action, *arguments = request.uris
+    return globals()[f"do_{action}"](context, *arguments)
+
+
+def do_succeed(context, text="hello"):
+    context.report("writing", 0, 1, "files")
+    with context.create("corpus", "corpus") as writer:
+        (writer.folder / "text.txt").write_text(text)
+        context.report("writing", 1, 1, "files")
+        print("a library prints to standard output")
+        return [output("corpus", writer.commit({"documents": 1}))]
+
+
+def do_nothing(_context):
+    return []
+
+
+def do_fail(_context):
+    raise FailedPrecondition("the collection is empty: fill it")
+
+
+def do_fail_unless(context, flag_file):
+    if not Path(flag_file).exists():
+        raise FailedPrecondition(f"{flag_file} is missing")
+    return do_succeed(context)
+
+
+def do_boast(context, size):
+    with context.create("corpus", "corpus") as writer:
+        (writer.folder / "text.txt").write_text("x")
+        return [output("corpus", writer.commit({"documents": 1}, {"boast": "x" * int(size)}))]
+
+
+def do_bug(_context):
+    raise KeyError("secret-detail")
+
+
+def do_disk_full(_context):
+    raise OSError(28, "No space left on device", "/data/x")
+
+
+def do_die(_context):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def do_exit(_context):
+    os._exit(3)
+
+
+def do_wait(context, pid_file):
+    Path(pid_file).write_text(str(os.getpid()))
+    context.report("waiting", context.identity.attempt, 0, "attempts")
+    while True:
+        context.check_cancelled()
+        time.sleep(0.02)
+
+
+def do_ignore_cancel(_context, pid_file):
+    Path(pid_file).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def do_finish_when(context, flag_file):
+    context.report("waiting", context.identity.attempt, 0, "attempts")
+    while not Path(flag_file).exists():
+        context.check_cancelled()
+        time.sleep(0.02)
+    return do_succeed(context, str(context.identity.attempt))
