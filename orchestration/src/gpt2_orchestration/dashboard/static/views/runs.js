@@ -85,7 +85,7 @@ export function runsView() {
       if (fits) count += 1;
     }
     const of = count === runs.size ? "" : ` of ${runs.size}`;
-    shown.textContent = runs.size ? `${count}${of} ${count === 1 ? "run" : "runs"}` : "No run yet: gpt2 run FILE.yaml starts one, and so does any start call.";
+    shown.textContent = runs.size ? `${count}${of} ${runs.size === 1 ? "run" : "runs"}` : "No run yet: gpt2 run FILE.yaml starts one, and so does any start call.";
     list.hidden = runs.size === 0;
   }
 
