@@ -4,10 +4,11 @@ PYTHON ?= python3.11
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 BIN := .venv/bin
 MEMBERS := protos services/common services/exporter services/tokenizer services/trainer services/registry orchestration
+DOCKERFILES := $(wildcard services/*/Dockerfile orchestration/Dockerfile)
 AIRFLOW_MEMBERS := protos orchestration
 DEV_SOURCES := orchestration/pyproject.toml $(MEMBERS:%=%/pyproject.toml) pyproject.toml
 
-.PHONY: setup peers airflow demo test lint protos lock lock-check clean
+.PHONY: setup peers airflow demo test lint protos docs lock lock-check clean
 
 setup: .venv/.ready
 
@@ -47,12 +48,17 @@ test: setup
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(MEMBERS:%=%/src) protos/build.py requirements/lock.py
+	$(BIN)/mypy $(MEMBERS:%=%/src) protos/build.py requirements/lock.py docs/generate.py
+	$(BIN)/hadolint $(DOCKERFILES)
 	$(BIN)/python protos/build.py lint
 	$(BIN)/python protos/build.py check
+	$(BIN)/python docs/generate.py --check
 
 protos: setup
 	$(BIN)/python protos/build.py generate
+
+docs: setup
+	$(BIN)/python docs/generate.py
 
 lock: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	$(PYTHON) requirements/lock.py $(UV)

@@ -1,8 +1,19 @@
 """What holds for all tests."""
 
+import json
+import shutil
 import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import hypothesis
+import pytest
+import yaml
+from postgresql import PostgreSql
+
+_KUBEFLOW_TRAINER = "github.com/kubeflow/trainer/v2@v2.2.0"
 
 
 def pytest_configure() -> None:
@@ -14,3 +25,42 @@ def pytest_configure() -> None:
     # How long an example takes says how busy the machine is.
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session")
+def kubeflow_schemas() -> Mapping[str, Any]:
+    """Kubeflow Trainer's own schemas by kind, as JSON schemas that refuse what they do not know."""
+    if not shutil.which("go"):
+        pytest.skip("needs Go, to fetch Kubeflow Trainer's schemas")
+    command = ["go", "mod", "download", "-json", _KUBEFLOW_TRAINER]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, cwd="/")
+    folder = Path(json.loads(answer.stdout)["Dir"]) / "manifests" / "base" / "crds"
+    found = (yaml.load(path.read_text(), yaml.CSafeLoader) for path in folder.glob("trainer.kubeflow.org_*.yaml"))
+    return {
+        definition["spec"]["names"]["kind"]: _closed(version["schema"]["openAPIV3Schema"])
+        for definition in found
+        for version in definition["spec"]["versions"]
+        if version["name"] == "v1alpha1"
+    }
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server's address."""
+    server = PostgreSql().start()
+    yield server.url
+    server.remove()
+
+
+def _closed(schema: Any) -> Any:
+    """A schema of Kubernetes as JSON schema. A cluster drops unknown fields without a word; here they are wrong."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    closed = {name: _closed(value) for name, value in schema.items()}
+    if isinstance(schema.get("properties"), Mapping) and schema.get("type") == "object":
+        closed["additionalProperties"] = False
+    if schema.get("x-kubernetes-int-or-string") is True:
+        closed["type"] = ["integer", "string"]
+    return closed

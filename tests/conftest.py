@@ -45,10 +45,7 @@ def web_folder(tmp_path_factory) -> Iterator[tuple[Path, str]]:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory, web_folder) -> Iterator[RunningStack]:
     folder = tmp_path_factory.mktemp("stack") / ".gpt2"
-    environment = {
-        "GPT2_ALLOWED_ROOTS": f"{folder.parent},{web_folder[1]}",
-        "GPT2_TOKENIZER_DOWNLOAD_URLS": web_folder[1],
-    }
+    environment = {"GPT2_ALLOWED_ROOTS": f"{folder.parent},{web_folder[1]}"}
     settings = StackSettings(folder=folder, environment=environment)
     with running_stack(settings) as addresses, MongoClient(addresses.mongodb_uri) as mongodb:
         yield RunningStack(folder, addresses, ClientSettings(addresses=service_addresses(addresses)), mongodb)

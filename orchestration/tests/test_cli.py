@@ -102,3 +102,96 @@ def test_doctor_says_what_to_fix(tmp_path):
     assert "correct GPT2_REGISTRY_ADDRESS" in findings["registry"]["fix"]
     assert "correct GPT2_MONGODB_URI" in findings["MongoDB"]["fix"]
     assert "hidden" not in result.stdout
+
+
+def test_file_comes_after_the_environment_and_before_the_default(tmp_path):
+    (tmp_path / "gpt2.toml").write_text(
+        'trainer_address = "file:1"\nregistry_address = "file:2"\nclient_token = "s3cret"'
+    )
+    result = gpt2("config", "--json", folder=tmp_path, GPT2_TRAINER_ADDRESS="environment:1")
+    assert result.returncode == 0, result.stderr
+    assert "s3cret" not in result.stdout
+    shown = {row["name"]: (row["value"], row["source"]) for row in json.loads(result.stdout)}
+    assert shown["GPT2_TRAINER_ADDRESS"] == ("environment:1", "environment")
+    assert shown["GPT2_REGISTRY_ADDRESS"] == ("file:2", "gpt2.toml")
+    assert shown["GPT2_EXPORTER_ADDRESS"] == ("localhost:50051", "default")
+    assert shown["GPT2_CLIENT_TOKEN"] == ("(secret)", "gpt2.toml")
+    assert "s3cret" not in gpt2("config", folder=tmp_path).stdout
+
+
+def test_file_is_what_commands_go_by(tmp_path):
+    (tmp_path / "other.toml").write_text('registry_address = "127.0.0.1:1"')
+    result = gpt2("--config", "other.toml", "models", "list", folder=tmp_path)
+    assert result.returncode == 1
+    assert "the registry at 127.0.0.1:1 does not answer" in result.stderr
+    assert gpt2("models", "list", folder=tmp_path, GPT2_CONFIG="other.toml").stderr == result.stderr
+    (tmp_path / "home" / "gpt2").mkdir(parents=True)
+    (tmp_path / "other.toml").rename(tmp_path / "home" / "gpt2" / "config.toml")
+    assert gpt2("models", "list", folder=tmp_path, XDG_CONFIG_HOME=str(tmp_path / "home")).stderr == result.stderr
+
+
+def test_file_sets_what_the_stack_gives_its_services(tmp_path):
+    (tmp_path / "gpt2.toml").write_text('allowed_roots = ["/a", "/b"]\nmongodb_uri_archive = "mongodb://u:p4ss@h"\n')
+    result = gpt2("config", "--json", folder=tmp_path)
+    shown = {row["name"]: row["value"] for row in json.loads(result.stdout)}
+    assert shown["GPT2_ALLOWED_ROOTS"] == "/a,/b"
+    assert shown["GPT2_MONGODB_URI_ARCHIVE"] == "(secret)"
+    assert "p4ss" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('trainer_adress = "x"', "trainer_adress is no setting; trainer_address is"),
+        ("trainer_address = {a = 1}", "trainer_address must be a text"),
+        ("trainer_address = ", "cannot be read"),
+        ("[client]\ntoken = 1", "client is no setting"),
+    ],
+)
+def test_a_wrong_file_is_one_line_and_status_2(tmp_path, content, said):
+    (tmp_path / "gpt2.toml").write_text(content)
+    result = gpt2("config", folder=tmp_path)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_chosen_file_that_is_not_there_is_said_to(tmp_path):
+    result = gpt2("--config", "no.toml", "config", folder=tmp_path)
+    assert result.returncode == 2
+    assert "no.toml cannot be read" in result.stderr
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path):
+    result = gpt2("--debug", "models", "list", folder=tmp_path, GPT2_REGISTRY_ADDRESS="127.0.0.1:1")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "client.py" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("gpt2: the registry at 127.0.0.1:1 does not answer")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("export",), "name a DATABASE"),
+        (("export", "news"), "name a DATABASE"),
+        (("export", "news", "articles", "--files", "x"), "name a DATABASE"),
+        (("tokenize", "file:///c"), "choose one of --vocabulary-size"),
+        (("tokenize", "file:///c", "--vocabulary-size", "300", "--import", "openai-gpt2"), "choose one of"),
+        (("train", "file:///d"), "choose one of --size"),
+        (("train", "file:///d", "--size", "n_layer=x"), "must be like 124M"),
+        (("train", "file:///d", "--size", "124M", "--label", "staging"), "--label needs --register"),
+        (("train", "file:///d", "--size", "124M", "--set", "config.no_such=1"), "no_such"),
+        (("models", "evaluate", "news"), "name --dataset"),
+    ],
+)
+def test_commands_say_how_they_are_to_be_called(tmp_path, command, said):
+    result = gpt2(*command, folder=tmp_path)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_completion_knows_the_commands(tmp_path):
+    environment = {"_GPT2_COMPLETE": "complete_bash", "COMP_WORDS": "gpt2 models co", "COMP_CWORD": "2"}
+    assert gpt2(folder=tmp_path, **environment).stdout.split() == ["compare"]

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -19,7 +18,10 @@ import pytest
 from gpt2.registry.v1 import registry_service_pb2
 from gpt2_orchestration.client import connect
 
+from .local_servers import database_dump, free_port, holders, wait_for
+
 ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / ".airflow" / "bin" / "airflow"
 SPECIFICATION = """
 name: airflow
 import_files: {uris: ["%s"]}
@@ -32,6 +34,16 @@ register_model: {model_name: airflow, label: staging}
 """
 
 
+CANARIES = {
+    "GPT2_CLIENT_TOKEN": "canary-of-the-services-token",
+    "PGPASSWORD": "canary-of-the-metadata-password",
+    "AIRFLOW__CORE__FERNET_KEY": "Y2FuYXJ5LW9mLWFpcmZsb3dzLWZlcm5ldC1rZXktMDA=",
+    "AIRFLOW__WEBSERVER__SECRET_KEY": "canary-of-airflows-secret-key",
+    "AWS_SECRET_ACCESS_KEY": "canary-of-the-s3-key",
+}
+"""A secret for each variable that takes one."""
+
+
 @dataclass(frozen=True)
 class Airflow:
     """A running Airflow."""
@@ -39,6 +51,8 @@ class Airflow:
     url: str
     scheduler: subprocess.Popen
     logs: Path
+    home: Path
+    environment: dict[str, str]
 
     def call(self, path: str, content: dict | None = None, method: str = "") -> dict:
         data = None if content is None else json.dumps(content).encode()
@@ -65,22 +79,17 @@ class Airflow:
         return "\n".join(path.read_text()[-3000:] for path in sorted(self.logs.glob(f"dag_id={dag}/**/*.log")))
 
 
-def wait_for(condition, seconds: float):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.5)
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+@pytest.fixture(scope="module")
+def metadata_url(request) -> str:
+    """TFX's metadata in PostgreSQL, where that is installed, else in SQLite."""
+    try:
+        return request.getfixturevalue("postgresql")
+    except pytest.skip.Exception:
+        return ""
 
 
 @pytest.fixture(scope="module")
-def airflow(stack, tmp_path_factory) -> Iterator[Airflow]:
+def airflow(stack, tmp_path_factory, metadata_url) -> Iterator[Airflow]:
     subprocess.run(["make", "--quiet", "airflow"], cwd=ROOT, check=True, timeout=900)
     home = tmp_path_factory.mktemp("airflow")
     texts = stack.folder.parent / "airflow-texts"
@@ -92,6 +101,7 @@ def airflow(stack, tmp_path_factory) -> Iterator[Airflow]:
     port = free_port()
     environment = {
         **os.environ,
+        **CANARIES,
         **{f"GPT2_{name.upper()}_ADDRESS": address for name, address in stack.client.addresses.items()},
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "orchestration" / "dags"),
@@ -107,22 +117,19 @@ def airflow(stack, tmp_path_factory) -> Iterator[Airflow]:
         "AIRFLOW__SCHEDULER__ZOMBIE_DETECTION_INTERVAL": "3",
         "GPT2_PIPELINES": str(home / "pipelines"),
         "GPT2_PIPELINE_ROOT": str(home / "runs"),
+        "GPT2_METADATA_URL": metadata_url,
         "GPT2_RETRY_SECONDS": "1",
     }
-    program = ROOT / ".airflow" / "bin" / "airflow"
-    environment["PATH"] = f"{program.parent}:{environment['PATH']}"
-
-    def run(*arguments: str) -> None:
-        subprocess.run([program, *arguments], env=environment, check=True, capture_output=True, timeout=300)
-
-    run("db", "migrate")
+    environment["PATH"] = f"{PROGRAM.parent}:{environment['PATH']}"
+    run_airflow(environment, "db", "migrate")
     account = {"username": "admin", "password": "admin", "role": "Admin", "email": "a@example.org"}
-    run("users", "create", *(f"--{key}={value}" for key, value in account.items()), "--firstname=A", "--lastname=B")
+    account |= {"firstname": "A", "lastname": "B"}
+    run_airflow(environment, "users", "create", *(f"--{key}={value}" for key, value in account.items()))
     with ExitStack() as started:
 
         def start(*arguments: str) -> subprocess.Popen:
             log = started.enter_context((home / f"{arguments[0]}.out").open("wb"))
-            command = [program, *arguments]
+            command = [PROGRAM, *arguments]
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
             started.callback(end, process)
             return process
@@ -130,9 +137,16 @@ def airflow(stack, tmp_path_factory) -> Iterator[Airflow]:
         scheduler = start("scheduler")
         start("triggerer", "--skip-serve-logs")
         start("webserver", "--hostname", "127.0.0.1", "--port", str(port))
-        running = Airflow(f"http://127.0.0.1:{port}", scheduler, home / "logs")
+        running = Airflow(f"http://127.0.0.1:{port}", scheduler, home / "logs", home, environment)
         wait_for(lambda: {"airflow", "airflow-services"} <= dag_ids(running), 180)
         yield running
+
+
+def run_airflow(environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [PROGRAM, *arguments], env=environment, check=True, capture_output=True, text=True, timeout=300
+    )
+    return done.stdout
 
 
 def dag_ids(airflow: Airflow) -> set[str]:
@@ -208,3 +222,23 @@ def test_the_form_refuses_what_is_no_value(airflow):
         airflow.trigger("airflow-services", {"steps": 0})
     assert refused.value.code == 400
     assert "steps" in refused.value.read().decode()
+
+
+def test_dags_are_listed_soon(airflow, record_property):
+    """The time is told, not judged: it depends on what else the machine does."""
+    start = time.monotonic()
+    answer = run_airflow(airflow.environment, "dags", "list", "--output", "json")
+    record_property("airflow_dags_list_seconds", f"{time.monotonic() - start:.1f}")
+    assert {dag["dag_id"] for dag in json.loads(answer)} == {"airflow", "airflow-services"}
+
+
+def test_no_secret_is_in_what_airflow_and_tfx_keep(airflow, metadata_url):
+    """Runs last: what the tests above have left is searched."""
+    assert holders(["airflow-services"], airflow.home), "the search finds nothing at all"
+    # Airflow writes its own configuration file, with what it was told.
+    kept = [found for found in holders(CANARIES.values(), airflow.home) if "/airflow.cfg: " not in found]
+    assert kept == []
+    if metadata_url:
+        dump = database_dump(metadata_url)
+        assert "TrainModel" in dump
+        assert [secret for secret in CANARIES.values() if secret in dump] == []

@@ -1,6 +1,7 @@
 """The commands of `gpt2` that ask the services, as processes, against the running stack and a model that it made."""
 
 import json
+import math
 import os
 import pty
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pymongo import MongoClient
 
 from gpt2.exporter.v1.exporter_service_pb2 import ImportFilesRequest
 from gpt2.jobs.v1.job_pb2 import JobOptions
@@ -93,6 +95,54 @@ def test_models(gpt2):
     # What looks like markup is shown as it is.
     assert "[bold]first" in gpt2("models", "history", NAME, "--label", "staging")
     assert "no version 9" in gpt2("models", "show", f"{NAME}/9", status=1)
+
+
+def test_stages_by_hand(gpt2, stack, model):
+    texts = str(stack.folder.parent / NAME)
+    corpus = gpt2("export", "--files", texts, "--run", "by-hand", "--json")["outputs"]["corpus"]
+    # The same run has the same job.
+    assert gpt2("export", "--files", texts, "--run", "by-hand") == f"corpus\t{corpus}\n"
+
+    encoded = gpt2("tokenize", corpus, "--vocabulary-size", "280", "--validation-fraction", "0.3", "--json")
+    assert [job["kind"] for job in encoded["jobs"]] == ["TrainTokenizer", "EncodeCorpus"]
+    dataset = encoded["outputs"]["dataset"]
+    again = gpt2(
+        "tokenize", corpus, "--tokenizer", encoded["outputs"]["tokenizer"], "--set", "validation_fraction=0.3", "--json"
+    )
+    assert [job["kind"] for job in again["jobs"]] == ["EncodeCorpus"]
+    imported = gpt2("tokenize", corpus, "--import", model, "--validation-fraction", "0.3", "--json")["outputs"]
+    assert set(imported) == {"tokenizer", "dataset"}
+
+    options = ("--steps", "2", "--batch-size", "4", "--set", "config.sample_length=8", "--json")
+    size = "n_layer=1,n_head=2,n_embd=16,n_ctx=16"
+    trained = gpt2("train", dataset, "--size", size, *options)["outputs"]
+    assert set(trained) == {"checkpoint", "logs", "samples"}
+    tuned = gpt2(
+        "train", dataset, "--checkpoint", trained["checkpoint"], "--register", "by-hand", "--label", "draft", *options
+    )
+    assert [job["kind"] for job in tuned["jobs"]] == ["TrainModel", "ExportModel", "RegisterModel"]
+    assert gpt2("models", "show", "by-hand@draft", "--json")["version"] == "1"
+    assert "allowed roots" in gpt2("export", "--files", "/etc", status=1)
+
+
+def test_documents_come_from_mongodb(gpt2, stack):
+    with MongoClient(stack.addresses.mongodb_uri) as client:
+        client["by-hand"]["articles"].insert_many({"body": f"text {number}", "lang": "de"} for number in range(9))
+        client["by-hand"]["articles"].insert_one({"body": "text", "lang": "en"})
+    options = ("--field", "body", "--filter", '{"lang": "de"}', "--json")
+    [job] = gpt2("export", "by-hand", "articles", *options)["jobs"]
+    assert job["outputs"][0]["counts"]["documents"] == 9
+
+
+def test_versions_are_measured_on_the_same_data(gpt2, stack, model):
+    corpus = gpt2("export", "--files", str(stack.folder.parent / NAME), "--json")["outputs"]["corpus"]
+    encoded = gpt2("tokenize", corpus, "--import", model, "--validation-fraction", "0.5", "--json")
+    dataset = encoded["outputs"]["dataset"]
+    figures = gpt2("models", "evaluate", NAME, "--dataset", dataset, "--json")
+    assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
+    compared = gpt2("models", "compare", NAME, "1", "2", "--dataset", dataset, "--json")
+    assert compared["evaluations"] == [figures, figures]
+    assert "evaluated perplexity" in gpt2("models", "compare", NAME, "1", "2", "--dataset", dataset)
 
 
 def test_jobs(gpt2):

@@ -1,5 +1,9 @@
-"""Every example pipeline runs, on data and models that are small."""
+"""Every example pipeline runs, on data and models that are small; and a table says what each of them is.
 
+`fine-tune-lora` and `fine-tune-openai` differ from the others in where OpenAI's weights come from here: a web server.
+"""
+
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -7,12 +11,27 @@ from pathlib import Path
 import pytest
 
 from gpt2.registry.v1 import registry_service_pb2
+from gpt2.trainer.v1 import trainer_service_pb2
+from gpt2_orchestration.calls import EXPORT_MODEL, IMPORT_CHECKPOINT
 from gpt2_orchestration.client import connect
+from gpt2_orchestration.pipelines.graph import pipeline_stages
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.runners import run_pipeline
-from gpt2_orchestration.specification import load_specification
+from gpt2_orchestration.specification import load_specification, parse_specification
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "orchestration" / "examples").glob("*.yaml"))
+SCRATCH, OPENAI, HUGGING_FACE, OWN = "scratch", "OpenAI's weights", "Hugging Face's layout", "own checkpoint"
+TABLE = {
+    # example: source, start, tokenizer, gate
+    "fine-tune-checkpoint": ("files", OWN, "its own", "threshold"),
+    "fine-tune-huggingface": ("MongoDB", HUGGING_FACE, "its own", "better"),
+    "fine-tune-lora": ("files", OPENAI, "its own", "always"),
+    "fine-tune-openai": ("MongoDB", OPENAI, "its own", "always"),
+    "scratch-files": ("files", SCRATCH, "trained", "always"),
+    "scratch-mongodb": ("MongoDB", SCRATCH, "trained", "always"),
+    "scratch-mongodb-openai-tokenizer": ("MongoDB", SCRATCH, "OpenAI's", "threshold and better"),
+    "scratch-openai-tokenizer": ("files", SCRATCH, "OpenAI's", "always"),
+}
 SMALL = {
     "encode_corpus.validation_fraction": 0.3,
     "train_model.config.steps": 4,
@@ -54,8 +73,57 @@ def weights(web_folder) -> str:
     return f"{address}/small"
 
 
+@pytest.fixture(scope="module")
+def own(stack, weights) -> dict[str, str]:
+    """An own checkpoint and a model in Hugging Face's layout, made of the small weights."""
+    with connect("trainer", stack.client) as trainer:
+        imported = trainer.start(IMPORT_CHECKPOINT, trainer_service_pb2.ImportCheckpointRequest(uri=weights))
+        made = {output.name: output.uri for output in trainer.follow(imported, lambda _: None).outputs}
+        request = trainer_service_pb2.ExportModelRequest(checkpoint_uri=made["checkpoint"])
+        exported = trainer.follow(trainer.start(EXPORT_MODEL, request), lambda _: None)
+    return {OWN: made["checkpoint"], HUGGING_FACE: exported.outputs[0].uri, OPENAI: weights}
+
+
+def what_is(specification) -> tuple[str, str, str, str]:
+    """Source, start, tokenizer and gate of a specification, as the table has them."""
+    source = "files" if specification.export_corpus is None else "MongoDB"
+    start, tokenizer = SCRATCH, "trained" if specification.import_tokenizer is None else "OpenAI's"
+    if (imported := specification.import_checkpoint) is not None:
+        tokenizer = "its own"
+        start = OPENAI if imported.openai_model else OWN if imported.uri.endswith("/checkpoint") else HUGGING_FACE
+    gate = specification.register_model.label_gate
+    forms = ["threshold"] * gate.HasField("max_validation_loss") + ["better"] * gate.better_than_holder
+    return source, start, tokenizer, " and ".join(forms) or "always"
+
+
+def test_the_table_says_what_the_examples_are_and_they_cover_what_there_is():
+    found = {example.stem: what_is(load_specification(example)) for example in EXAMPLES}
+    assert found == TABLE
+    tokenizers = [(source, start, tokenizer) for source, start, tokenizer, _ in TABLE.values()]
+    assert {*itertools.product(("files", "MongoDB"), [SCRATCH], ("trained", "OpenAI's"))} <= {*tokenizers}
+    assert {start for _, start, _, _ in TABLE.values()} == {SCRATCH, OPENAI, HUGGING_FACE, OWN}
+    assert {gate for *_, gate in TABLE.values()} == {"always", "threshold", "better", "threshold and better"}
+
+
+@pytest.mark.parametrize("source", ["files", "MongoDB"])
+@pytest.mark.parametrize("start", [OPENAI, HUGGING_FACE, OWN])
+def test_any_source_goes_with_any_start(source, start):
+    """The two meet in no stage but training: that each pair is a pipeline is enough, where each is run in another."""
+    sources = {
+        "files": {"import_files": {"uris": ["/data/texts"]}},
+        "MongoDB": {"export_corpus": {"source": {"database": "news", "collections": ["articles"]}}},
+    }
+    uris = {HUGGING_FACE: "/data/models/gpt2", OWN: "/data/artifacts/news~train/checkpoint"}
+    checkpoint = {"openai_model": "124M"} if start == OPENAI else {"uri": uris[start]}
+    rest = {"name": "pair", "train_model": {"config": {"steps": 1}}, "register_model": {"model_name": "pair"}}
+    specification = parse_specification({**sources[source], "import_checkpoint": checkpoint, **rest})
+    assert what_is(specification)[:3] == (source, start, "its own")
+    stages = {stage.name for stage in pipeline_stages(specification)}
+    assert stages > {"ImportCheckpoint", "EncodeCorpus", "FineTuneModel", "ExportModel", "RegisterModel"}
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_ends_in_a_registered_model(example, stack, texts, weights, tmp_path):
+def test_an_example_ends_in_a_registered_model(example, stack, texts, weights, own, tmp_path):
     whole = load_specification(example)
     changes = {**SMALL, "register_model.model_name": f"example-{example.stem}"}
     if whole.import_files is not None:
@@ -65,10 +133,12 @@ def test_an_example_ends_in_a_registered_model(example, stack, texts, weights, t
     if whole.import_tokenizer is not None:
         changes["import_tokenizer.uri"] = weights
     if whole.import_checkpoint is not None:
-        changes["import_checkpoint"] = {"uri": weights}
+        changes["import_checkpoint"] = {"uri": own[what_is(whole)[1]]}
     else:
         changes["train_model.model_size"] = None
         changes["train_model.model"] = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 16}
+    if whole.register_model.label_gate.HasField("max_validation_loss"):
+        changes["register_model.label_gate.max_validation_loss"] = 100
     specification = load_specification(example, changes)
     settings = PipelineSettings(root=tmp_path / "pipeline", metadata=tmp_path / "metadata.db")
     run_pipeline("local", specification, ask_services(specification, stack.client), settings)

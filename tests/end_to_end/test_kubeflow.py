@@ -20,11 +20,14 @@ from gpt2_orchestration.client import connect
 from gpt2_orchestration.kubeflow.compiling import KubeflowSettings, compile_pipeline, parse_addresses
 from gpt2_orchestration.specification import SpecificationError, parse_specification
 
+CANARY = "canary-of-whoever-compiles"
 RUN_ID = "0b7c9a52-6f0e-4b58-9d53-4d1f0f6f7a11"
 
 
 @pytest.fixture
-def compiled(stack, tmp_path):
+def compiled(stack, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPT2_CLIENT_TOKEN", CANARY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
     texts = stack.folder.parent / "kubeflow"
     texts.mkdir(exist_ok=True)
     for number in range(20):
@@ -43,7 +46,8 @@ def compiled(stack, tmp_path):
         }
     )
     output = tmp_path / "pipeline.yaml"
-    compile_pipeline(specification, KubeflowSettings(image="gpt2:1", addresses=stack.client.addresses), output)
+    settings = KubeflowSettings(image="gpt2:1", addresses=stack.client.addresses, token_secret="gpt2-client")
+    compile_pipeline(specification, settings, output)
     return output
 
 
@@ -98,6 +102,12 @@ def read(output: Path) -> pipeline_spec_pb2.PipelineSpec:
     return json_format.ParseDict(content, pipeline_spec_pb2.PipelineSpec())
 
 
+def test_the_file_names_the_secret_of_the_token_and_holds_none(compiled):
+    text = compiled.read_text()
+    assert "secretName: gpt2-client" in text
+    assert CANARY not in text
+
+
 def test_each_container_does_its_stage_and_a_retry_finds_its_job(compiled, stack, tmp_path):
     spec = read(compiled)
     assert all(not task.caching_options.enable_cache for task in spec.root.dag.tasks.values())
@@ -109,11 +119,13 @@ def test_each_container_does_its_stage_and_a_retry_finds_its_job(compiled, stack
         for name in ready:
             result = run_task(spec, name, outputs, tmp_path)
             assert result.returncode == 0, result.stderr
+            assert CANARY not in result.stderr + result.stdout
             del waiting[name]
     first = outputs["trainmodel", "checkpoint"]["metadata"]
     assert run_task(spec, "trainmodel", outputs, tmp_path / "retry").returncode == 0
     assert outputs["trainmodel", "checkpoint"]["metadata"]["job_id"] == first["job_id"]
     assert outputs["trainmodel", "checkpoint"]["metadata"]["digest"] == first["digest"]
+    assert CANARY not in str(outputs)
     with connect("registry", stack.client) as registry:
         request = registry_service_pb2.GetModelVersionRequest(model_name="kubeflow", label="staging")
         assert registry.call("GetModelVersion", request).model_version.version == 1

@@ -1,10 +1,10 @@
 """The whole pipeline on an object store: text, artifacts and models in S3, on a server that speaks its protocol."""
 
+import logging
 import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,20 +19,19 @@ from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.runners import run_pipeline
 from gpt2_orchestration.specification import parse_specification
 
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+from .local_servers import database_dump, free_port, holders, wait_for
 
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not answer in time"
-        time.sleep(0.2)
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "canary-of-the-s3-key",
+    "GPT2_AUTH_TOKEN": "canary-of-the-services-token",
+    "GPT2_MONGODB_URI": "mongodb://gpt2:canary-of-mongodb@127.0.0.1:1/",
+    "MLFLOW_TRACKING_USERNAME": "gpt2",
+    "MLFLOW_TRACKING_PASSWORD": "canary-of-mlflow",
+    "PGPASSWORD": "canary-of-postgresql",
+}
+"""A secret for each variable that takes one, here or in a service."""
+DATABASE_PASSWORD = "canary-of-a-database"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "gpt2", "AWS_DEFAULT_REGION": "us-east-1", **SECRETS}
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def object_store(monkeypatch) -> Iterator[fsspec.AbstractFileSystem]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 60)
         store = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
         store.mkdir("gpt2")
         yield store
@@ -57,7 +56,17 @@ def object_store(monkeypatch) -> Iterator[fsspec.AbstractFileSystem]:
 
 
 @pytest.fixture
-def services(object_store, stack, tmp_path, monkeypatch) -> Iterator[ClientSettings]:
+def database(request) -> str:
+    """The services' database, where PostgreSQL is installed: its address with a password."""
+    try:
+        server = request.getfixturevalue("postgresql")
+    except pytest.skip.Exception:
+        return ""
+    return server.replace("postgresql://gpt2@", f"postgresql+psycopg://gpt2:{DATABASE_PASSWORD}@")
+
+
+@pytest.fixture
+def services(object_store, stack, tmp_path, monkeypatch, database) -> Iterator[ClientSettings]:
     """The four services with all that they keep in the object store."""
     addresses = {name: f"127.0.0.1:{free_port()}" for name in DEFAULT_PORTS}
     processes = []
@@ -69,17 +78,18 @@ def services(object_store, stack, tmp_path, monkeypatch) -> Iterator[ClientSetti
             "GPT2_ARTIFACT_ROOT": "s3://gpt2/artifacts",
             "GPT2_ALLOWED_ROOTS": "s3://gpt2/texts",
             "GPT2_SCRATCH_FOLDER": str(tmp_path / name),
-            "GPT2_DATABASE_URL": f"sqlite:///{tmp_path / name}.db",
+            "GPT2_DATABASE_URL": database or f"sqlite:///{tmp_path / name}.db",
             "GPT2_KAFKA_BOOTSTRAP_SERVERS": "",
             "GPT2_MLFLOW_TRACKING_URI": stack.addresses.mlflow_uri,
         }
         with (tmp_path / f"{name}.log").open("wb") as log:
             command = [sys.executable, "-m", f"gpt2_{name}"]
             processes.append(subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log))
-    client = ClientSettings(addresses=addresses)
+    monkeypatch.setenv("GPT2_CLIENT_TOKEN", SECRETS["GPT2_AUTH_TOKEN"])
+    client = ClientSettings.from_environment()
     try:
         for name in addresses:
-            wait_for(lambda name=name: answers(name, client))
+            wait_for(lambda name=name: answers(name, client), 60)
         yield client
     finally:
         for process in processes:
@@ -96,7 +106,10 @@ def answers(name: str, client: ClientSettings) -> bool:
         return False
 
 
-def test_a_pipeline_runs_with_all_it_keeps_in_an_object_store(services, object_store, tmp_path):
+def test_a_pipeline_runs_with_all_it_keeps_in_an_object_store(
+    services, object_store, database, stack, tmp_path, caplog
+):
+    caplog.set_level(logging.DEBUG)
     for number in range(20):
         object_store.pipe_file(f"gpt2/texts/{number}.txt", f"{number} bottles of beer on the wall, ".encode() * 40)
     specification = parse_specification(
@@ -123,3 +136,21 @@ def test_a_pipeline_runs_with_all_it_keeps_in_an_object_store(services, object_s
         assert registry.call("GetModelVersion", request).model_version.version == 1
     # The folders that jobs worked in here, named as the jobs, are gone: the store alone holds what was made.
     assert [path for name in DEFAULT_PORTS for path in (tmp_path / name).glob("object-store-*~*")] == []
+    secrets = [DATABASE_PASSWORD, *(value for name, value in SECRETS.items() if name != "MLFLOW_TRACKING_USERNAME")]
+    assert places_of(["object-store"], object_store, database, stack.folder, tmp_path, caplog.text) >= {
+        "log",
+        "store",
+        "database",
+        "metadata.db",
+        "trainer.log",
+    }, "the search finds nothing at all"
+    assert places_of(secrets, object_store, database, stack.folder, tmp_path, caplog.text) == set()
+
+
+def places_of(secrets: list[str], store, database: str, stack: Path, folder: Path, log: str) -> set[str]:
+    """Where a text is, in all that a run leaves: the store, the databases, MLflow, TFX's files, everybody's logs."""
+    places = {Path(found.partition(": ")[0]).name for place in (stack, folder) for found in holders(secrets, place)}
+    content = b"".join(path.encode() + store.cat_file(path) for path in store.find("gpt2"))
+    dump = database_dump(database.replace("+psycopg", "")) if database else "object-store"
+    texts = {"log": log.encode(), "store": content, "database": dump.encode()}
+    return places | {name for name, text in texts.items() if any(secret.encode() in text for secret in secrets)}

@@ -1,28 +1,21 @@
 """The README's grpcurl calls, as it shows them, against the running stack."""
 
 import json
-import os
-import re
 import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from gpt2.jobs.v1.job_pb2 import Job
+from gpt2.jobs.v1.job_pb2 import Job, JobOptions
 from gpt2.registry.v1 import registry_service_pb2 as registry_pb
+from gpt2_orchestration.calls import REGISTER_MODEL
 from gpt2_orchestration.client import connect
 
-ROOT = Path(__file__).parents[2]
-DEFAULT_PORTS = {"mongodb": "27017", "exporter": "50051", "tokenizer": "50052", "trainer": "50053", "registry": "50054"}
+from .documentation import ROOT, Reader, blocks, served
 
-
-def blocks(kind: str) -> list[str]:
-    """The README's blocks of commands that are marked with a word."""
-    text = (ROOT / "README.md").read_text()
-    return re.findall(rf"^```sh {kind}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+README = "README.md"
 
 
 def objects(output: str) -> list[dict]:
@@ -37,29 +30,31 @@ def objects(output: str) -> list[dict]:
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(stack, grpcurl):
-    """Runs a block in a folder that looks like a checkout with the stack up in it."""
-    folder = stack.folder.parent
-    if not (folder / ".venv").exists():
-        (folder / ".venv").symlink_to(sys.prefix)
+    """Runs commands in a folder that looks like a checkout with the stack up in it."""
+    return Reader(stack, grpcurl).run
 
-    def run_block(block: str) -> str:
-        for service, address in stack.client.addresses.items():
-            block = block.replace(f"localhost:{DEFAULT_PORTS[service]}", address)
-        block = block.replace("mongodb://localhost:27017", stack.addresses.mongodb_uri)
-        result = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block],
-            cwd=folder,
-            env={**os.environ, "PATH": f"{grpcurl}:{os.environ['PATH']}"},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
-        return result.stdout
 
-    return run_block
+@pytest.fixture(scope="module")
+def planned(run, stack) -> int:
+    """Runs the call with a plan to its end. Returns the version that it registered."""
+    [text] = blocks(README, "text")
+    run(text)
+    [call] = blocks(README, "plan")
+    run(call)
+    with connect("registry", stack.client) as registry:
+        deadline = time.monotonic() + 600
+        while not (jobs := registry.jobs("planned")) or jobs[0].state in (Job.STATE_QUEUED, Job.STATE_RUNNING):
+            assert time.monotonic() < deadline
+            for service in stack.client.addresses:
+                with connect(service, stack.client) as other:
+                    failed = [job for job in other.jobs("planned") if job.state == Job.STATE_FAILED]
+                    assert not failed, failed
+            time.sleep(0.5)
+        assert jobs[0].state == Job.STATE_SUCCEEDED, jobs[0]
+        request = registry_pb.GetModelVersionRequest(model_name="planned", label="staging")
+        return registry.call("GetModelVersion", request).model_version.version
 
 
 def ended_jobs(output: str) -> dict[str, dict]:
@@ -67,10 +62,10 @@ def ended_jobs(output: str) -> dict[str, dict]:
     return {content["job"]["job_id"]: content["job"] for content in objects(output) if "job" in content}
 
 
-def test_every_start_call_works_as_the_readme_shows_it(run, stack):
-    [text] = blocks("text")
+def test_every_start_call_works_as_the_readme_shows_it(run):
+    [text] = blocks(README, "text")
     run(text)
-    main, others = blocks("grpcurl")
+    main, others = blocks(README, "grpcurl")
     output = run(main)
     assert "gpt2.exporter.v1.ExporterService" in output
     jobs = ended_jobs(output)
@@ -89,23 +84,30 @@ def test_every_start_call_works_as_the_readme_shows_it(run, stack):
     }  # fmt: skip
 
 
-def test_one_call_with_a_plan_takes_text_to_a_labelled_model(run, stack):
-    [text] = blocks("text")
-    run(text)
-    [call] = blocks("plan")
-    run(call)
+def test_one_call_with_a_plan_takes_text_to_a_labelled_model(planned):
+    assert planned == 1
+
+
+def test_commands_do_what_the_readme_says(run, stack, planned):
+    model = f"{stack.folder.as_uri()}/artifacts/planned~export-model/model"
+    job = JobOptions(job_id="planned/second")
+    request = registry_pb.RegisterModelRequest(job=job, model_uri=model, model_name="planned")
     with connect("registry", stack.client) as registry:
-        deadline = time.monotonic() + 600
-        while not (jobs := registry.jobs("planned")) or jobs[0].state in (Job.STATE_QUEUED, Job.STATE_RUNNING):
-            assert time.monotonic() < deadline
-            for service in stack.client.addresses:
-                with connect(service, stack.client) as other:
-                    failed = [job for job in other.jobs("planned") if job.state == Job.STATE_FAILED]
-                    assert not failed, failed
-            time.sleep(0.5)
-        assert jobs[0].state == Job.STATE_SUCCEEDED, jobs[0]
-        request = registry_pb.GetModelVersionRequest(model_name="planned", label="staging")
-        assert registry.call("GetModelVersion", request).model_version.version == 1
+        registry.follow(registry.start(REGISTER_MODEL, request), lambda _: None)
+    runs, models = blocks(README, "commands")
+    assert "planned" in run(runs)
+    said = run(models)
+    assert "production of planned: version 2 (before: none)" in said
+    assert "perplexity" in said
+
+
+def test_the_model_is_served_as_the_readme_says(run, stack, grpcurl, planned):
+    [serve] = blocks(README, "serve")
+    [call] = blocks(README, "curl")
+    with served(Reader(stack, grpcurl), serve) as address:
+        [text] = json.loads(run(call.replace("localhost:5001", address)))["predictions"]
+    assert isinstance(text, str)
+    assert "\n\n" not in text
 
 
 def test_the_client_by_reflection_does_what_grpcurl_does(stack, grpcurl):

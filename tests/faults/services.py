@@ -1,21 +1,21 @@
-"""The four services as processes that a test kills and starts, over backends that a supervisor keeps."""
+"""The stack as processes that a test kills and starts: backends and services alike."""
 
+import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from gpt2_orchestration.client import ClientSettings, ServiceError, connect
 from gpt2_orchestration.stack.definitions import SERVICES, ProcessDefinition, define_stack
-from gpt2_orchestration.stack.running import supervised
 from gpt2_orchestration.stack.settings import DEFAULT_PORTS, StackFolder, StackSettings
 
 BACKENDS = ("mongodb", "kafka", "mlflow")
-# Below those that the system gives to clients, which could take a service's while it is dead.
-PORTS = {name: 21_050 + number for number, name in enumerate(DEFAULT_PORTS)}
+# Below those that the system gives to clients, which could take a service's while it is dead. Two suites on one machine
+# need different ones.
+FIRST_PORT = int(os.environ.get("GPT2_FAULTS_PORT", "21050"))
+PORTS = {name: FIRST_PORT + number for number, name in enumerate(DEFAULT_PORTS)}
 KINDS = {
     "exporter": ("ImportFiles", "ExportCorpus"),
     "tokenizer": ("TrainTokenizer", "EncodeCorpus", "ImportTokenizer"),
@@ -24,45 +24,63 @@ KINDS = {
 }
 
 
-class KillableService:
-    """One service.
+class KillableProcess:
+    """One process of the stack.
 
     Args:
         definition: How the stack runs it.
-        kafka: Address of the broker.
         folder: Where its log goes.
+        further: Variables of its environment besides those of the definition.
     """
 
-    def __init__(self, definition: ProcessDefinition, kafka: str, folder: StackFolder) -> None:
+    def __init__(self, definition: ProcessDefinition, folder: StackFolder, further: Mapping[str, str]) -> None:
         self.name = definition.name
+        self.address = definition.address
         self.log = folder.log(definition.name)
-        self._command = definition.command
-        self._environment = {**definition.environment, "GPT2_KAFKA_BOOTSTRAP_SERVERS": kafka}
-        self._address = definition.address
-        self._client = ClientSettings(addresses={self.name: self._address})
+        self._definition = definition
+        self._environment = {**definition.environment, **further}
 
-    def start(self) -> "KillableService":
+    def start(self) -> "KillableProcess":
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self._definition.command, env=self._environment, stdout=log, stderr=log)
         return self
 
     def wait_until_ready(self) -> None:
-        with grpc.insecure_channel(self._address) as channel:
-            request = health_pb2.HealthCheckRequest()
-            health_pb2_grpc.HealthStub(channel).Check(request, timeout=120, wait_for_ready=True)
+        deadline = time.monotonic() + 300
+        while not self._definition.is_ready(self.address):
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() < deadline, f"{self.name} does not answer"
+            time.sleep(0.1)
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
+
+class KillableService(KillableProcess):
+    """One service.
+
+    Args:
+        token: Bearer token that its calls must carry. Others as KillableProcess.
+    """
+
+    def __init__(
+        self, definition: ProcessDefinition, folder: StackFolder, further: Mapping[str, str], token: str | None
+    ) -> None:
+        super().__init__(definition, folder, further)
+        self._client = ClientSettings(addresses={self.name: self.address}, token=token)
+
+    def connect(self):
+        return connect(self.name, self._client)
+
     def call(self, method: str, request):
-        with connect(self.name, self._client) as client:
+        with self.connect() as client:
             return client.call(method, request)
 
     def jobs(self, run_id: str) -> list:
         """The jobs of a run; none while the service is away."""
         try:
-            with connect(self.name, self._client) as client:
+            with self.connect() as client:
                 return client.jobs(run_id)
         except ServiceError:
             assert self.process.poll() in (None, -9), self.log.read_text()[-3000:]
@@ -74,14 +92,29 @@ class FaultStack:
 
     Args:
         folder: Where it keeps its files.
-        addresses: Of the backends.
+        backends: Its servers, by name.
         services: The services, by name.
+        token: Bearer token of the services.
     """
 
-    def __init__(self, folder: StackFolder, addresses, services: dict[str, KillableService]) -> None:
+    def __init__(
+        self,
+        folder: StackFolder,
+        backends: dict[str, KillableProcess],
+        services: dict[str, KillableService],
+        token: str | None,
+    ) -> None:
         self.folder = folder
-        self.addresses = addresses
+        self.backends = backends
         self.services = services
+        self.client = ClientSettings(
+            addresses={name: service.address for name, service in services.items()}, token=token
+        )
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where the backends answer."""
+        return {name: backend.address for name, backend in self.backends.items()}
 
     def owner(self, kind: str) -> KillableService:
         return next(self.services[name] for name, kinds in KINDS.items() if kind in kinds)
@@ -91,22 +124,30 @@ class FaultStack:
 
 
 @contextmanager
-def fault_stack(root: Path, **environment: str) -> Iterator[FaultStack]:
-    """Apache Kafka, MongoDB's stand-in, MLflow and the services, as long as the context lasts."""
+def fault_stack(root: Path, environment: Mapping[str, str], token: str | None = None) -> Iterator[FaultStack]:
+    """Apache Kafka, MongoDB's stand-in, MLflow and the services, as long as the context lasts.
+
+    Args:
+        root: Folder for all that they keep; files in it can be read by the services.
+        environment: Further variables of the services.
+        token: Bearer token of the services.
+    """
+    further = {**environment, **({"GPT2_AUTH_TOKEN": token} if token else {})}
     settings = StackSettings(
-        folder=root / ".gpt2", ports=PORTS, kafka=True, environment={"GPT2_ALLOWED_ROOTS": str(root), **environment}
+        folder=root / ".gpt2", ports=PORTS, kafka=True, environment={"GPT2_ALLOWED_ROOTS": str(root), **further}
     )
     folder = StackFolder.create(settings.folder)
     definitions = {definition.name: definition for definition in define_stack(settings, folder)}
-    with supervised([definitions[name] for name in BACKENDS], folder) as supervisor:
-        addresses = supervisor.wait_ready()
-        services = {name: KillableService(definitions[name], addresses["kafka"], folder) for name in SERVICES}
-        for service in services.values():
-            service.start()
-        try:
-            for service in services.values():
-                service.wait_until_ready()
-            yield FaultStack(folder, addresses, services)
-        finally:
-            for service in services.values():
-                service.kill()
+    kafka = {"GPT2_KAFKA_BOOTSTRAP_SERVERS": definitions["kafka"].address}
+    backends = {name: KillableProcess(definitions[name], folder, {}) for name in BACKENDS}
+    services = {name: KillableService(definitions[name], folder, kafka, token) for name in SERVICES}
+    started: list[KillableProcess] = []
+    try:
+        for group in (backends, services):
+            started += [process.start() for process in group.values()]
+            for process in group.values():
+                process.wait_until_ready()
+        yield FaultStack(folder, backends, services, token)
+    finally:
+        for process in reversed(started):
+            process.kill()

@@ -92,6 +92,13 @@ EXPORT_MODEL = StartCall(
     inputs={"checkpoint": "checkpoint_uri"},
     outputs=("model",),
 )
+EVALUATE_MODEL = StartCall(
+    name="EvaluateModel",
+    service="trainer",
+    request=trainer_service_pb2.EvaluateModelRequest,
+    inputs={"model": "model_uri", "dataset": "dataset_uri"},
+    outputs=("evaluation",),
+)
 REGISTER_MODEL = StartCall(
     name="RegisterModel",
     service="registry",

@@ -1,4 +1,4 @@
-"""The `gpt2` command: its stages, stack, runs and events. `commands/` holds the others.
+"""The `gpt2` command: pipelines and the stack. `commands/` holds the others.
 
 Exit status: 0 done, 1 a stage, job, service or check of `gpt2 doctor` failed, 2 the command line or a specification is
 wrong, 130 interrupted. An error is one sentence on standard error: what happened, and what to do.
@@ -11,22 +11,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.client import ClientSettings
+from gpt2_orchestration.commands import comparison  # noqa: F401 - adds its commands to `models`
+from gpt2_orchestration.commands.configuration import ConfigOption, Configuration, config
 from gpt2_orchestration.commands.doctor import doctor
-from gpt2_orchestration.commands.errors import shows_errors
+from gpt2_orchestration.commands.errors import DEBUG_VARIABLE, shows_errors
+from gpt2_orchestration.commands.events import events
 from gpt2_orchestration.commands.generate import generate
 from gpt2_orchestration.commands.jobs import jobs
 from gpt2_orchestration.commands.models import models
+from gpt2_orchestration.commands.output import print_table
+from gpt2_orchestration.commands.runs import runs
+from gpt2_orchestration.commands.stages import export, tokenize, train
 from gpt2_orchestration.dashboard.settings import DashboardSettings
-from gpt2_orchestration.dead_letters import list_letters, replay
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.progress import duration
 from gpt2_orchestration.quiet import quiet_libraries
-from gpt2_orchestration.runs import cancel_run, continue_run, list_runs, show_run
 from gpt2_orchestration.specification import load_specification, parse_overrides
 from gpt2_orchestration.stack.addresses import StackAddresses
 from gpt2_orchestration.stack.control import stack_status, stop_stack
@@ -37,18 +38,11 @@ from gpt2_orchestration.stack.settings import StackSettings
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From text in a database to a GPT-2.")
 stack = typer.Typer(no_args_is_help=True, help="The embedded stack: every server, as local processes.")
 app.add_typer(stack, name="stack")
-runs = typer.Typer(no_args_is_help=True, help="Runs, whoever drives them: by a plan and events, or by a pipeline.")
 app.add_typer(runs, name="runs")
-events = typer.Typer(no_args_is_help=True, help="Events on Kafka.")
 app.add_typer(events, name="events")
-letters = typer.Typer(no_args_is_help=True, help="Events that a service could not handle.")
-events.add_typer(letters, name="dlq")
 app.add_typer(jobs, name="jobs")
 app.add_typer(models, name="models")
-app.command()(generate)
-app.command()(doctor)
 
-KafkaOption = Annotated[str, typer.Option(envvar="GPT2_KAFKA_BOOTSTRAP_SERVERS", help="Kafka brokers.")]
 SetOption = Annotated[
     list[str],
     typer.Option("--set", help="PATH=VALUE in place of the file's, such as train_model.config.steps=9. Repeatable."),
@@ -61,6 +55,20 @@ class Runner(StrEnum):
 
     LOCAL = "local"
     BEAM = "beam"
+
+
+@app.callback()
+@shows_errors
+def configure(
+    context: typer.Context,
+    file: ConfigOption = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error comes from.")] = False,
+) -> None:
+    """Reads the configuration before any command does."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+    context.obj = Configuration.read(file, os.environ)
+    context.obj.apply()
 
 
 @app.command()
@@ -138,6 +146,10 @@ def dashboard(
     serve(settings)
 
 
+for command in (export, tokenize, train, generate, doctor, config):
+    app.command()(command)
+
+
 @stack.command()
 @shows_errors
 def up(
@@ -162,81 +174,17 @@ def down(folder: FolderOption = Path(".gpt2")) -> None:
 @shows_errors
 def status(folder: FolderOption = Path(".gpt2")) -> None:
     """Show the processes of the stack that runs in a folder."""
-    table = Table("process", "state", "pid", "address", "memory", "up", "restarts", "note")
+    rows = []
     for process in stack_status(folder):
         memory = f"{process.resident_bytes / 2**20:.0f} MiB"
         uptime = duration(process.uptime_seconds)
         facts = (process.name, process.state, process.pid, process.address, memory, uptime, process.restarts)
-        table.add_row(*map(str, facts), process.note)
-    Console().print(table)
-
-
-@runs.command("list")
-@shows_errors
-def list_all() -> None:
-    """List the runs that the services know of, newest first."""
-    table = Table("run", "state", "jobs", "to come")
-    for known in list_runs(_client()):
-        table.add_row(known.run_id, known.state, str(len(known.jobs)), ", ".join(known.to_come))
-    Console().print(table)
-
-
-@runs.command()
-@shows_errors
-def show(run_id: str) -> None:
-    """Show the jobs of a run."""
-    shown = show_run(_client(), run_id)
-    table = Table("job", "service", "state", "attempt", "error", title=f"{run_id}: {shown.state}")
-    for job in shown.jobs:
-        state = job_pb2.Job.State.Name(job.state).removeprefix("STATE_")
-        table.add_row(job.job_id, job.service, state, str(job.attempt), job.error.message)
-    Console().print(table)
-
-
-@runs.command()
-@shows_errors
-def cancel(run_id: str, reason: Annotated[str, typer.Option(help="Why, for those who read it later.")] = "") -> None:
-    """Stop a run, and let no further stage of it start."""
-    for job in cancel_run(_client(), run_id, reason):
-        print(f"told {job.job_id}")
-
-
-@runs.command("continue")
-@shows_errors
-def go_on(run_id: str) -> None:
-    """Take a run up again where it failed or was cancelled."""
-    for job in continue_run(_client(), run_id):
-        print(f"goes on: {job.job_id}")
-
-
-@letters.command("list")
-@shows_errors
-def list_dead_letters(kafka: KafkaOption = "localhost:9092") -> None:
-    """List the events that could not be handled, and why."""
-    table = Table("place", "time", "consumer", "reason")
-    for letter in list_letters(kafka):
-        table.add_row(letter.place, letter.time, letter.consumer, letter.reason)
-    Console().print(table)
-
-
-@letters.command("replay")
-@shows_errors
-def replay_dead_letters(
-    places: Annotated[list[str] | None, typer.Argument(help="Places, as `list` shows them. Default: all.")] = None,
-    kafka: KafkaOption = "localhost:9092",
-) -> None:
-    """Send events again that could not be handled, once what was wrong is put right."""
-    chosen = [letter for letter in list_letters(kafka) if not places or letter.place in places]
-    print(f"sent again: {replay(kafka, chosen)}")
-
-
-def _client() -> ClientSettings:
-    return ClientSettings.from_environment(os.environ)
+        rows.append((*facts, process.note))
+    print_table(("process", "state", "pid", "address", "memory", "up", "restarts", "note"), rows)
 
 
 def _show_addresses(kafka: str, addresses: StackAddresses) -> None:
-    table = Table("server", "address", title="the stack is up; Ctrl-C stops it")
-    for server, address in (
+    rows = (
         ("MongoDB", addresses.mongodb_uri),
         (kafka, addresses.kafka_bootstrap_servers),
         ("MLflow", addresses.mlflow_uri),
@@ -246,10 +194,9 @@ def _show_addresses(kafka: str, addresses: StackAddresses) -> None:
         ("trainer", addresses.trainer),
         ("registry", addresses.registry),
         ("dashboard", addresses.dashboard_uri),
-        ("artifacts", str(addresses.artifact_root)),
-    ):
-        table.add_row(server, address)
-    Console().print(table)
+        ("artifacts", addresses.artifact_root),
+    )
+    print_table(("server", "address"), rows, "the stack is up; Ctrl-C stops it")
 
 
 def main() -> None:

@@ -27,8 +27,16 @@ from gpt2_orchestration.calls import DEFAULT_PORTS, STUBS, StartCall
 CALL_SECONDS = 30.0
 """Deadline of a call that is answered at once."""
 
+_STREAM_SECONDS = 900.0
+"""Deadline of a stream that generates."""
+
+_WATCH_SECONDS = 120.0
+"""Deadline of one stream of a job's changes, which another then takes up, so that a service that is dumb is noticed."""
+
 _LOST_SECONDS = 300.0
 """How long a service may be away in the middle of a job before following it is given up."""
+
+_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 FINAL_STATES = (job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED)
 
@@ -122,7 +130,7 @@ class ServiceClient:
     def stream(self, method: str, request: Message) -> Iterator[Any]:
         """Calls a streaming method of the service's own interface. Raises ServiceError."""
         with self._translated():
-            yield from getattr(self._own, method)(request, metadata=self._metadata)
+            yield from getattr(self._own, method)(request, timeout=_STREAM_SECONDS, metadata=self._metadata)
 
     def describe(self) -> jobs_service_pb2.DescribeServiceResponse:
         """Which service this is, and the version of its code. Raises ServiceError."""
@@ -204,20 +212,32 @@ class ServiceClient:
         on_change(job)
         while job.state not in FINAL_STATES:
             try:
-                request = jobs_service_pb2.WatchJobRequest(job_id=job.job_id, after_revision=job.revision)
-                for answer in self._jobs.WatchJob(request, metadata=self._metadata):
-                    job = answer.job
+                for changed in self._changes(job):
+                    job = changed
                     lost_since = None
                     on_change(job)
             except grpc.RpcError as error:
                 now = time.monotonic()
                 lost_since = lost_since or now
-                if error.code() != grpc.StatusCode.UNAVAILABLE or now - lost_since > _LOST_SECONDS:
+                if error.code() not in _PASSING or now - lost_since > _LOST_SECONDS:
                     raise self._translate(error) from error
                 time.sleep(1)
         if job.state != job_pb2.Job.STATE_SUCCEEDED:
             raise JobFailed(job)
         return job
+
+    def _changes(self, job: job_pb2.Job) -> Iterator[job_pb2.Job]:
+        """The changes of a job from here on, for a while. Raises grpc.RpcError."""
+        request = jobs_service_pb2.WatchJobRequest(job_id=job.job_id, after_revision=job.revision)
+        try:
+            for answer in self._jobs.WatchJob(request, timeout=_WATCH_SECONDS, metadata=self._metadata):
+                yield answer.job
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            # It may have had nothing to say, or be dead.
+            ask = jobs_service_pb2.GetJobRequest(job_id=job.job_id)
+            yield self._jobs.GetJob(ask, timeout=CALL_SECONDS, metadata=self._metadata).job
 
     def _call(self, method: Any, request: Message, timeout_seconds: float) -> Any:
         with self._translated():
@@ -231,7 +251,7 @@ class ServiceClient:
             raise self._translate(error) from error
 
     def _translate(self, error: grpc.RpcError) -> ServiceError:
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if error.code() in _PASSING:
             variable = f"GPT2_{self.service.upper()}_ADDRESS"
             return ServiceError(
                 f"the {self.service} at {self.address} does not answer: "
@@ -268,8 +288,14 @@ async def watch_to_end(service: str, settings: ClientSettings, job_id: str) -> j
         stub = jobs_service_pb2_grpc.JobsServiceStub(channel)
         while job.state not in FINAL_STATES:
             request = jobs_service_pb2.WatchJobRequest(job_id=job_id, after_revision=job.revision)
-            async for answer in stub.WatchJob(request, metadata=metadata):
-                job = answer.job
+            try:
+                async for answer in stub.WatchJob(request, timeout=_WATCH_SECONDS, metadata=metadata):
+                    job = answer.job
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise
+                ask = jobs_service_pb2.GetJobRequest(job_id=job_id)
+                job = (await stub.GetJob(ask, timeout=CALL_SECONDS, metadata=metadata)).job
     return job
 
 

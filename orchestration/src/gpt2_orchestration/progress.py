@@ -50,10 +50,12 @@ class LineDisplay:
 
     Args:
         stage: Name at the start of each line.
+        to_output: Whether the lines are what a command prints, rather than what it says meanwhile.
     """
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, to_output: bool = False) -> None:
         self._stage = stage
+        self._stream = sys.stdout if to_output else sys.stderr
         self._last: tuple[int, str] | None = None
         self._shown = 0.0
 
@@ -64,7 +66,7 @@ class LineDisplay:
         if state == self._last and now - self._shown < _LINE_SECONDS:
             return
         self._last, self._shown = state, now
-        print(f"{self._stage:<16} {describe(job)}", file=sys.stderr, flush=True)
+        print(f"{self._stage:<16} {describe(job)}", file=self._stream, flush=True)
 
 
 @contextmanager

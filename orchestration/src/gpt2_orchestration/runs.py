@@ -1,14 +1,21 @@
-"""Runs that events drive, as the services' jobs tell of them: listed, shown, cancelled, continued."""
+"""Runs, whoever drives them: listed, shown, followed, cancelled, continued.
 
-from collections.abc import Iterable, Iterator, Sequence
+They are read from the services, whose stores are the truth; the event log tells how it came about, and only as far back
+as Kafka keeps it. A test holds the two against each other.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.calls import DEFAULT_PORTS
-from gpt2_orchestration.client import ClientSettings, ServiceError, connect
+from gpt2_orchestration.client import ClientSettings, JobFailed, ServiceError, connect
 
 UNFINISHED = (job_pb2.Job.STATE_QUEUED, job_pb2.Job.STATE_RUNNING)
 """States of a job that has not ended."""
+
+_NEXT_STAGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +62,45 @@ def show_run(settings: ClientSettings, run_id: str) -> Run:
     if not jobs:
         raise ServiceError(f"no service has a job of run {run_id}: `gpt2 runs list` shows the runs")
     return Run(run_id=run_id, jobs=jobs)
+
+
+def follow_run(settings: ClientSettings, run_id: str, on_change: Callable[[Run], None]) -> Run:
+    """Follows a run to its end: the job at work by its stream, and the others as they come.
+
+    Args:
+        settings: Where the services are.
+        run_id: Which run.
+        on_change: Hears of each change.
+
+    Returns:
+        The run, which has succeeded.
+
+    Raises:
+        ServiceError: It failed or was cancelled, no service knows of it, or one was away for too long.
+    """
+    while True:
+        run = show_run(settings, run_id)
+        on_change(run)
+        working = next((job for job in run.jobs if job.state in UNFINISHED), None)
+        if working is not None:
+            _follow_job(settings, run, working, on_change)
+        elif run.state == "waiting":
+            time.sleep(_NEXT_STAGE_SECONDS)
+        elif run.state == "succeeded":
+            return run
+        else:
+            raise JobFailed(run.jobs[-1])
+
+
+def _follow_job(settings: ClientSettings, run: Run, job: job_pb2.Job, on_change: Callable[[Run], None]) -> None:
+    def show(now: job_pb2.Job) -> None:
+        on_change(Run(run_id=run.run_id, jobs=[now if other.job_id == now.job_id else other for other in run.jobs]))
+
+    with connect(job.service, settings) as client:
+        try:
+            client.follow(job, show)
+        except JobFailed:
+            return
 
 
 def cancel_run(settings: ClientSettings, run_id: str, reason: str) -> list[job_pb2.Job]:

@@ -48,6 +48,8 @@ def test_airflow_reads_each_of_its_variables(compose):
     settings = AirflowSettings.from_environment(environment)
     addresses = ClientSettings.from_environment(environment).addresses
     assert set(environment) <= environment.asked
+    assert f"CREATE DATABASE {settings.metadata.database};" in compose["configs"]["databases"]["content"]
+    assert container["environment"]["PGPASSWORD"]
     assert addresses == {service: f"{service}:{port}" for service, port in DEFAULT_PORTS.items()}
     mounts = {mount.split(":")[1] for mount in container["volumes"]}
     assert str(settings.pipelines) in mounts

@@ -31,6 +31,10 @@ def do_succeed(context, text="hello"):
         return [output("corpus", writer.commit({"documents": 1}))]
 
 
+def do_nothing(_context):
+    return []
+
+
 def do_fail(_context):
     raise FailedPrecondition("the collection is empty: fill it")
 

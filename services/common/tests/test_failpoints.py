@@ -63,10 +63,9 @@ def finish(service: FakeService, run_id: str) -> list[job_pb2.Job]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_nothing_is_lost_or_done_twice_when_a_service_dies(broker, tmp_path, place):
+def test_nothing_is_lost_or_done_twice_when_a_service_dies(broker, make_service, tmp_path, place):
     run_id = place.replace(":", "-")
-    service = FakeService(
-        tmp_path,
+    service = make_service(
         GPT2_KAFKA_BOOTSTRAP_SERVERS=broker.address,
         GPT2_FAILPOINT=place,
         GPT2_FAILPOINT_FILE=str(tmp_path / "died"),
@@ -78,13 +77,13 @@ def test_nothing_is_lost_or_done_twice_when_a_service_dies(broker, tmp_path, pla
     assert {job.job_id for job in jobs} == {f"{run_id}/{stage}" for stage in STAGES}
     assert (tmp_path / "died").exists(), "the place was never reached"
     assert not stray_files(tmp_path / "artifacts")
-    service.kill()
 
 
 @pytest.mark.parametrize("place", ["before-artifact-rename", "after-artifact-rename"])
-def test_a_job_that_dies_at_its_artifacts_rename_is_continued_to_one_whole_artifact(broker, tmp_path, place):
-    service = FakeService(
-        tmp_path,
+def test_a_job_that_dies_at_its_artifacts_rename_is_continued_to_one_whole_artifact(
+    broker, make_service, tmp_path, place
+):
+    service = make_service(
         GPT2_KAFKA_BOOTSTRAP_SERVERS=broker.address,
         GPT2_FAILPOINT=place,
         GPT2_FAILPOINT_FILE=str(tmp_path / "died"),
@@ -100,28 +99,30 @@ def test_a_job_that_dies_at_its_artifacts_rename_is_continued_to_one_whole_artif
     check_history(history(broker.address, place, jobs), jobs)
     assert manifest.exists()
     assert not stray_files(tmp_path / "artifacts")
-    service.kill()
 
 
-def test_a_service_killed_over_and_over_brings_a_run_to_its_end(broker, tmp_path):
-    service = FakeService(tmp_path, GPT2_KAFKA_BOOTSTRAP_SERVERS=broker.address).start().wait_until_ready()
+def test_a_service_killed_over_and_over_brings_a_run_to_its_end(broker, make_service):
+    service = make_service(GPT2_KAFKA_BOOTSTRAP_SERVERS=broker.address).start().wait_until_ready()
     submit(service, "killed")
     for _ in range(6):
         service.kill()
         service.start().wait_until_ready()
     jobs = finish(service, "killed")
     check_history(history(broker.address, "killed", jobs), jobs)
-    service.kill()
 
 
-def test_events_of_an_outage_of_the_broker_are_all_there_and_in_order_after_it(broker, tmp_path):
-    service = FakeService(tmp_path, GPT2_KAFKA_BOOTSTRAP_SERVERS=broker.address).start().wait_until_ready()
+def test_events_of_an_outage_of_the_broker_are_all_there_and_in_order_after_it(broker, make_service):
+    service = make_service(GPT2_KAFKA_BOOTSTRAP_SERVERS=broker.address).start().wait_until_ready()
     submit(service, "before-outage")
     finish(service, "before-outage")
     broker.stop()
     submit(service, "outage")
     service.watch("outage/import-files")
+    # Until the producer gives up what was under way.
+    deadline = time.monotonic() + 90
+    while "events wait in the outbox" not in service.log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     broker.start()
     jobs = finish(service, "outage")
     check_history(history(broker.address, "outage", jobs), jobs)
-    service.kill()

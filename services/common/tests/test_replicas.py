@@ -1,58 +1,20 @@
 """Two replicas of a service on one PostgreSQL: no job runs twice, and either answers for all of them."""
 
-import os
-import pwd
-import shutil
-import signal
-import subprocess
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
 from gpt2.jobs.v1 import job_pb2
 
-from .conftest import FakeService, free_port
+from .conftest import FakeService
 
 Job = job_pb2.Job
-PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
-
-
-# PostgreSQL refuses to run as root.
-USER = "postgres" if os.getuid() == 0 else None
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    if PROGRAMS is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    folder = Path(tmp_path_factory.mktemp("postgresql", numbered=True))
-    if os.getuid() == 0:
-        # A folder of its own: those above pytest's are closed to other users.
-        folder = Path(f"/tmp/gpt2-postgresql-{os.getpid()}")
-        folder.mkdir()
-        account = pwd.getpwnam("postgres")
-        os.chown(folder, account.pw_uid, account.pw_gid)
-    data, port = folder / "data", free_port()
-    create = [str(PROGRAMS / "initdb"), "-D", str(data), "-U", "gpt2", "--auth=trust", "--no-sync"]
-    subprocess.run(create, check=True, capture_output=True, cwd="/", user=USER)
-    options = ("-h", "127.0.0.1", "-p", str(port), "-k", str(folder))
-    server = subprocess.Popen([str(PROGRAMS / "postgres"), "-D", str(data), *options], cwd="/", user=USER)
-    ready = [str(PROGRAMS / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-    deadline = time.monotonic() + 60
-    while subprocess.run(ready).returncode != 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    yield f"postgresql://gpt2@127.0.0.1:{port}/postgres"
-    server.send_signal(signal.SIGINT)
-    server.wait(30)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
-def replicas(database, tmp_path):
-    settings = {"GPT2_DATABASE_URL": database, "GPT2_LEASE_SECONDS": "3"}
+def replicas(postgresql, tmp_path):
+    settings = {"GPT2_DATABASE_URL": postgresql, "GPT2_LEASE_SECONDS": "3"}
     made = [FakeService(tmp_path, **settings).start() for _ in range(2)]
     for replica in made:
         replica.wait_until_ready()

@@ -51,6 +51,11 @@ PREDICT = """
         "text": model.predict("x", params=params),
         "half a character": model.predict(["ä"], params=params),
         "defaults": model.predict(["x"]),
+        "stopped": model.predict(["x", "y"], params={**params, "stop": ["E", "CD"]}),
+        "stopped at once": model.predict(["x"], params={**params, "stop": ["x"]}),
+        "never stopped": model.predict(["x"], params={**params, "stop": ["no such"]}),
+        "empty stop": failure({"stop": [""]}),
+        "example": model.input_example,
         "bad": failure({"top_p": 1.5}),
         "modules": [name for name in sys.modules if name.startswith(("gpt2_", "keras"))],
     }))
@@ -79,5 +84,10 @@ def test_text_in_text_out(version_uri, mlflow_uri, tmp_path):
     assert said["half a character"] == ["\ufffdBCDEF"]
     # max_tokens 128 is no whole character; then top_k 40, seed 0, temperature 1.0, top_p 1.0.
     assert said["defaults"] == ["x\ufffd(\0\nd"]
+    assert said["stopped"] == ["xB", "yB"]
+    assert said["stopped at once"] == [""]
+    assert said["never stopped"] == ["xBCDEF"]
+    assert "a stop text must not be empty" in said["empty stop"]
+    assert said["example"] == ["Once upon a time"]
     assert "top_p must be over 0 and at most 1" in said["bad"]
     assert [name for name in said["modules"] if name.startswith("gpt2_")] == []

@@ -189,11 +189,11 @@ def test_a_download_can_be_cancelled(download):
     ],
 )
 def test_only_configured_urls_are_asked(tmp_path, url, allowed):
-    settings = TokenizerSettings(artifact_root=str(tmp_path), tokenizer_download_urls="https://good.example/models/")
+    settings = TokenizerSettings(artifact_root=str(tmp_path), allowed_roots="https://good.example/models/")
     if allowed:
         assert download_url(url, settings) == url
     else:
-        with pytest.raises(InvalidRequest, match="GPT2_TOKENIZER_DOWNLOAD_URLS"):
+        with pytest.raises(InvalidRequest, match="GPT2_ALLOWED_ROOTS"):
             download_url(url, settings)
 
 

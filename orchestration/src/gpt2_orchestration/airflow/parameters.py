@@ -1,12 +1,15 @@
-"""The trigger form of a DAG: which values of a specification a run may replace, and what they may be."""
+"""What every DAG is made with, and its trigger form: which values of a specification a run may replace."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from airflow import DAG
 from airflow.exceptions import AirflowFailException
 from airflow.models.param import Param
 
+from gpt2_orchestration.airflow.settings import AirflowSettings
 from gpt2_orchestration.specification import PipelineSpecification, SpecificationError, load_specification
 
 _FORM: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -17,6 +20,21 @@ _FORM: Mapping[str, tuple[str, dict[str, Any]]] = {
     "label": ("register_model.label", {"type": ["null", "string"], "minLength": 1}),
 }
 """Fields of the form: what each replaces, and its JSON schema. Null leaves the file's value."""
+
+
+def new_dag(dag_id: str, description: str, settings: AirflowSettings, schedule: str | None, *tags: str) -> DAG:
+    """A DAG without its tasks: one run at a time, none for times that have passed."""
+    return DAG(
+        dag_id=dag_id,
+        description=description,
+        schedule=schedule,
+        start_date=datetime(2026, 1, 1, tzinfo=UTC),
+        catchup=False,
+        max_active_runs=1,
+        params=form(),
+        default_args=settings.task_defaults,
+        tags=["gpt2", *tags],
+    )
 
 
 def form() -> dict[str, Param]:

@@ -1,13 +1,12 @@
 """A DAG that runs a pipeline through TFX: one task a component, with TFX's cache and ML Metadata."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from airflow import DAG
 from airflow.operators.python import PythonOperator
 
-from gpt2_orchestration.airflow.parameters import form, specification_of_run
+from gpt2_orchestration.airflow.parameters import new_dag, specification_of_run
 from gpt2_orchestration.airflow.settings import AirflowSettings
 from gpt2_orchestration.client import ClientSettings
 from gpt2_orchestration.pipelines.graph import pipeline_stages
@@ -29,17 +28,8 @@ def pipeline_dag(path: Path, settings: AirflowSettings, schedule: str | None = N
         SpecificationError: The file is wrong.
     """
     specification = load_specification(path)
-    dag = DAG(
-        dag_id=specification.name,
-        description="From text in a database to a registered GPT-2, through TFX.",
-        schedule=schedule,
-        start_date=datetime(2026, 1, 1, tzinfo=UTC),
-        catchup=False,
-        max_active_runs=1,
-        params=form(),
-        default_args=settings.task_defaults,
-        tags=["gpt2", "tfx"],
-    )
+    description = "From text in a database to a registered GPT-2, through TFX."
+    dag = new_dag(specification.name, description, settings, schedule, "tfx")
     ask = PythonOperator(task_id=_ASK, dag=dag, python_callable=_AskServices(path))
     tasks = {
         stage.name: PythonOperator(task_id=stage.name, dag=dag, python_callable=_RunStage(path, stage.name, settings))
@@ -69,6 +59,7 @@ class _RunStage:
         self._path = path
         self._stage = stage
         self._folder = settings.folder
+        self._metadata = settings.metadata
 
     def __call__(self, params: Any, ti: Any, run_id: str, **_: object) -> None:
         # TFX takes seconds to import, for which no DAG file has time.
@@ -77,6 +68,7 @@ class _RunStage:
         specification = specification_of_run(self._path, params)
         facts = ServiceFacts(**ti.xcom_pull(task_ids=_ASK))
         pipeline = PipelineSettings(
-            root=self._folder / specification.name, metadata=self._folder / f"{specification.name}.db"
+            root=self._folder / specification.name,
+            metadata=self._metadata or self._folder / f"{specification.name}.db",
         )
         run_stage(self._stage, run_id, specification, facts, pipeline)

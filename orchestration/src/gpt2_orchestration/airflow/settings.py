@@ -7,6 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from gpt2_orchestration.pipelines.settings import PostgresMetadata
+
 
 @dataclass(frozen=True, kw_only=True)
 class AirflowSettings:
@@ -16,6 +18,8 @@ class AirflowSettings:
     """Folder of specifications (`*.yaml`); GPT2_PIPELINES."""
     folder: Path
     """Folder of TFX's metadata and artifacts, shared by all workers; GPT2_PIPELINE_ROOT."""
+    metadata: PostgresMetadata | None = None
+    """Database of TFX's metadata; GPT2_METADATA_URL. Without it, a SQLite file in the folder for each pipeline."""
     retries: int = 3
     retry_delay: timedelta = timedelta(seconds=30)
     timeout: timedelta = timedelta(days=14)
@@ -23,10 +27,16 @@ class AirflowSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "AirflowSettings":
-        """Reads GPT2_PIPELINES, GPT2_PIPELINE_ROOT and GPT2_RETRY_SECONDS."""
+        """Reads GPT2_PIPELINES, GPT2_PIPELINE_ROOT, GPT2_METADATA_URL and GPT2_RETRY_SECONDS.
+
+        Raises:
+            SpecificationError: GPT2_METADATA_URL is wrong.
+        """
+        metadata = environment.get("GPT2_METADATA_URL")
         return cls(
             pipelines=Path(environment.get("GPT2_PIPELINES", "/opt/gpt2/pipelines")),
             folder=Path(environment.get("GPT2_PIPELINE_ROOT", "/opt/gpt2/runs")),
+            metadata=PostgresMetadata.parse(metadata) if metadata else None,
             retry_delay=timedelta(seconds=float(environment.get("GPT2_RETRY_SECONDS", "30"))),
         )
 

@@ -1,6 +1,8 @@
 """Errors of commands: one line on standard error, and an exit status that `cli.py` documents."""
 
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
@@ -12,6 +14,9 @@ from gpt2_orchestration.dashboard.settings import SettingsError
 from gpt2_orchestration.specification import SpecificationError
 from gpt2_orchestration.stack.errors import StackError
 from gpt2_orchestration.stack.kafka_server import KafkaError
+
+DEBUG_VARIABLE = "GPT2_DEBUG"
+"""Set, it has errors say where in the code they come from."""
 
 Arguments = ParamSpec("Arguments")
 
@@ -33,10 +38,17 @@ def shows_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None
             raise typer.Exit(_complain(error, 1)) from None
         except KeyboardInterrupt:
             raise typer.Exit(_complain("interrupted", 130)) from None
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the end of the line: what nobody foresaw
+            text = f"{type(error).__name__}: {error}. This is a fault of gpt2's own; `gpt2 --debug` shows where it is"
+            raise typer.Exit(_complain(text, 1)) from None
 
     return run
 
 
 def _complain(error: object, status: int) -> int:
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exc()
     print(f"gpt2: {error}", file=sys.stderr)
     return status

@@ -1,7 +1,6 @@
 """`gpt2 models`: registered models, their versions and labels, as the registry has them."""
 
 import getpass
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -10,16 +9,12 @@ from typing import Annotated
 import typer
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
-from gpt2.trainer.v1.trainer_service_pb2 import GenerateRequest
 from gpt2_orchestration.client import ClientSettings, ServiceClient, connect
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
-from gpt2_orchestration.commands.references import REFERENCE_HELP, find_version, registered_uri
+from gpt2_orchestration.commands.references import REFERENCE_HELP, find_version
 
 models = typer.Typer(no_args_is_help=True, help="Registered models, their versions and labels.")
-
-_SHORT_DIGEST = 12
-_COMPARED_TOKENS = 40
 
 
 def _registry() -> AbstractContextManager[ServiceClient]:
@@ -52,35 +47,6 @@ def show(model: Annotated[str, typer.Argument(help=REFERENCE_HELP)], json: JsonO
     facts = [("labels", ", ".join(version.labels)), ("registered", _time(version)), ("run", version.mlflow_run_id)]
     facts += [(name, f"{value:.6g}") for name, value in sorted(version.metrics.items())]
     print_table(("fact", "value"), [*facts, *sorted(version.tags.items())], version.model_uri)
-
-
-@models.command()
-@shows_errors
-def compare(
-    name: Annotated[str, typer.Argument(help="Name of the model.")],
-    versions: Annotated[list[int], typer.Argument(help="Numbers of its versions, two or more.")],
-    samples: Annotated[bool, typer.Option("--samples", help="Show what each wrote, too.")] = False,
-    prompt: Annotated[
-        list[str], typer.Option(help="Show how each goes on from this, with the same seed. Repeatable.")
-    ] = [],  # noqa: B006
-    seed: Annotated[int, typer.Option(help="Seed of what the prompts give.")] = 0,
-    json: JsonOption = False,
-) -> None:
-    """Put versions side by side: metrics, parameters that differ, digests, samples."""
-    with _registry() as registry:
-        found = registry.call("CompareModels", pb.CompareModelsRequest(model_name=name, versions=versions))
-    written = {text: _continuations(found.model_versions, text, seed) for text in prompt}
-    if json:
-        print_json({**as_json(found), "continuations": written})
-        return
-    rows = [["labels", *(", ".join(item.labels) for item in found.model_versions)]]
-    rows += [[row.name, *map(_figure, row.values)] for row in found.metrics]
-    rows += [[row.name, *row.values] for row in found.parameters]
-    rows += [[row.name, *(value[:_SHORT_DIGEST] for value in row.values)] for row in found.lineage]
-    if samples:
-        rows.append(["samples", *found.samples])
-    rows += [[text, *texts] for text, texts in written.items()]
-    print_table(("", *(f"version {item.version}" for item in found.model_versions)), rows, name)
 
 
 @models.command()
@@ -174,30 +140,16 @@ def _print_versions(name: str, found: Sequence[pb.ModelVersion], json: bool) -> 
     print_table(("version", "labels", "validation loss", "registered"), rows, name)
 
 
-def _continuations(versions: Sequence[pb.ModelVersion], prompt: str, seed: int) -> list[str]:
-    """What each version writes after a prompt, as the trainer serves it."""
-    with connect("trainer", ClientSettings.from_environment(os.environ)) as trainer:
-        requests = (
-            GenerateRequest(model_uri=registered_uri(item), prompt=prompt, seed=seed, max_tokens=_COMPARED_TOKENS)
-            for item in versions
-        )
-        return ["".join(piece.text for piece in trainer.stream("Generate", request)) for request in requests]
-
-
 def _labels(model: pb.RegisteredModel) -> str:
     return ", ".join(f"{label}: {version}" for label, version in sorted(model.labels.items()))
 
 
 def _loss(version: pb.ModelVersion) -> str:
-    return _figure(version.metrics["validation_loss"]) if "validation_loss" in version.metrics else ""
+    return f"{version.metrics['validation_loss']:.6g}" if "validation_loss" in version.metrics else ""
 
 
 def _time(version: pb.ModelVersion) -> str:
     return str(version.create_time.ToJsonString())
-
-
-def _figure(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def _held(version: int) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2  # noqa: F401 - a job's error has them inside, and JSON needs to know them
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,10 +23,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPE_COLUMNS)
+    console.print(make_table(columns, rows, title))
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
+    """A table whose content is shown as it is."""
     table = Table(*columns, title=None if title is None else Text(title), title_justify="left")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    console.print(table)
+    return table
 
 
 def as_json(message: Message) -> dict[str, Any]:

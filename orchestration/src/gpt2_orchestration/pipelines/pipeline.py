@@ -1,7 +1,9 @@
 """Builds the TFX pipeline of a specification: a component for each stage."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration import metadata
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types.channel import BaseChannel
@@ -9,7 +11,7 @@ from tfx.types.channel import BaseChannel
 from gpt2_orchestration import components
 from gpt2_orchestration.pipelines.graph import pipeline_stages
 from gpt2_orchestration.pipelines.requests import request_json
-from gpt2_orchestration.pipelines.settings import PipelineSettings, ServiceFacts
+from gpt2_orchestration.pipelines.settings import PipelineSettings, PostgresMetadata, ServiceFacts
 from gpt2_orchestration.specification import PipelineSpecification
 
 
@@ -31,12 +33,22 @@ def create_pipeline(specification: PipelineSpecification, facts: ServiceFacts, s
             service_version=facts.versions.get(stage.call.service, ""),
             **inputs,
         )
-    settings.metadata.parent.mkdir(parents=True, exist_ok=True)
     return Pipeline(
         pipeline_name=specification.name,
         pipeline_root=str(settings.root),
         components=list(made.values()),
         enable_cache=settings.enable_cache,
-        metadata_connection_config=metadata.sqlite_metadata_connection_config(str(settings.metadata)),
+        metadata_connection_config=_connection(settings),
         beam_pipeline_args=list(settings.beam_options),
     )
+
+
+def _connection(settings: PipelineSettings) -> Any:
+    place = settings.metadata
+    if isinstance(place, PostgresMetadata):
+        database = metadata_store_pb2.PostgreSQLDatabaseConfig(
+            host=place.host, port=str(place.port), user=place.user, dbname=place.database
+        )
+        return metadata_store_pb2.ConnectionConfig(postgresql=database)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return metadata.sqlite_metadata_connection_config(str(place))

@@ -3,11 +3,41 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from gpt2.exporter.v1 import exporter_service_pb2
 from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.client import ClientSettings, connect
-from gpt2_orchestration.specification import PipelineSpecification
+from gpt2_orchestration.specification import PipelineSpecification, SpecificationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostgresMetadata:
+    """A PostgreSQL database of ML Metadata, for tasks on several machines.
+
+    It holds no password: libpq, which ML Metadata uses, reads that from PGPASSWORD or PGPASSFILE, so that it cannot
+    get into logs and metadata by this way.
+    """
+
+    host: str
+    port: int
+    user: str
+    database: str
+
+    @classmethod
+    def parse(cls, url: str) -> "PostgresMetadata":
+        """Reads `postgresql://USER@HOST:PORT/DATABASE`. Raises SpecificationError."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 5432
+        except ValueError as error:
+            raise SpecificationError(f"GPT2_METADATA_URL: is no URL: {error}") from None
+        if parts.password is not None:
+            raise SpecificationError("GPT2_METADATA_URL: must hold no password: set PGPASSWORD")
+        database = unquote(parts.path.lstrip("/"))
+        if parts.scheme != "postgresql" or not (parts.hostname and parts.username and database):
+            raise SpecificationError("GPT2_METADATA_URL: must be postgresql://USER@HOST:PORT/DATABASE")
+        return cls(host=parts.hostname, port=port, user=unquote(parts.username), database=database)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +46,8 @@ class PipelineSettings:
 
     root: Path
     """Folder of TFX's artifacts."""
-    metadata: Path
-    """SQLite file of ML Metadata."""
+    metadata: Path | PostgresMetadata
+    """SQLite file of ML Metadata, or a database for it."""
     enable_cache: bool = True
     beam_options: tuple[str, ...] = ()
     """Options of Apache Beam, such as `--runner=FlinkRunner`, for runners and components that use Beam."""

@@ -17,6 +17,7 @@ METADATA = sql.MetaData()
 """Metadata that the tables of jobs and events share."""
 
 _SCHEMA_LOCK = 4711
+_READS = "gpt2_reads"
 
 
 def database_url(service: str, settings: ServiceSettings) -> str:
@@ -44,16 +45,23 @@ def open_database(url: str) -> Iterator[sql.Engine]:
         raise SettingsError(f"GPT2_DATABASE_URL: is no URL of SQLite or PostgreSQL ({type(error).__name__})") from None
     if engine.dialect.name == "sqlite":
         sql.event.listen(engine, "connect", _configure_sqlite)
-        # Take the write lock when a transaction begins: SQLite cannot wait for it later without a deadlock.
-        sql.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        sql.event.listen(engine, "begin", _begin_sqlite)
     try:
-        with engine.begin() as connection:
-            _create_tables(connection)
+        try:
+            with engine.begin() as connection:
+                _create_tables(connection)
+        except OperationalError as error:
+            raise SettingsError(f"GPT2_DATABASE_URL: the database cannot be used: {error.orig}") from error
         yield engine
-    except OperationalError as error:
-        raise SettingsError(f"GPT2_DATABASE_URL: the database cannot be used: {error.orig}") from error
     finally:
         engine.dispose()
+
+
+@contextmanager
+def reading(engine: sql.Engine) -> Iterator[sql.Connection]:
+    """A connection that only reads, and so neither waits for a writer of SQLite nor keeps one waiting."""
+    with engine.connect().execution_options(**{_READS: True}) as connection:
+        yield connection
 
 
 def lock(connection: sql.Connection, name: str) -> None:
@@ -83,6 +91,12 @@ def _create_tables(connection: sql.Connection) -> None:
             if column.name not in present:
                 kind = column.type.compile(connection.dialect)
                 connection.exec_driver_sql(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {kind}')
+
+
+def _begin_sqlite(connection: sql.Connection) -> None:
+    # A transaction that writes takes the lock at once: SQLite cannot wait for it later without a deadlock.
+    reads = connection.get_execution_options().get(_READS)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _configure_sqlite(connection: "sql.engine.interfaces.DBAPIConnection", _record: object) -> None:

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from grpc_status import rpc_status
 
-from gpt2_common.errors import Unauthenticated
+from gpt2_common.errors import PipelineError, Unauthenticated
 from gpt2_common.jobs.options import require_no_cause
 from gpt2_common.metrics import ServiceMetrics
 from gpt2_common.status import code_of, is_expected, status_of
@@ -112,6 +112,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 async def _abort(context: Any, method: str, error: Exception) -> NoReturn:
     if not is_expected(error):
         _log.error("%s failed", method, exc_info=error)
+    elif not isinstance(error, PipelineError):
+        # Without the statement and its values, which can be a request.
+        _log.warning("%s failed: %s", method, getattr(error, "orig", error))
     await context.abort_with_status(rpc_status.to_status(status_of(error)))
     raise AssertionError("abort_with_status always raises")
 

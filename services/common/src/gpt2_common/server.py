@@ -29,6 +29,8 @@ from gpt2_common.events.consumer import EventConsumer, Subscription
 from gpt2_common.events.outbox import count_waiting
 from gpt2_common.events.relay import OutboxRelay
 from gpt2_common.interceptor import CallInterceptor
+from gpt2_common.jobs.attempt import Launcher
+from gpt2_common.jobs.child import child_processes
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.jobs.manager import JobManager, Starter
 from gpt2_common.jobs.service import JobsServicer
@@ -77,6 +79,8 @@ class ServiceDefinition(Generic[Settings]):
     kinds: Sequence[JobKind]
     add_servicer: Callable[[ServiceSurroundings[Settings], grpc.aio.Server], object]
     """Adds its own servicer to the server, and returns it: events start stages by its methods, as calls do."""
+    launcher: Callable[[Settings], Launcher] = child_processes
+    """Decides by the settings where attempts of jobs run."""
 
 
 def main(definition: ServiceDefinition[Any]) -> None:
@@ -108,7 +112,7 @@ async def serve(definition: ServiceDefinition[Settings], settings: Settings) -> 
         relay = _start_relay(definition.name, settings, engine, replica, stack)
         metrics = ServiceMetrics()
         store = JobStore(engine, definition.name, settings.queue_limit, replica, settings.lease_seconds)
-        jobs = JobManager(store, definition.kinds, settings, relay.wake)
+        jobs = JobManager(store, definition.kinds, settings, relay.wake, definition.launcher(settings))
         metrics.watch(jobs.running_jobs, partial(count_waiting, engine, f"/gpt2/{definition.name}"))
         if settings.metrics_listen:
             stack.callback(metrics.serve(settings.metrics_listen))

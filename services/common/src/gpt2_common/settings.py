@@ -69,6 +69,11 @@ class ServiceSettings(BaseSettings):
         max_length=100,
         description="Name of this replica, the same after a restart: makes its membership in the Kafka group static.",
     )
+    git_revision: str = Field(
+        "",
+        max_length=100,
+        description="Commit of the code, where it has no checkout that could be asked, as in an image.",
+    )
     queue_limit: int = Field(1000, ge=1, description="Jobs that may wait; further start calls are refused.")
 
     @model_validator(mode="after")

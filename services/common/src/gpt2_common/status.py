@@ -5,15 +5,25 @@ vary) and, for bad requests, `google.rpc.BadRequest`. An exception that is not o
 """
 
 import errno
+import re
 from collections.abc import Mapping
 
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
+from sqlalchemy import exc
 
 from gpt2_common import errors
 
+_DATABASE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+
 ERROR_DOMAIN = "gpt2-pipeline"
+
+# What NumPy, safetensors, tokenizers, TensorFlow and SQLite say of a full disk, in exceptions without an errno.
+_DISK_FULL = re.compile(
+    r"no space left on device|disk quota exceeded|os error (28|122)\b|\d+ requested and \d+ written|disk is full",
+    re.IGNORECASE,
+)
 
 CODE_BY_ERROR: Mapping[type[errors.PipelineError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -63,12 +73,23 @@ def code_of(status: status_pb2.Status) -> grpc.StatusCode:
     return next(code for code in grpc.StatusCode if _number(code) == status.code)
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an exception says that the disk, or a quota of it, is used up, whichever library has raised it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return _DISK_FULL.search(str(error)) is not None
+
+
 def _as_pipeline_error(error: BaseException) -> errors.PipelineError | None:
     if isinstance(error, errors.PipelineError):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" at {error.filename}" if error.filename else ""
+    if is_disk_full(error):
+        # Of a copy the second name is the one that was written to.
+        name = (error.filename2 or error.filename) if isinstance(error, OSError) else None
+        where = f" at {name}" if name else ""
         return errors.ResourceExhausted(f"no space left on the disk{where}: free some and retry the job")
+    if isinstance(error, _DATABASE_AWAY):
+        return errors.Unavailable("the service's database does not answer: retry; the service's log says why")
     if isinstance(error, MemoryError):
         return errors.ResourceExhausted("not enough memory: choose smaller sizes or give the service more, and retry")
     return None

@@ -16,12 +16,15 @@ from gpt2_common.events.cloudevent import CloudEvent
 from gpt2_common.events.outbox import add_to_outbox
 from gpt2_common.jobs.context import JobContext
 from gpt2_common.jobs.definition import JobKind
+from gpt2_registry.curves import Curves
 from gpt2_registry.gate import refusal
 from gpt2_registry.labels import READINESS_TAG, LabelChange, Labels
+from gpt2_registry.lineage import trace
 from gpt2_registry.mlflow_connection import MlflowConnection
 from gpt2_registry.mlflow_registry import MlflowRegistry, RegisteredVersion
 from gpt2_registry.mlflow_versions import VersionWriter
 from gpt2_registry.registration import ModelFacts, read_metrics, read_model
+from gpt2_registry.report import write_report
 from gpt2_registry.rules import NOT_READY, LabelRules
 from gpt2_registry.settings import RegistrySettings
 
@@ -79,10 +82,15 @@ def _make_version(
     with writer.status_told(run):
         context.report("logging metrics")
         writer.log_facts(run, model, tags)
+        curves = Curves()
         points = chain(model.initial_metrics(), read_metrics(logs) if logs else model.metrics())
-        for logged in writer.log_metrics(run, points):
+        for logged in writer.log_metrics(run, curves.passing(points)):
             context.report("logging metrics", logged, unit="values")
             context.check_cancelled()
+        context.report("writing the report")
+        lineage = list(trace(model.artifact, context.read_manifest))
+        write_report(context.work / "report", request.model_name, model, curves, lineage)
+        writer.log_files(run, context.work / "report")
         context.report("uploading")
         model_id = writer.log_model(run, model)
         context.check_cancelled()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2_common.errors import FailedPrecondition, JobInterrupted, PipelineError
 from gpt2_registry.mlflow_connection import MlflowConnection
-from gpt2_registry.registration import SAMPLES_FILE, MetricPoint, ModelFacts
+from gpt2_registry.registration import MetricPoint, ModelFacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _METRICS_A_BATCH = 1000
 _PARAMETERS_A_BATCH = 100
+_EXAMPLE = ("Once upon a time",)
 _SERVING_CODE = Path(__file__).with_name("serving_model.py")
 _REQUIREMENTS = ("tensorflow>=2.21,<3", "tokenizers>=0.21,<1", "numpy>=2,<3")
 """What the served model needs. TensorFlow reads a SavedModel of the same or an older version."""
@@ -61,7 +62,7 @@ class VersionWriter:
             return found[0]
 
     def log_facts(self, run: "Run", facts: ModelFacts, tags: Mapping[str, str]) -> None:
-        """Logs parameters, tags and samples. May be repeated."""
+        """Logs parameters and tags. May be repeated."""
         from mlflow.entities import Param, RunTag
 
         parameters = [Param(name, value) for name, value in facts.parameters().items()]
@@ -69,8 +70,6 @@ class VersionWriter:
             for batch in _batches(parameters, _PARAMETERS_A_BATCH):
                 client.log_batch(run.info.run_id, params=batch)
             client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-            if samples := facts.samples():
-                client.log_text(run.info.run_id, samples, SAMPLES_FILE)
 
     def log_metrics(self, run: "Run", points: Iterable[MetricPoint]) -> Iterator[int]:
         """Logs metrics over their steps. Yields how many were logged so far. May be repeated.
@@ -88,6 +87,11 @@ class VersionWriter:
                 client.log_batch(run.info.run_id, metrics=batch)
             logged += len(batch)
             yield logged
+
+    def log_files(self, run: "Run", folder: Path) -> None:
+        """Uploads the files of a folder. May be repeated."""
+        with self._connection.client() as client:
+            client.log_artifacts(run.info.run_id, str(folder))
 
     def log_model(self, run: "Run", facts: ModelFacts) -> str:
         """Uploads the served model, unless an attempt before has. Returns its id in MLflow.
@@ -170,7 +174,6 @@ class VersionWriter:
     def _upload(self, run: "Run", facts: ModelFacts) -> str:
         import mlflow
 
-        # It warns that there is no input example; it would run one, which takes TensorFlow and the whole model.
         with mlflow.start_run(run_id=run.info.run_id), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             logged = mlflow.pyfunc.log_model(
@@ -178,6 +181,7 @@ class VersionWriter:
                 python_model=str(_SERVING_CODE),
                 artifacts=facts.served_files(),
                 signature=serving_signature(),
+                input_example=(list(_EXAMPLE), {"max_tokens": 64, "temperature": 0.8, "seed": 1}),
                 pip_requirements=list(_REQUIREMENTS),
                 tags=self._identity,
             )
@@ -196,6 +200,7 @@ def serving_signature() -> "ModelSignature":
         ParamSpec("top_p", DataType.double, 1.0),
         ParamSpec("max_tokens", DataType.long, 128),
         ParamSpec("seed", DataType.long, 0),
+        ParamSpec("stop", DataType.string, [], shape=(-1,)),
     ]
     return ModelSignature(Schema([ColSpec(text)]), Schema([ColSpec(text)]), ParamSchema(parameters))
 

@@ -49,6 +49,11 @@ class ModelFacts:
         """Nats per token; None where nobody measured it."""
         return _number(self.provenance.get("validation_loss"))
 
+    @property
+    def initial_validation_loss(self) -> float | None:
+        """Nats per token, before training; None where nobody measured it."""
+        return _number(self.provenance.get("initial_validation_loss"))
+
     def parameters(self) -> dict[str, str]:
         """Parameters of an MLflow run: how the model was trained, and its sizes."""
         parts = {
@@ -74,7 +79,7 @@ class ModelFacts:
 
     def initial_metrics(self) -> Iterator[MetricPoint]:
         """The validation loss before training, as a figure of its own to compare the last one with."""
-        if (loss := _number(self.provenance.get("initial_validation_loss"))) is not None:
+        if (loss := self.initial_validation_loss) is not None:
             yield MetricPoint("initial_validation_loss", loss, 0)
 
     def metrics(self) -> Iterator[MetricPoint]:
@@ -87,10 +92,13 @@ class ModelFacts:
         if not validations and self.validation_loss is not None:
             yield MetricPoint("validation_loss", self.validation_loss, step)
 
-    def samples(self) -> str:
+    def samples(self) -> list[str]:
         """Texts that the model generated when it was exported."""
-        samples = self.provenance.get("samples") or []
-        return "\n\n".join(f"--- sample {number} ---\n{text}" for number, text in enumerate(map(str, samples), 1))
+        return [str(text) for text in self.provenance.get("samples") or []]
+
+    def samples_text(self) -> str:
+        """The samples one after another, each under its number."""
+        return "\n\n".join(f"--- sample {number} ---\n{text}" for number, text in enumerate(self.samples(), 1))
 
     def served_files(self) -> dict[str, str]:
         """URIs of what the served model needs, by the name that it knows them by."""

@@ -12,7 +12,14 @@ from typing import Any
 import mlflow
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-DEFAULTS: Mapping[str, float] = {"temperature": 1.0, "top_k": 40, "top_p": 1.0, "max_tokens": 128, "seed": 0}
+DEFAULTS: Mapping[str, Any] = {
+    "temperature": 1.0,
+    "top_k": 40,
+    "top_p": 1.0,
+    "max_tokens": 128,
+    "seed": 0,
+    "stop": (),
+}
 _LARGEST_BATCH = 64
 
 
@@ -48,24 +55,25 @@ class Gpt2TextModel(PythonModel):  # type: ignore[misc]  # MLflow's base class i
             context: Unused; everything was loaded before.
             model_input: A list of texts, a data frame with the column `prompt` (or one column), or a dict with a text
                 or a list of texts under `prompt`. An empty text asks for a document from its beginning.
-            params: temperature (0: always the likeliest token), top_k (0: all), top_p, max_tokens and seed.
+            params: temperature (0: always the likeliest token), top_k (0: all), top_p, max_tokens, seed, and stop, a
+                list of texts before the first of which the answer ends.
 
         Returns:
-            What follows each prompt, without it, up to the end of the document or max_tokens.
+            What follows each prompt, without it, up to the end of the document, a stop text or max_tokens.
         """
         chosen = _checked({**DEFAULTS, **(params or {})})
         prompts = [self._encode(prompt) for prompt in _prompts(model_input)]
         texts = [""] * len(prompts)
         for numbers in _batches(prompts):
             for number, text in zip(numbers, self._continue([prompts[n] for n in numbers], chosen), strict=True):
-                texts[number] = text
+                texts[number] = _until(text, chosen["stop"])
         return texts
 
     def _encode(self, prompt: str) -> list[int]:
         token_ids: list[int] = self._tokenizer.encode(prompt, add_special_tokens=False).ids if prompt else []
         return token_ids or [self._end]
 
-    def _continue(self, token_ids: list[list[int]], params: Mapping[str, float]) -> list[str]:
+    def _continue(self, token_ids: list[list[int]], params: Mapping[str, Any]) -> list[str]:
         import tensorflow as tf
 
         made = self._generate(
@@ -106,7 +114,15 @@ def _batches(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     return [group[start : start + step] for group in by_length.values() for start in range(0, len(group), step)]
 
 
+def _until(text: str, stops: Sequence[str]) -> str:
+    """A text up to whichever of the stops comes first."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+
+
 def _checked(params: dict[str, Any]) -> dict[str, Any]:
+    stop = params["stop"]
+    # A server hands over lists as arrays, and one text is meant as a list of it.
+    params["stop"] = [stop] if isinstance(stop, str) else [str(text) for text in stop]
     unknown = sorted(set(params) - set(DEFAULTS))
     problems = [
         (not unknown, f"unknown parameters: {', '.join(unknown)}"),
@@ -114,6 +130,7 @@ def _checked(params: dict[str, Any]) -> dict[str, Any]:
         (params["top_k"] >= 0, "top_k must be 0 or more"),
         (0 < params["top_p"] <= 1, "top_p must be over 0 and at most 1"),
         (params["max_tokens"] >= 1, "max_tokens must be 1 or more"),
+        (all(params["stop"]), "a stop text must not be empty"),
     ]
     for fine, message in problems:
         if not fine:

@@ -18,13 +18,10 @@ class TokenizerSettings(ServiceSettings):
         pattern="^https?://.+",
         description="Folder with OpenAI's models by size; a mirror of it will do.",
     )
-    tokenizer_download_urls: str = Field(
-        "", description="URLs under which tokenizers may be downloaded, separated by commas; empty: none but OpenAI's."
-    )
     download_timeout_seconds: float = Field(30.0, gt=0, description="Longest silence of a download.")
 
     @property
     def download_urls(self) -> tuple[str, ...]:
-        """URLs under which a request may have tokenizers downloaded."""
-        further = (part.strip().rstrip("/") for part in self.tokenizer_download_urls.split(","))
-        return (self.openai_base_url.rstrip("/"), *(part for part in further if part))
+        """URLs under which a request may have tokenizers downloaded: OpenAI's, and the allowed roots on the web."""
+        further = (root for root in self.roots if root.startswith(("http://", "https://")))
+        return (self.openai_base_url.rstrip("/"), *further)

@@ -19,6 +19,7 @@ from gpt2_trainer.generation.messages import GenerationTask
 from gpt2_trainer.generation.pool import GenerationPool
 from gpt2_trainer.settings import TrainerSettings
 from gpt2_trainer.training_requests import device_problems, train_problems
+from gpt2_trainer.trainjobs.launching import sweep_trainjobs, trainer_launcher
 
 IMPORT_CHECKPOINT = JobKind(
     name="ImportCheckpoint",
@@ -73,7 +74,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         """Starts a training."""
         problems = train_problems(request) + device_problems(request, self._settings.keras_backend)
         if not problems and not await self._exists(request.job.job_id):
-            memory = self._settings.device_memory_bytes
+            memory = self._settings.admitted_bytes
             problems = await asyncio.to_thread(admission_problems, request, self._artifacts, memory)
         job = await self._jobs.start(TRAIN_MODEL, request, problems)
         return pb.TrainModelResponse(job=job)
@@ -125,6 +126,9 @@ def _add_servicer(surroundings: ServiceSurroundings[TrainerSettings], server: gr
     settings = surroundings.settings
     pool = GenerationPool(settings.generate_backend, settings.generate_idle_seconds, settings.generate_models)
     surroundings.on_stop.callback(pool.close)
+    if settings.training_backend == "trainjob":
+        sweep = asyncio.create_task(sweep_trainjobs(settings, surroundings.jobs))
+        surroundings.on_stop.callback(sweep.cancel)
     servicer = TrainerServicer(surroundings, pool)
     trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server)
     return servicer
@@ -136,4 +140,5 @@ TRAINER = ServiceDefinition(
     settings=TrainerSettings,
     kinds=(IMPORT_CHECKPOINT, TRAIN_MODEL, EXPORT_MODEL, EVALUATE_MODEL),
     add_servicer=_add_servicer,
+    launcher=trainer_launcher,
 )

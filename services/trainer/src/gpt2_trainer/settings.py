@@ -1,15 +1,16 @@
 """The trainer's settings: the common ones, and its own."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import Field, field_validator
 
-from gpt2_common.settings import ServiceSettings
+from gpt2_trainer.trainjobs.settings import TrainJobSettings
 
 
-class TrainerSettings(ServiceSettings):
+class TrainerSettings(TrainJobSettings):
     """What the trainer can be told. Field `x` is the variable GPT2_X."""
 
     listen: str = Field("127.0.0.1:50053", description="Address and port to serve gRPC on; port 0 takes a free one.")
@@ -31,13 +32,20 @@ class TrainerSettings(ServiceSettings):
         300.0, ge=0, description="Time after which a model that generates no text is put out of memory."
     )
     generate_models: int = Field(2, ge=1, description="Models that may be in memory to generate text.")
-
     device_memory_bytes: int = Field(
         0, ge=0, description="Memory that a training may use; larger ones are refused. 0: what the device has."
     )
     device_peak_flops: float = Field(
         0.0, ge=0, description="Greatest operations a second of one device, for MFU. 0: by the device's name."
     )
+
+    @property
+    def admitted_bytes(self) -> int:
+        """Memory that a training is held against before it starts; 0: find out.
+
+        A TrainJob's device cannot be asked from here: without a setting nothing is refused, and the job looks itself.
+        """
+        return self.device_memory_bytes or (sys.maxsize if self.training_backend == "trainjob" else 0)
 
     @field_validator("keras_backend", mode="before")
     @classmethod

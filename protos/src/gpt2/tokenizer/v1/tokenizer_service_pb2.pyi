@@ -129,7 +129,7 @@ class ImportTokenizerRequest(_message.Message):
     uri: _builtins.str
     """URI of a folder, under the configured roots, with OpenAI's pair `encoder.json` and `vocab.bpe` (or the same
     content as `vocab.json` and `merges.txt`), or with a `tokenizer.json`; or of a `tokenizer.json` itself. An http or
-    https URL is downloaded when it lies under one of GPT2_TOKENIZER_DOWNLOAD_URLS. `openai-gpt2` asks for OpenAI's own
+    https URL is downloaded when it lies under one of GPT2_ALLOWED_ROOTS. `openai-gpt2` asks for OpenAI's own
     GPT-2 tokenizer, from GPT2_OPENAI_BASE_URL, with its known checksums. Required.
     """
     @_builtins.property

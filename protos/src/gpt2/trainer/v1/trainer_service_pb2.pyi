@@ -238,9 +238,9 @@ class TrainConfig(_message.Message):
     max_seconds: _builtins.float
     """Time that the training may take, summed over attempts; then it ends, and succeeds. 0: no limit. Default 0."""
     spike_factor: _builtins.float
-    """How many times its running mean the gradient's norm, or the perplexity of a batch, may be; an update over that is
-    left out. A norm under `clip_norm` never is over it, nor are the first 20 updates. 0: no such limit; what is no
-    finite number is left out always. Default 10.
+    """How many times its running mean the perplexity of a batch may be and, with `clip_norm` 0, the gradient's norm; an
+    update over that is left out, but for the first 20. 0: no such limit; what is no finite number is left out always.
+    Default 10.
     """
     most_skipped_in_a_row: _builtins.int
     """Updates left out in a row after which the training fails. Default 10."""

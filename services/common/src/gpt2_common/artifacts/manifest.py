@@ -41,7 +41,7 @@ class Manifest:
     kind: str
     files: tuple[FileEntry, ...]
     producer: Mapping[str, str] = field(default_factory=dict)
-    """What made it: service, service_version, job_id, run_id, request_digest, time."""
+    """What made it: service, service_version, job_id, run_id, request_digest, time, git_revision, python, platform."""
     parents: tuple[Parent, ...] = ()
     counts: Mapping[str, float] = field(default_factory=dict)
     """What is in it, by unit."""

@@ -22,7 +22,7 @@ from kafka.structs import OffsetAndMetadata
 
 from gpt2_common.events.cloudevent import CloudEvent
 from gpt2_common.events.dead_letters import DeadLetters
-from gpt2_common.events.topics import ensure_topic
+from gpt2_common.events.topics import LONGEST_BACKOFF_MILLIS, ensure_topic
 from gpt2_common.failpoints import failpoint
 
 _log = logging.getLogger(__name__)
@@ -82,12 +82,18 @@ class EventConsumer:
         while not self._stopping.is_set():
             try:
                 self._consume()
-            except (KafkaError, OSError, ValueError, AssertionError) as error:
-                if self._reachable:
-                    _log.warning("no events are received, as Kafka does not give them (%s): will try again", error)
-                self._reachable = False
+            except Exception as error:  # noqa: BLE001 - if this thread died, the service would start no stage any more
+                self._note_failure(error)
                 self._stopping.wait(_RECONNECT_SECONDS)
         self._dead_letters.close()
+
+    def _note_failure(self, error: Exception) -> None:
+        """Says once why no events come."""
+        expected = isinstance(error, KafkaError | OSError | ValueError | AssertionError)
+        if self._reachable or not expected:
+            why = "no events are received, as Kafka does not give them (%r): will try again"
+            _log.warning(why, error, exc_info=None if expected else error)
+        self._reachable = False
 
     def _note_reachable(self) -> None:
         if not self._reachable:
@@ -106,8 +112,7 @@ class EventConsumer:
             while not self._stopping.is_set():
                 self._resume_due(consumer)
                 batches = consumer.poll(timeout_ms=_POLL_MILLIS, max_records=_MOST_RECORDS)
-                for partition, records in batches.items():
-                    self._take(consumer, partition, records)
+                self._take(consumer, batches)
                 if watch.is_stalled(consumer, bool(batches)):
                     _log.warning("the consumer is replaced, as it reads nothing")
                     return
@@ -124,22 +129,36 @@ class EventConsumer:
             auto_offset_reset="earliest",
             session_timeout_ms=_SESSION_MILLIS,
             heartbeat_interval_ms=3_000,
+            reconnect_backoff_max_ms=LONGEST_BACKOFF_MILLIS,
             max_poll_interval_ms=max(int(subscription.max_poll_seconds * 1000), 1_000),
         )
 
-    def _take(self, consumer: KafkaConsumer, partition: TopicPartition, records: list[Any]) -> None:
+    def _take(self, consumer: KafkaConsumer, batches: Mapping[TopicPartition, list[Any]]) -> None:
+        """Handles what was read, and commits how far: once for all, as each commit waits for the broker."""
+        taken = {partition: self._take_records(consumer, partition, records) for partition, records in batches.items()}
+        offsets = {
+            partition: OffsetAndMetadata(last.offset + 1, "", getattr(last, "leader_epoch", -1))
+            for partition, last in taken.items()
+            if last is not None
+        }
+        if offsets:
+            failpoint("before-offset-commit")
+            consumer.commit(offsets)
+
+    def _take_records(self, consumer: KafkaConsumer, partition: TopicPartition, records: list[Any]) -> Any:
+        """Handles the records of one partition. Returns the last that was; None when none was."""
+        last = None
         for record in records:
             if self._stopping.is_set():
-                return
+                break
             try:
                 self._take_one(record)
             except Busy as busy:
                 self._retry_later(consumer, partition, record.offset, busy)
-                return
-            failpoint("before-offset-commit")
-            epoch = getattr(record, "leader_epoch", -1)
-            consumer.commit({partition: OffsetAndMetadata(record.offset + 1, "", epoch)})
+                break
+            last = record
             self._retries.pop(partition, None)
+        return last
 
     def _take_one(self, record: Any) -> None:
         try:

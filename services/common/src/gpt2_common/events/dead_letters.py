@@ -15,12 +15,12 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from gpt2_common.events.producer import SEND_SECONDS, close_producer, connect_producer
 from gpt2_common.events.topics import LARGEST_DEAD_LETTER, dead_letter_topic, ensure_topic
 
 PREFIX = "dlq_"
 _LONGEST_REASON = 1000
 _LONGEST_STACK = 16 * 1024
-_SEND_SECONDS = 30
 
 
 class DeadLetters:
@@ -42,9 +42,7 @@ class DeadLetters:
         """Puts a record aside, and returns when the broker has it. Raises KafkaError."""
         if self._producer is None:
             ensure_topic(self._servers, self._topic, LARGEST_DEAD_LETTER)
-            self._producer = KafkaProducer(
-                bootstrap_servers=self._servers, acks="all", max_request_size=LARGEST_DEAD_LETTER, max_block_ms=10_000
-            )
+            self._producer = connect_producer(self._servers, LARGEST_DEAD_LETTER)
         reasons = {
             "reason": f"{type(error).__name__}: {error}"[:_LONGEST_REASON],
             "stack": stack[-_LONGEST_STACK:],
@@ -57,13 +55,13 @@ class DeadLetters:
         headers = [*record.headers, *((PREFIX + name, value.encode()) for name, value in reasons.items())]
         try:
             sent = self._producer.send(self._topic, key=record.key, value=record.value, headers=headers)
-            sent.get(timeout=_SEND_SECONDS)
+            sent.get(timeout=SEND_SECONDS)
         except KafkaError:
             self.close()
             raise
 
     def close(self) -> None:
         """Closes the connection."""
-        if self._producer is not None:
-            self._producer.close(timeout=5)
-            self._producer = None
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            close_producer(producer)

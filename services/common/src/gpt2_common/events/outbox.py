@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sql
 
-from gpt2_common.database import METADATA
+from gpt2_common.database import METADATA, reading
 from gpt2_common.errors import ResourceExhausted
 from gpt2_common.events.cloudevent import CloudEvent
 
@@ -61,7 +61,7 @@ def add_to_outbox(connection: sql.Connection, event: CloudEvent) -> None:
 def waiting_events(engine: sql.Engine, source: str, limit: int) -> list[Waiting]:
     """The oldest events of one source that wait, in the order of their commits."""
     query = sql.select(_OUTBOX).where(_OUTBOX.c.source == source).order_by(_OUTBOX.c.position).limit(limit)
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         rows = connection.execute(query).all()
     return [
         Waiting(
@@ -89,5 +89,5 @@ def remove_published(engine: sql.Engine, positions: Sequence[int]) -> None:
 def count_waiting(engine: sql.Engine, source: str) -> int:
     """How many events of one source wait."""
     query = sql.select(sql.func.count()).select_from(_OUTBOX).where(_OUTBOX.c.source == source)
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return int(connection.execute(query).scalar_one())

@@ -12,6 +12,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from gpt2_common.events.outbox import Waiting, remove_published, waiting_events
+from gpt2_common.events.producer import SEND_SECONDS, close_producer, connect_producer
 from gpt2_common.events.topics import ensure_topic
 from gpt2_common.failpoints import failpoint
 from gpt2_common.lease import Lease
@@ -19,7 +20,6 @@ from gpt2_common.lease import Lease
 _log = logging.getLogger(__name__)
 
 _BATCH = 200
-_SEND_TIMEOUT_SECONDS = 30
 _IDLE_SECONDS = 1.0
 _RETRY_SECONDS = 2.0
 
@@ -45,6 +45,7 @@ class OutboxRelay:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox-relay", daemon=True)
         self._producer: KafkaProducer | None = None
+        self._reachable = True
 
     def start(self) -> None:
         """Begins to publish. Does not wait for the broker."""
@@ -61,34 +62,47 @@ class OutboxRelay:
         self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
-        reachable = True
-        while True:
+        stopping = False
+        while not stopping:
             stopping = self._stopping.is_set()
-            try:
-                while self._publish_batch():
-                    pass
-                if not reachable:
-                    _log.info("Kafka takes events again")
-                reachable = True
-            except (KafkaError, OSError, ValueError, sql.exc.SQLAlchemyError) as error:
-                if reachable:
-                    _log.warning(
-                        "events wait in the outbox, as Kafka at %s does not take them (%s): "
-                        "start the broker, or correct GPT2_KAFKA_BOOTSTRAP_SERVERS",
-                        self._servers,
-                        error,
-                    )
-                reachable = False
-                self._close_producer()
+            reached = self._publish_all()
             if stopping:
-                self._close_producer()
-                self._release()
-                return
-            if reachable:
+                break
+            if reached:
                 self._wake.wait(_IDLE_SECONDS)
                 self._wake.clear()
             else:
                 self._stopping.wait(_RETRY_SECONDS)
+        self._close_producer()
+        self._release()
+
+    def _publish_all(self) -> bool:
+        """Publishes what waits. Returns whether that could be done; what cannot be is tried again, whatever it was."""
+        try:
+            while self._publish_batch():
+                pass
+        except Exception as error:  # noqa: BLE001 - if this thread died, events would wait until the next start
+            self._note_failure(error)
+            self._close_producer()
+            return False
+        if not self._reachable:
+            _log.info("events are published again")
+        self._reachable = True
+        return True
+
+    def _note_failure(self, error: Exception) -> None:
+        """Says once why events wait."""
+        if isinstance(error, sql.exc.SQLAlchemyError):
+            why = f"the database does not answer ({getattr(error, 'orig', error)})"
+        else:
+            why = (
+                f"Kafka at {self._servers} does not take them ({error!r}): "
+                "start the broker, or correct GPT2_KAFKA_BOOTSTRAP_SERVERS"
+            )
+        expected = isinstance(error, KafkaError | OSError | ValueError | sql.exc.SQLAlchemyError)
+        if self._reachable or not expected:
+            _log.warning("events wait in the outbox, as %s", why, exc_info=None if expected else error)
+        self._reachable = False
 
     def _publish_batch(self) -> bool:
         """Publishes the oldest events, where this replica is to. Returns whether there were any."""
@@ -120,12 +134,12 @@ class OutboxRelay:
             )
             for head in heads
         ]
-        producer.flush(_SEND_TIMEOUT_SECONDS)
+        producer.flush(SEND_SECONDS)
         published: list[int] = []
         failure: Exception | None = None
         for position, future in sent:
             try:
-                future.get(timeout=_SEND_TIMEOUT_SECONDS)
+                future.get(timeout=SEND_SECONDS)
                 published.append(position)
             except KafkaError as error:
                 failure = error
@@ -134,14 +148,7 @@ class OutboxRelay:
     def _connected_producer(self) -> KafkaProducer:
         if self._producer is None:
             ensure_topic(self._servers, self._topic)
-            self._producer = KafkaProducer(
-                bootstrap_servers=self._servers,
-                acks="all",
-                enable_idempotence=True,
-                max_block_ms=10_000,
-                request_timeout_ms=10_000,
-                linger_ms=0,
-            )
+            self._producer = connect_producer(self._servers)
         return self._producer
 
     def _release(self) -> None:
@@ -151,9 +158,9 @@ class OutboxRelay:
             _log.debug("the relay's lease is left to end by itself: %s", error)
 
     def _close_producer(self) -> None:
-        if self._producer is not None:
-            self._producer.close(timeout=5)
-            self._producer = None
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            close_producer(producer)
 
 
 def _heads(waiting: Sequence[Waiting]) -> tuple[list[Waiting], list[Waiting]]:

@@ -13,6 +13,9 @@ RETENTION_MILLIS = 30 * 24 * 3600 * 1000
 LARGEST_DEAD_LETTER = 2 * 1024 * 1024
 """Bytes of a dead letter, which is a record with a reason beside it, and must fit too."""
 
+LONGEST_BACKOFF_MILLIS = 2_000
+"""Between attempts to reach a broker that is away. The library's own half minute would outlast its return."""
+
 _TIMEOUT_MILLIS = 10_000
 
 

@@ -1,50 +1,32 @@
 """The service's side of a child process: starts it, hears its progress and result, stops it."""
 
 import asyncio
-import base64
 import contextlib
 import json
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from google.protobuf import json_format
 from google.rpc import code_pb2, status_pb2
 
-from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.jobs.v1 import job_pb2
+from gpt2_common.jobs.attempt import (
+    Failed,
+    Launcher,
+    Outcome,
+    ProgressSink,
+    Suspended,
+    cancelled,
+    describe_task,
+    read_message,
+)
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.jobs.rows import StoredJob
+from gpt2_common.settings import ServiceSettings
 
 _log = logging.getLogger(__name__)
 _LINE_LIMIT = 1 << 24
 _EXIT_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Succeeded:
-    """The work ended well."""
-
-    outputs: Sequence[artifact_pb2.Artifact]
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The work ended badly, or its process died."""
-
-    error: status_pb2.Status
-
-
-@dataclass(frozen=True, slots=True)
-class Suspended:
-    """The work stopped, to be taken up again."""
-
-
-Outcome = Succeeded | Failed | Suspended
-ProgressSink = Callable[[job_pb2.Progress], Awaitable[None]]
 
 
 class Child:
@@ -83,7 +65,9 @@ class Child:
         self._process = process
         killer = asyncio.create_task(self._kill_after(process, grace_seconds))
         try:
-            await self._write(json.dumps(self._task()))
+            await self._write(
+                json.dumps({**describe_task(self._kind, self._stored), "lease_seconds": self._lease_seconds})
+            )
             if self._told:
                 await self._write(self._told)
             outcome = await self._read(process)
@@ -126,21 +110,6 @@ class Child:
             await self._write(command)
         self._stop_requested.set()
 
-    def _task(self) -> dict[str, Any]:
-        job, settings, request = self._stored.job, self._kind.settings, self._kind.request
-        return {
-            "service": job.service,
-            "job_id": job.job_id,
-            "run_id": job.run_id,
-            "attempt": job.attempt,
-            "request_digest": job.request_digest,
-            "function": self._kind.function,
-            "settings": f"{settings.__module__}:{settings.__qualname__}",
-            "request_type": f"{request.__module__}:{request.__qualname__}",
-            "lease_seconds": self._lease_seconds,
-            "request": base64.b64encode(self._stored.request).decode(),
-        }
-
     async def _write(self, line: str) -> None:
         if self._process is None or self._process.stdin is None:
             return
@@ -153,16 +122,10 @@ class Child:
         if process.stdout is None:
             return None
         async for line in process.stdout:
-            message = json.loads(line)
-            if "progress" in message:
-                await self._on_progress(job_pb2.Progress.FromString(base64.b64decode(message["progress"])))
-            elif "outputs" in message:
-                outputs = [json_format.ParseDict(item, artifact_pb2.Artifact()) for item in message["outputs"]]
-                return Succeeded(outputs)
-            elif "error" in message:
-                return Failed(status_pb2.Status.FromString(base64.b64decode(message["error"])))
-            else:
-                return Suspended() if message["interrupted"] == "suspended" else self._cancelled()
+            message = read_message(json.loads(line))
+            if not isinstance(message, job_pb2.Progress):
+                return message
+            await self._on_progress(message)
         return None
 
     async def _kill_after(self, process: asyncio.subprocess.Process, grace_seconds: float) -> None:
@@ -172,14 +135,11 @@ class Child:
             _log.warning("job %s did not stop in %s s: killed", self._stored.job.job_id, grace_seconds)
             process.kill()
 
-    def _cancelled(self) -> Outcome:
-        return Failed(status_pb2.Status(code=code_pb2.CANCELLED, message="cancelled"))
-
     def _crashed(self, returncode: int) -> Outcome:
         if self._told == "suspend" or returncode == -signal.SIGALRM:
             return Suspended()
         if self._told == "cancel":
-            return self._cancelled()
+            return cancelled()
         if returncode == -signal.SIGKILL:
             return Failed(
                 status_pb2.Status(
@@ -191,3 +151,12 @@ class Child:
         how = signal.Signals(-returncode).name if returncode < 0 else f"exit status {returncode}"
         message = f"the job's process died ({how}): the service's log has its last words"
         return Failed(status_pb2.Status(code=code_pb2.INTERNAL, message=message))
+
+
+def child_processes(settings: ServiceSettings) -> Launcher:
+    """Each attempt is a child process of the service."""
+
+    def launch(kind: JobKind, stored: StoredJob, on_progress: ProgressSink) -> Child:
+        return Child(kind, stored, on_progress, settings.lease_seconds)
+
+    return launch

@@ -1,5 +1,6 @@
 """What a job's function is given: its scratch folder, its artifacts, and the line to its service."""
 
+import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import Generic
 
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.jobs.v1 import job_pb2
-from gpt2_common.artifacts import Artifact, ArtifactStore, ArtifactWriter
+from gpt2_common.artifacts import Artifact, ArtifactStore, ArtifactWriter, Manifest
 from gpt2_common.errors import JobCancelled, JobSuspended
 from gpt2_common.jobs.definition import service_version
+from gpt2_common.revision import checkout_revision
 from gpt2_common.settings import Settings
 
 _REPORT_SECONDS = 0.25
@@ -132,6 +134,10 @@ class JobContext(Generic[Settings]):
         """Opens an artifact that the request names; see ArtifactStore.open."""
         return self._store.open(field, uri, kind, verify=verify)
 
+    def read_manifest(self, field: str, uri: str, kind: str) -> Manifest:
+        """Reads the manifest of an artifact alone; see ArtifactStore.read_manifest."""
+        return self._store.read_manifest(field, uri, kind)[1]
+
     def create(self, name: str, kind: str, parents: Sequence[Artifact] = ()) -> AbstractContextManager[ArtifactWriter]:
         """Gives a writer for one output. Its folder may hold files that an attempt before has left."""
         return self._store.create(self.job_id, name, kind, self._producer(), parents)
@@ -156,6 +162,11 @@ class JobContext(Generic[Settings]):
         """Deletes the unfinished work, once the outputs are committed."""
         self._store.remove_work(self.job_id)
 
+    def remove_half_written(self) -> None:
+        """Deletes files that an attempt has begun and not finished; what it has finished stays for the next one."""
+        for part in self._store.work_folder(self.job_id).rglob(".*.part"):
+            part.unlink(missing_ok=True)
+
     def _producer(self) -> dict[str, str]:
         return {
             "service": self.identity.service,
@@ -164,6 +175,9 @@ class JobContext(Generic[Settings]):
             "run_id": self.identity.run_id,
             "request_digest": self.identity.request_digest,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "git_revision": self.settings.git_revision or checkout_revision(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
         }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_common.errors import FailedPrecondition, InvalidRequest
+from gpt2_common.jobs.attempt import Launcher
 from gpt2_common.jobs.definition import JobKind, StartRequest
 from gpt2_common.jobs.options import complete_options, job_options_problems
 from gpt2_common.jobs.runner import JobRunner
@@ -29,16 +30,22 @@ class JobManager:
         kinds: Kinds of job that the service runs.
         settings: The service's settings.
         on_change: Called after each change of state, such as to wake the relay.
+        launch: Makes the attempts of jobs.
     """
 
     def __init__(
-        self, store: JobStore, kinds: Sequence[JobKind], settings: ServiceSettings, on_change: Callable[[], None]
+        self,
+        store: JobStore,
+        kinds: Sequence[JobKind],
+        settings: ServiceSettings,
+        on_change: Callable[[], None],
+        launch: Launcher,
     ) -> None:
         self.store = store
         self.by_name: Mapping[str, JobKind] = {kind.name: kind for kind in kinds}
         self._on_change = on_change
         self._watchers: dict[str, set[asyncio.Event]] = {}
-        self._runner = JobRunner(store, self.by_name, settings, self.changed, self._wake_watchers)
+        self._runner = JobRunner(store, self.by_name, settings, self.changed, self._wake_watchers, launch)
 
     async def start(self, kind: JobKind, request: StartRequest, problems: Sequence[tuple[str, str]]) -> job_pb2.Job:
         """Creates the job that a start call asks for, or finds it.

@@ -10,7 +10,7 @@ import sqlalchemy as sql
 from google.rpc import code_pb2, status_pb2
 
 from gpt2.jobs.v1 import job_pb2
-from gpt2_common.database import clock
+from gpt2_common.database import clock, reading
 from gpt2_common.jobs.rows import JOBS, is_job, update_job
 from gpt2_common.jobs.store import JobStore, end_badly, put_back
 from gpt2_common.lease import is_over
@@ -49,7 +49,7 @@ def take_over(store: JobStore, max_deaths: int) -> list[str]:
     query = sql.select(JOBS.c.job_id, JOBS.c.owner, JOBS.c.leased_until).where(
         JOBS.c.service == store.service, JOBS.c.state == job_pb2.Job.STATE_RUNNING
     )
-    with store.engine.connect() as connection:
+    with reading(store.engine) as connection:
         rows = connection.execute(query).all()
         now = clock(connection) if rows else 0.0
     orphans = [row for row in rows if row.owner != store.replica and is_over(row.owner, row.leased_until, now)]

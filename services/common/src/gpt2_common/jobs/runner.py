@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_common.errors import FailedPrecondition, ResourceExhausted
-from gpt2_common.jobs.child import Child, Failed, Outcome, Succeeded
+from gpt2_common.jobs.attempt import Attempt, Failed, Launcher, Outcome, Succeeded
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.jobs.ownership import renew, take_over
 from gpt2_common.jobs.store import JobStore
@@ -23,7 +23,7 @@ _LONGEST_ERROR = 64 * 1024
 
 
 class JobRunner:
-    """Runs jobs in child processes until it is stopped.
+    """Runs jobs until it is stopped.
 
     Args:
         store: Where the jobs are kept.
@@ -31,6 +31,7 @@ class JobRunner:
         settings: The service's settings.
         on_change: Called with a job's id after each change of its state.
         on_progress: Called with a job's id when it has come further.
+        launch: Makes the attempts, such as child processes.
     """
 
     def __init__(
@@ -40,13 +41,15 @@ class JobRunner:
         settings: ServiceSettings,
         on_change: Callable[[str], None],
         on_progress: Callable[[str], None],
+        launch: Launcher,
     ) -> None:
         self._store = store
         self._kinds = kinds
         self._settings = settings
         self._on_change = on_change
         self._on_progress = on_progress
-        self._children: dict[str, Child] = {}
+        self._launch = launch
+        self._attempts: dict[str, Attempt] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._busy: dict[str, str] = {}
         self._wake = asyncio.Event()
@@ -63,9 +66,9 @@ class JobRunner:
 
     async def cancel(self, job_id: str) -> None:
         """Tells a job to stop for good, where it runs here."""
-        child = self._children.get(job_id)
-        if child is not None:
-            await child.cancel()
+        attempt = self._attempts.get(job_id)
+        if attempt is not None:
+            await attempt.cancel()
 
     async def run(self) -> None:
         """Runs jobs until `stop`. A database that is away is waited for."""
@@ -85,7 +88,7 @@ class JobRunner:
         """Stops taking jobs, and tells those at work to stop where they can go on later. Returns when they have."""
         self._stopping = True
         self._wake.set()
-        await asyncio.gather(*(child.suspend() for child in list(self._children.values())))
+        await asyncio.gather(*(attempt.suspend() for attempt in list(self._attempts.values())))
         await asyncio.gather(*list(self._tasks.values()), return_exceptions=True)
 
     async def _look(self) -> None:
@@ -101,20 +104,20 @@ class JobRunner:
         """Renews the leases of the jobs at work, passes on cancels, and stops what has become another replica's."""
         while True:
             await asyncio.sleep(self._settings.lease_seconds / _RENEWALS_IN_LEASE)
-            children = dict(self._children)
+            attempts = dict(self._attempts)
             try:
                 own = await asyncio.to_thread(renew, self._store)
             except DBAPIError as error:
                 # The children end themselves when nothing is heard for as long as the leases last.
                 _log.warning("leases are not renewed, as the database does not answer: %s", error.orig)
                 continue
-            for job_id, child in children.items():
+            for job_id, attempt in attempts.items():
                 if job_id in own.cancelled:
-                    await child.cancel()
+                    await attempt.cancel()
                 elif job_id in own.job_ids:
-                    await child.keep()
+                    await attempt.keep()
                 else:
-                    child.abandon()
+                    attempt.abandon()
 
     def _has_place(self, job: job_pb2.Job) -> bool:
         if job.job_id in self._tasks or job.kind not in self._kinds:
@@ -129,18 +132,15 @@ class JobRunner:
             stored = await asyncio.to_thread(self._store.get, job_id)
             job = await asyncio.to_thread(self._store.begin, job_id)
             stored.job.CopyFrom(job)
-            child = Child(
-                self._kinds[queued.kind],
-                stored,
-                lambda progress: self._note_progress(job_id, progress),
-                self._settings.lease_seconds,
+            attempt = self._launch(
+                self._kinds[queued.kind], stored, lambda progress: self._note_progress(job_id, progress)
             )
-            self._children[job_id] = child
+            self._attempts[job_id] = attempt
             if self._stopping:
-                await child.suspend()
+                await attempt.suspend()
             self._on_change(job_id)
             _log.info("%s begins, attempt %d", queued.kind, job.attempt, extra=fields)
-            outcome = await child.run(self._settings.cancel_grace_seconds)
+            outcome = await attempt.run(self._settings.cancel_grace_seconds)
             ended = await self._record(job_id, outcome)
             _log.info("%s is %s", queued.kind, job_pb2.Job.State.Name(ended.state), extra=fields)
         except FailedPrecondition as error:
@@ -149,7 +149,7 @@ class JobRunner:
         except Exception:  # noqa: BLE001 - one job that cannot be run must not end the others
             _log.exception("%s could not be run", queued.kind, extra=fields)
         finally:
-            self._children.pop(job_id, None)
+            self._attempts.pop(job_id, None)
             self._tasks.pop(job_id, None)
             self._busy.pop(job_id, None)
             self._on_change(job_id)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.jobs.v1 import job_pb2
-from gpt2_common.database import clock, lock
+from gpt2_common.database import clock, lock, reading
 from gpt2_common.errors import AlreadyExists, FailedPrecondition, JobCancelled, NotFound, ResourceExhausted
 from gpt2_common.events.inbox import receive
 from gpt2_common.failpoints import failpoint
@@ -87,7 +87,7 @@ class JobStore:
 
     def get(self, job_id: str) -> StoredJob:
         """Returns a job with its request. Raises NotFound."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             return self._select(connection, job_id)
 
     def page(
@@ -111,7 +111,7 @@ class JobStore:
             query = query.where(JOBS.c.state.in_(states))
         if before is not None:
             query = query.where(JOBS.c.position < before)
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             rows = connection.execute(query.order_by(JOBS.c.position.desc()).limit(limit + 1)).all()
         jobs = [job_pb2.Job.FromString(row.job) for row in rows[:limit]]
         return jobs, rows[limit - 1].position if len(rows) > limit else None
@@ -123,7 +123,7 @@ class JobStore:
             .where(JOBS.c.service == self.service, JOBS.c.state == job_pb2.Job.STATE_QUEUED)
             .order_by(JOBS.c.position)
         )
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             return [job_pb2.Job.FromString(row.job) for row in connection.execute(query)]
 
     def begin(self, job_id: str) -> job_pb2.Job:

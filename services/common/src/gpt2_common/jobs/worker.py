@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from typing import IO, Any
 
 from google.protobuf import json_format
@@ -33,16 +34,22 @@ _SET_DEATH_SIGNAL = 1
 
 
 class ServiceLine:
-    """The line to the service: one JSON object a line, from any thread."""
+    """The line to the service: one JSON object a line, from any thread.
 
-    def __init__(self, stream: IO[str]) -> None:
+    Args:
+        stream: Where it goes.
+        mark: What each line begins with, where other lines are between them.
+    """
+
+    def __init__(self, stream: IO[str], mark: str = "") -> None:
         self._stream = stream
+        self._mark = mark
         self._lock = threading.Lock()
 
     def send(self, message: dict[str, Any]) -> None:
         """Sends one message."""
         with self._lock:
-            self._stream.write(json.dumps(message) + "\n")
+            self._stream.write(f"{self._mark}{json.dumps(message)}\n")
             self._stream.flush()
 
     def send_progress(self, progress: job_pb2.Progress) -> None:
@@ -58,24 +65,37 @@ def main() -> int:
     # Ctrl-C in a terminal reaches the whole group; the service decides what becomes of its jobs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     job = json.loads(sys.stdin.readline())
-    settings = load_settings(import_name(job["settings"]))
-    configure_logs(job["service"], settings.log_level)
     interruption = Interruption()
-    lease_seconds = job["lease_seconds"]
-    _keep(lease_seconds)
-    threading.Thread(target=_listen, args=(sys.stdin, interruption, lease_seconds), daemon=True).start()
+    _keep(job["lease_seconds"])
+    threading.Thread(target=_listen, args=(sys.stdin, interruption, job["lease_seconds"]), daemon=True).start()
+    line.send(run_task(job, line, interruption))
+    return 0
+
+
+def run_task(task: Mapping[str, Any], line: ServiceLine, interruption: Interruption) -> dict[str, Any]:
+    """Does the work of one attempt in this process.
+
+    Args:
+        task: What `describe_task` has said; the service's settings come from the environment.
+        line: Takes progress.
+        interruption: Tells when to stop.
+
+    Returns:
+        The last message to the service: how the work has ended.
+    """
+    settings = load_settings(import_name(task["settings"]))
+    configure_logs(task["service"], settings.log_level)
     identity = JobIdentity(
-        service=job["service"],
-        job_id=job["job_id"],
-        run_id=job["run_id"],
-        request_digest=job["request_digest"],
-        attempt=job["attempt"],
+        service=task["service"],
+        job_id=task["job_id"],
+        run_id=task["run_id"],
+        request_digest=task["request_digest"],
+        attempt=task["attempt"],
     )
     context = JobContext(identity, settings, line.send_progress, interruption)
-    request = import_name(job["request_type"]).FromString(base64.b64decode(job["request"]))
+    request = import_name(task["request_type"]).FromString(base64.b64decode(task["request"]))
     with job_log_fields(identity.job_id, identity.run_id):
-        line.send(_result(job["function"], request, context))
-    return 0
+        return _result(task["function"], request, context)
 
 
 def _die_with_parent() -> None:
@@ -95,6 +115,8 @@ def _result(function: str, request: object, context: JobContext[Any]) -> dict[st
             _log.error("job failed: %s", error)
         else:
             _log.exception("job failed")
+        # Of a full disk they would keep the little that is left.
+        context.remove_half_written()
         return {"error": _encode(status_of(error))}
     return {"outputs": [json_format.MessageToDict(output) for output in outputs]}
 

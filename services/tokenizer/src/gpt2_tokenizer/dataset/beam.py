@@ -74,7 +74,7 @@ def encode_row_group(encoder: Encoder, place: RowGroup, fraction: float, begins:
     for index, batch in enumerate(read_row_group(place)):
         for split, block in encode_block(encoder, batch, fraction, begins).items():
             arrays |= {f"{index} {split} {name}": getattr(block, name) for name in _ARRAYS}
-    descriptor, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     with os.fdopen(descriptor, "wb") as file:
         np.savez(file, **arrays)
     Path(part).replace(path)

@@ -64,7 +64,7 @@ def download_url(uri: str, settings: TokenizerSettings) -> str:
             [
                 (
                     "uri",
-                    f"{uri[:200]!r} lies under no URL to download from: add its folder to GPT2_TOKENIZER_DOWNLOAD_URLS",
+                    f"{uri[:200]!r} lies under no URL to download from: add its folder to GPT2_ALLOWED_ROOTS",
                 )
             ]
         )
@@ -190,7 +190,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if not _is_allowed(newurl, self._allowed):
             raise FailedPrecondition(
                 f"{req.full_url} redirects to {urlsplit(newurl).netloc}, which is not allowed: "
-                "add where it leads to GPT2_TOKENIZER_DOWNLOAD_URLS"
+                "add where it leads to GPT2_ALLOWED_ROOTS"
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -17,7 +17,7 @@ from gpt2_trainer.configuration.training import TrainingOptions
 from gpt2_trainer.formats.checkpoint import TOKENIZER, Checkpoint, TrainingState, read_checkpoint
 from gpt2_trainer.formats.tokenizer_files import same_tokenizer
 from gpt2_trainer.model.adapters import initial_adapters
-from gpt2_trainer.model.backend import device_names, select_backend
+from gpt2_trainer.model.backend import device_names, environment, select_backend
 from gpt2_trainer.model.weights import count_parameters, initial_weights
 from gpt2_trainer.settings import TrainerSettings
 from gpt2_trainer.training.checkpoints import CheckpointFolder
@@ -212,7 +212,7 @@ class _Training:
             writer.folder.mkdir()
             checkpoints.publish(best.step, writer.folder)
             counts = {"parameters": count_parameters(architecture), "steps": best.step}
-            return writer.commit(counts, _properties(architecture, state))
+            return writer.commit(counts, _properties(architecture, state) | environment())
 
 
 def _properties(architecture: Architecture, state: TrainingState) -> dict[str, str]:

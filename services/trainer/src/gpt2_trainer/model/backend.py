@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, Literal
 
 BackendName = Literal["tensorflow", "jax"]
@@ -116,3 +117,16 @@ def device_names() -> list[str]:
 
     details = [tf.config.experimental.get_device_details(device) for device in tf.config.list_physical_devices("GPU")]
     return [str(item.get("device_name", "gpu")) for item in details] or ["cpu"]
+
+
+def environment() -> dict[str, str]:
+    """What the numbers depend on besides the code: `backend`, `packages` with their versions, `devices`."""
+    import keras  # heavy; importing it fixes the backend
+
+    backend = str(keras.config.backend())
+    packages = ("keras", backend, "numpy")
+    return {
+        "backend": backend,
+        "packages": ", ".join(f"{name} {version(name)}" for name in packages),
+        "devices": ", ".join(device_names()),
+    }

@@ -4,7 +4,6 @@ Each is written beside its place, with a manifest of checksums, and put there by
 it is read, said so in the log, and the one before is taken. The latest few are kept, and the best by validation loss.
 """
 
-import errno
 import logging
 import os
 import shutil
@@ -17,6 +16,7 @@ from gpt2_common.artifacts import Artifact, ArtifactWriter, Manifest
 from gpt2_common.artifacts.manifest import MANIFEST_NAME
 from gpt2_common.artifacts.store import check_files
 from gpt2_common.errors import DataLoss, FailedPrecondition, ResourceExhausted
+from gpt2_common.status import is_disk_full
 from gpt2_trainer.formats.checkpoint import ADAPTER, Checkpoint, merged, read_checkpoint, write_checkpoint
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class CheckpointFolder:
             ArtifactWriter(self.path(state.step).as_uri(), "checkpoint", temporary, {}, ()).commit()
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            if not _is_full_disk(error):
+            if not is_disk_full(error):
                 raise
             before = f"the checkpoint of step {self.steps()[-1]} is whole" if self.steps() else "none was saved before"
             raise ResourceExhausted(
@@ -128,9 +128,3 @@ class CheckpointFolder:
     def _files(self, step: int) -> Iterator[Path]:
         path = self.path(step)
         return (file for file in path.rglob("*") if file.is_file() and file != path / MANIFEST_NAME)
-
-
-def _is_full_disk(error: Exception) -> bool:
-    # The library that writes safetensors tells of the system's errors in words alone.
-    number = error.errno if isinstance(error, OSError) else None
-    return number in (errno.ENOSPC, errno.EDQUOT) or "(os error 28)" in str(error) or "(os error 122)" in str(error)

@@ -2,9 +2,10 @@
 
 All is decided on the device, inside the compiled step, and what it rests on is part of the training's state, so that a
 resumed training decides the same. An update is left out when its loss or gradient norm is not finite; or when, after
-the first updates, its gradient norm is over `spike_factor` times the running mean (and over `clip_norm`, under which
-no gradient does harm), or its loss over the running mean by more than ln(`spike_factor`), which is to say that the
-perplexity is over as many times its running (geometric) mean.
+the first updates, its loss is over the running mean by more than ln(`spike_factor`), which is to say that the
+perplexity is over as many times its running (geometric) mean; or, where gradients are not clipped, when its gradient
+norm is over as many times the running mean. A clipped gradient does no harm however great it was, and leaving it out
+would leave the training where it is: with the same weights, the next batch's gradient is as great.
 """
 
 import math
@@ -43,9 +44,9 @@ def is_harmless(options: TrainingOptions, state: dict[str, Any], loss: Any, norm
     early = state[_COUNT] < _FIRST_UPDATES
     # The mean of few values, as a running mean begins at 0.
     share = ops.maximum(1 - ops.power(_MEMORY, state[_COUNT]), 1e-6)
-    greatest_norm = ops.maximum(options.spike_factor * state[_NORM] / share, options.clip_norm)
-    greatest_loss = state[_LOSS] / share + math.log(options.spike_factor)
-    calm = ops.logical_and(norm <= greatest_norm, loss <= greatest_loss)
+    calm = loss <= state[_LOSS] / share + math.log(options.spike_factor)
+    if not options.clip_norm:
+        calm = ops.logical_and(calm, norm <= options.spike_factor * state[_NORM] / share)
     return ops.logical_and(finite, ops.logical_or(early, calm))
 
 

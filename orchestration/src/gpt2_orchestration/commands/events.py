@@ -1,0 +1,85 @@
+"""`gpt2 events`: what the services have said on Kafka, and what none could handle."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from gpt2.events.v1 import events_pb2
+from gpt2.jobs.v1 import job_pb2
+from gpt2_orchestration.commands.errors import shows_errors
+from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
+from gpt2_orchestration.dead_letters import DeadLetter, list_letters, replay
+from gpt2_orchestration.event_log import LoggedEvent, list_events
+
+events = typer.Typer(no_args_is_help=True, help="Events on Kafka.")
+letters = typer.Typer(no_args_is_help=True, help="Events that a service could not handle.")
+events.add_typer(letters, name="dlq")
+
+KafkaOption = Annotated[str, typer.Option(envvar="GPT2_KAFKA_BOOTSTRAP_SERVERS", help="Kafka brokers.")]
+
+
+@events.command("list")
+@shows_errors
+def list_all(
+    key: Annotated[str, typer.Option("--run", help="Only events of this run, or of this model.")] = "",
+    kafka: KafkaOption = "localhost:9092",
+    json: JsonOption = False,
+) -> None:
+    """List the events that Kafka keeps: each change of state of a job, and each change of a label."""
+    found = list_events(kafka, key)
+    if json:
+        print_json([_event_as_json(event) for event in found])
+        return
+    rows = ((event.time, event.key, event.subject, _describe(event)) for event in found)
+    print_table(("time", "run or model", "of", "what"), rows)
+
+
+@letters.command("list")
+@shows_errors
+def list_dead_letters(kafka: KafkaOption = "localhost:9092", json: JsonOption = False) -> None:
+    """List the events that could not be handled, and why."""
+    found = list_letters(kafka)
+    if json:
+        print_json([_letter_as_json(letter) for letter in found])
+        return
+    rows = ((letter.place, letter.time, letter.consumer, letter.reason) for letter in found)
+    print_table(("place", "time", "consumer", "reason"), rows)
+
+
+@letters.command("replay")
+@shows_errors
+def replay_dead_letters(
+    places: Annotated[list[str] | None, typer.Argument(help="Places, as `list` shows them. Default: all.")] = None,
+    kafka: KafkaOption = "localhost:9092",
+    json: JsonOption = False,
+) -> None:
+    """Send events again that could not be handled, once what was wrong is put right."""
+    chosen = [letter for letter in list_letters(kafka) if not places or letter.place in places]
+    count = replay(kafka, chosen)
+    if json:
+        print_json({"sent_again": count})
+    else:
+        print(f"sent again: {count}")
+
+
+def _describe(event: LoggedEvent) -> str:
+    message = event.message
+    if isinstance(message, events_pb2.JobStateChanged):
+        before, now = (
+            job_pb2.Job.State.Name(state).removeprefix("STATE_").lower()
+            for state in (message.previous_state, message.job.state)
+        )
+        return now if message.previous_state == job_pb2.Job.STATE_UNSPECIFIED else f"{before} to {now}"
+    if isinstance(message, events_pb2.ModelLabelChanged):
+        return f"{message.label}: version {message.previous_version or 'none'} to {message.version or 'none'}"
+    return event.type
+
+
+def _event_as_json(event: LoggedEvent) -> dict[str, Any]:
+    facts = {name: getattr(event, name) for name in ("id", "source", "time", "key", "subject", "type")}
+    return {**facts, "message": as_json(event.message)}
+
+
+def _letter_as_json(letter: DeadLetter) -> dict[str, Any]:
+    return {name: value for name, value in asdict(letter).items() if name != "record"}

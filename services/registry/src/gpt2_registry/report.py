@@ -1,0 +1,147 @@
+"""The report of a model: one page that needs nothing else, with what it is, how it was trained and what it writes.
+
+It is kept in the model's MLflow run beside `curves.png`, `lineage.json` and `samples.txt`, and opens anywhere: no
+scripts, no other files, and a content policy that lets a browser load nothing.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from gpt2_registry.curves import Curves
+from gpt2_registry.lineage import Ancestor
+from gpt2_registry.registration import SAMPLES_FILE, ModelFacts
+
+REPORT_FILE = "report.html"
+CURVES_FILE = "curves.png"
+LINEAGE_FILE = "lineage.json"
+
+_GREATEST_EXPONENT = 700.0
+_SHORT_DIGEST = 12
+_LONGEST_VALUE = 300
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --quiet: light-dark(#555, #aaa); }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; padding: 0; list-style: none; }
+.figures strong { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; } .quiet { color: var(--quiet); }
+.curves { background: #fff; border-radius: 6px; padding: .5rem; } .curves svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th, td { text-align: start; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); }
+td { overflow-wrap: anywhere; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+pre { border-inline-start: 3px solid var(--line); padding-inline-start: 1rem; }
+"""
+
+
+def write_report(folder: Path, model_name: str, facts: ModelFacts, curves: Curves, lineage: Sequence[Ancestor]) -> None:
+    """Writes the report's files into a folder: each only where there is something to say.
+
+    Args:
+        folder: Where to; made when it is missing.
+        model_name: Name in the registry.
+        facts: What the model says of itself.
+        curves: The course of its training.
+        lineage: The model, then what it was made from.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.dumps([item.to_json() for item in lineage], indent=2, ensure_ascii=False)
+    (folder / LINEAGE_FILE).write_text(content, encoding="utf-8")
+    if samples := facts.samples_text():
+        (folder / SAMPLES_FILE).write_text(samples, encoding="utf-8")
+    if picture := curves.png():
+        (folder / CURVES_FILE).write_bytes(picture)
+    (folder / REPORT_FILE).write_text(report_html(model_name, facts, curves, lineage), encoding="utf-8")
+
+
+def report_html(model_name: str, facts: ModelFacts, curves: Curves, lineage: Sequence[Ancestor]) -> str:
+    """The page."""
+    sections = (
+        _figures(facts),
+        _section("Training", _curves(curves)),
+        _section("Samples", "".join(f'<pre dir="auto">{escape(text)}</pre>' for text in facts.samples())),
+        _section("Made from", _lineage(lineage)),
+        _section("Parameters", _table(("parameter", "value"), sorted(facts.parameters().items()))),
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{escape(model_name)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1 dir="auto">{escape(model_name)}</h1>
+<p class="quiet">GPT-2 · model {facts.artifact.digest[:_SHORT_DIGEST]}</p>
+{"".join(sections)}
+</body>
+</html>
+"""
+
+
+def _figures(facts: ModelFacts) -> str:
+    """The figures that matter most, each with its unit."""
+    first, last = facts.initial_validation_loss, facts.validation_loss
+    shown = [
+        (_figure(last), "validation loss, nats per token"),
+        ("" if last is None else f"{math.exp(min(last, _GREATEST_EXPONENT)):,.2f}", "perplexity"),
+        (_figure(first), "validation loss before training"),
+        (_count(facts.provenance.get("parameters")), "parameters"),
+        (_count(facts.provenance.get("step")), "steps"),
+    ]
+    items = (f"<li><strong>{escape(value)}</strong> {words}</li>" for value, words in shown if value)
+    return f'<ul class="figures">{"".join(items)}</ul>'
+
+
+def _curves(curves: Curves) -> str:
+    picture = curves.svg()
+    if not picture:
+        return ""
+    points = curves.points("validation_loss")
+    said = f"Validation loss over {len(points)} measurements." if points else "No validation loss was logged."
+    return f'<div class="curves" role="img" aria-label="Curves of the training. {said}">{picture}</div>'
+
+
+def _lineage(lineage: Sequence[Ancestor]) -> str:
+    rows = [
+        (
+            item.kind,
+            item.digest[:_SHORT_DIGEST],
+            ", ".join(f"{value:,.6g} {name}" for name, value in sorted(item.counts.items())),
+            _facts(item.properties),
+            _facts(item.producer, ("job_id", "git_revision", "python", "platform", "time")),
+            item.uri,
+        )
+        for item in lineage
+    ]
+    return _table(("artifact", "digest", "counts", "properties", "made by", "where"), rows)
+
+
+def _facts(content: Mapping[str, str], names: Iterable[str] | None = None) -> str:
+    chosen = sorted(content) if names is None else [name for name in names if content.get(name)]
+    return "; ".join(f"{name} {str(content[name])[:_LONGEST_VALUE]}" for name in chosen)
+
+
+def _section(title: str, content: str) -> str:
+    return f"<h2>{title}</h2>{content}" if content else ""
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _count(value: object) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) else ""

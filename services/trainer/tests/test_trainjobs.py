@@ -1,0 +1,228 @@
+"""Trainings as Kubeflow TrainJobs, of a real trainer on a stand-in of the cluster: followed, found again, cancelled."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from trainer_support.cluster import Cluster
+from trainer_support.data import make_dataset
+from trainer_support.service import Trainer
+
+from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_common.jobs.attempt import read_message
+from gpt2_common.settings import SettingsError, load_settings
+from gpt2_trainer.settings import TrainerSettings
+from gpt2_trainer.trainjobs.kubernetes import ClusterAddress
+from gpt2_trainer.trainjobs.manifest import trainjob_name
+from gpt2_trainer.trainjobs.pod import MARK
+
+SECRET = "canary-secret-of-a-training"
+State = job_pb2.Job
+ENDLESS = 1_000_000
+"""Steps of a training that no test waits for."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    make_dataset(tmp_path / "dataset")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Programs that XLA has compiled, for all pods."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+@pytest.fixture
+def cluster(folder, request, compiled):
+    try:
+        schema = request.getfixturevalue("kubeflow_schemas")["TrainJob"]
+    except pytest.skip.Exception:
+        schema = None
+    cluster = Cluster(folder, schema, {("gpt2-canary", "value"): SECRET}, compiled)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def start(cluster, folder):
+    """Starts the trainer, again and again on the same jobs."""
+    trainers = []
+
+    def start():
+        trainers.append(Trainer(folder, **cluster.variables))
+        return trainers[-1]
+
+    yield start
+    for trainer in trainers:
+        trainer.channel.close()
+        trainer.process.terminate()
+        trainer.process.wait(60)
+
+
+def train(trainer, folder, steps=4, job_id="run/train", **options):
+    request = pb.TrainModelRequest(
+        job=job_pb2.JobOptions(job_id=job_id, **options),
+        dataset_uri=(folder / "dataset").as_uri(),
+        model=pb.ModelConfig(n_layer=1, n_head=2, n_embd=16, n_ctx=16),
+        config=pb.TrainConfig(steps=steps, batch_size=4, sample_length=1, save_every=5, validate_every=1000000),
+    )
+    return trainer.trainer.TrainModel(request).job
+
+
+def wait_for(condition, what):
+    deadline = time.monotonic() + 120
+    while not (found := condition()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+    return found
+
+
+def job_of(trainer, job_id="run/train"):
+    return trainer.jobs.GetJob(jobs_service_pb2.GetJobRequest(job_id=job_id)).job
+
+
+def is_past(trainer, step):
+    job = job_of(trainer)
+    assert job.state in (State.STATE_QUEUED, State.STATE_RUNNING), job
+    return job.progress.phase == "training" and job.progress.done > step
+
+
+def second_pod(cluster):
+    pods = cluster.find(trainjob_name("run/train")).pods
+    return pods[1] if len(pods) == 2 else None
+
+
+def steps_of(pod):
+    """The steps that a pod has reported, each in turn."""
+    lines = pod.log.read_text().splitlines() if pod.log.exists() else []
+    messages = [json.loads(line.removeprefix(MARK)) for line in lines if line.startswith(MARK) and line.endswith("}")]
+    found = [read_message(message) for message in messages]
+    return [item.done for item in found if isinstance(item, job_pb2.Progress) and item.unit == "steps"]
+
+
+def test_a_training_runs_as_a_trainjob_with_secrets_by_reference(start, cluster, folder):
+    cluster.pulls_images, cluster.outages = False, 1
+    trainer = start()
+    job = train(trainer, folder)
+    wait_for(lambda: "ImagePullBackOff" in job_of(trainer).progress.phase, "the reason why the pod waits")
+    cluster.pulls_images, cluster.outages, cluster.log_outages = True, 2, 1
+    ended = trainer.finish(job)
+    assert ended.state == State.STATE_SUCCEEDED, ended.error
+    assert [output.name for output in ended.outputs] == ["checkpoint", "logs", "samples"]
+    assert ended.progress.phase == "publishing"
+    [created] = cluster.created
+    assert SECRET not in str(created)
+    assert created["spec"]["trainer"]["resourcesPerNode"]["limits"] == {"memory": "16Gi", "nvidia.com/gpu": "1"}
+    # What is left of a job that has ended is deleted, at the latest when the service starts again.
+    start()
+    wait_for(lambda: cluster.find(trainjob_name("run/train")) is None, "the TrainJob's end")
+    assert cluster.called == cluster.allowed, "the Role allows more than is called for, or less"
+
+
+def test_the_object_fits_kubeflows_own_schema(kubeflow_schemas, cluster):
+    assert cluster.validator is not None
+    refused, answer = cluster.create({"metadata": {"name": "x"}, "spec": {"trainer": {"images": "x"}}})
+    assert refused == 422
+    assert "images" in answer["message"]
+
+
+def test_a_service_that_died_or_stopped_finds_its_trainjob_and_a_lost_pod_is_made_again(start, cluster, folder):
+    cluster.backoff_limit = 1
+    first = start()
+    train(first, folder, steps=ENDLESS)
+    wait_for(lambda: is_past(first, 5), "progress")
+    first.process.kill()
+    first.process.wait()
+    [pod] = cluster.find(trainjob_name("run/train")).pods
+    second = start()
+    wait_for(lambda: is_past(second, 5), "progress after the service died")
+    assert pod.process.poll() is None
+    second.process.terminate()
+    assert second.process.wait(30) == 0
+    assert pod.process.poll() is None, "the training ended with its service"
+    third = start()
+    wait_for(lambda: is_past(third, 5), "progress after the service stopped")
+    pod.process.kill()
+    again = wait_for(lambda: second_pod(cluster), "another pod")
+    first_step = wait_for(lambda: steps_of(again), "its progress")[0]
+    assert first_step >= 5, "the new pod began from nothing"
+    wait_for(lambda: is_past(third, first_step), "the progress of the new pod")
+    assert len(cluster.created) == 1
+
+
+def test_a_cancelled_job_ends_when_its_pod_is_gone(start, cluster, folder):
+    trainer = start()
+    job = train(trainer, folder, steps=ENDLESS)
+    wait_for(lambda: is_past(trainer, 5), "progress")
+    [pod] = cluster.find(trainjob_name("run/train")).pods
+    trainer.jobs.CancelJob(jobs_service_pb2.CancelJobRequest(job_id=job.job_id, reason="enough"))
+    ended = trainer.finish(job)
+    assert ended.state == State.STATE_CANCELLED
+    assert pod.process.poll() == 75
+    assert cluster.find(trainjob_name("run/train")) is None
+
+
+def test_a_trainjob_that_fails_fails_the_job_with_its_last_words_and_a_retry_goes_on(start, cluster, folder):
+    trainer = start()
+    job = train(trainer, folder, steps=ENDLESS)
+    wait_for(lambda: is_past(trainer, 5), "progress")
+    [pod] = cluster.find(trainjob_name("run/train")).pods
+    with pod.log.open("a") as log:
+        log.write("CUDA_ERROR_OUT_OF_MEMORY: the last words\n")
+    pod.process.send_signal(signal.SIGKILL)
+    ended = trainer.finish(job)
+    assert ended.state == State.STATE_FAILED
+    assert "GPT2_TRAINJOB_MEMORY" in ended.error.message
+    assert "the last words" in ended.error.message
+    assert train(trainer, folder, steps=ENDLESS, retry_failed=True).state == State.STATE_QUEUED
+    wait_for(lambda: is_past(trainer, 5), "progress after the retry")
+    assert len(cluster.created) == 2
+    assert steps_of(cluster.find(trainjob_name("run/train")).pods[0])[0] >= 5, "the retry began from nothing"
+
+
+def test_what_the_work_itself_finds_wrong_is_the_jobs_error(start, cluster, folder):
+    trainer = start()
+    (folder / "dataset" / "train-00001.npy").unlink()
+    ended = trainer.finish(train(trainer, folder))
+    assert ended.state == State.STATE_FAILED
+    assert "is missing: make the artifact again" in ended.error.message
+    cluster.allowed.discard(("create", "trainer.kubeflow.org", "trainjobs"))
+    refused = trainer.finish(train(trainer, folder, job_id="refused"))
+    assert refused.state == State.STATE_FAILED
+    assert "needs the Role" in refused.error.message
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({}, "GPT2_TRAINJOB_IMAGE"),
+        ({"GPT2_TRAINJOB_IMAGE": "image", "GPT2_TRAINJOB_SECRETS": "A=b"}, "NAME=SECRET/KEY"),
+        ({"GPT2_TRAINJOB_IMAGE": "image", "GPT2_TRAINJOB_RUNTIME": "jax"}, "GPT2_TRAINJOB_RUNTIME"),
+        ({"GPT2_TRAINJOB_IMAGE": "image", "GPT2_TRAINJOB_MEMORY": "much"}, "GPT2_TRAINJOB_MEMORY"),
+        ({"GPT2_TRAINJOB_IMAGE": "image"}, "GPT2_KUBERNETES_API"),
+    ],
+)
+def test_wrong_settings_are_refused_at_start(monkeypatch, variables, message):
+    monkeypatch.setenv("GPT2_TRAINING_BACKEND", "trainjob")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=message):
+        ClusterAddress.of(load_settings(TrainerSettings), {})
+
+
+def test_a_service_without_a_cluster_says_so_and_ends(tmp_path):
+    variables = {"GPT2_TRAINING_BACKEND": "trainjob", "GPT2_TRAINJOB_IMAGE": "image", "GPT2_LISTEN": "127.0.0.1:0"}
+    command = [sys.executable, "-m", "gpt2_trainer"]
+    answer = subprocess.run(
+        command, env={**os.environ, **variables}, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert answer.returncode == 78
+    assert "GPT2_KUBERNETES_API" in answer.stderr

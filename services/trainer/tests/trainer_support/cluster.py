@@ -1,0 +1,262 @@
+"""A stand-in for a cluster with Kubeflow Trainer: its API over HTTP, its pods local processes.
+
+It allows what the Role of the manifests allows, takes TrainJobs that fit Kubeflow's own schema, and makes a pod again
+as a Job does: not when it has ended with 0 or 1, and `backoff_limit` times otherwise.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import jsonschema
+import yaml
+
+COMPONENT = Path(__file__).resolve().parents[4] / "orchestration" / "kubernetes" / "components" / "trainjob"
+TOKEN = "canary-token-of-the-service-account"
+PATH = re.compile(
+    r"/(?:api|apis/(?P<group>[^/]+))/[^/]+/namespaces/gpt2/"
+    r"(?P<kind>trainjobs|pods)(/(?P<name>[^/]+))?(?P<log>/log)?"
+)
+
+
+@dataclass
+class Pod:
+    name: str
+    log: Path
+    created: str
+    process: subprocess.Popen | None = None
+
+    def describe(self) -> dict:
+        status = {"name": "node", "state": {"waiting": {"reason": "ImagePullBackOff"}}}
+        if self.process is not None:
+            code = self.process.poll()
+            reason = {0: "Completed", -9: "OOMKilled"}.get(code, "Error")
+            ended = {"exitCode": code if code is None or code >= 0 else 128 - code, "reason": reason}
+            status["state"] = {"running": {}} if code is None else {"terminated": ended}
+        metadata = {"name": self.name, "creationTimestamp": self.created}
+        return {"metadata": metadata, "status": {"containerStatuses": [status]}}
+
+
+@dataclass
+class Run:
+    """A TrainJob and what has become of it."""
+
+    content: dict
+    pods: list[Pod] = field(default_factory=list)
+    deleted: bool = False
+
+
+class Cluster:
+    """The stand-in, until it is closed.
+
+    Args:
+        folder: Where pods work, and their logs lie.
+        schema: Kubeflow's schema of a TrainJob; None where it is not at hand.
+        secrets: Values by name of a Secret and key in it.
+        pod_variables: What the runtime adds to the environment of pods.
+    """
+
+    def __init__(self, folder, schema, secrets, pod_variables):
+        self.folder, self.secrets, self.pod_variables = folder, secrets, pod_variables
+        self.validator = None if schema is None else jsonschema.Draft202012Validator(schema)
+        documents = yaml.safe_load_all((COMPONENT / "rbac.yaml").read_text())
+        [role] = [document for document in documents if document["kind"] == "Role"]
+        self.allowed = {
+            (verb, group, resource)
+            for rule in role["rules"]
+            for verb in rule["verbs"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+        }
+        self.called, self.created, self.runs = set(), [], {}
+        self.backoff_limit, self.outages, self.log_outages, self.pulls_images = 0, 0, 0, True
+        self.lock = threading.RLock()
+        credentials = folder / "credentials"
+        credentials.mkdir()
+        (credentials / "token").write_text(TOKEN)
+        (credentials / "namespace").write_text("gpt2")
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cluster": self}))
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.variables = {
+            "GPT2_TRAINING_BACKEND": "trainjob",
+            "GPT2_TRAINJOB_IMAGE": "registry.example.com/gpt2-trainer-gpu:1",
+            "GPT2_TRAINJOB_SECRETS": "CANARY=gpt2-canary/value",
+            "GPT2_KUBERNETES_API": f"http://127.0.0.1:{self.server.server_port}",
+            "GPT2_KUBERNETES_CREDENTIALS": str(credentials),
+        }
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+        for run in self.runs.values():
+            for pod in run.pods:
+                if pod.process is not None and pod.process.poll() is None:
+                    pod.process.kill()
+                    pod.process.wait()
+
+    def create(self, content):
+        problems = [] if self.validator is None else [error.message for error in self.validator.iter_errors(content)]
+        name = content["metadata"]["name"]
+        if problems or not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > 40:
+            return 422, {"message": "; ".join(problems) or name}
+        with self.lock:
+            if name in self.runs:
+                return 409, {"reason": "AlreadyExists"}
+            content["metadata"]["uid"] = uuid.uuid4().hex
+            self.created.append(content)
+            self.runs[name] = Run(content)
+            self._add_pod(self.runs[name])
+        return 201, content
+
+    def state(self, run):
+        """The object as it is now; the cluster's controllers have looked at it meanwhile."""
+        with self.lock:
+            self._reconcile(run)
+            status = {"conditions": []}
+            last = run.pods[-1]
+            code = None if last.process is None else last.process.poll()
+            if code is not None:
+                ended = "Complete" if code == 0 else "Failed"
+                condition = {
+                    "type": ended,
+                    "status": "True",
+                    "reason": "JobSetEnded",
+                    "message": f"job ended with {code}",
+                }
+                status["conditions"].append(condition)
+            return {**run.content, "status": status}
+
+    def find(self, name):
+        """A TrainJob; None when there is none, or it was deleted and its pods are gone."""
+        with self.lock:
+            run = self.runs.get(name)
+            if (
+                run is not None
+                and run.deleted
+                and all(p.process is None or p.process.poll() is not None for p in run.pods)
+            ):
+                del self.runs[name]
+                return None
+            return run
+
+    def delete(self, run, uid):
+        with self.lock:
+            if uid and uid != run.content["metadata"]["uid"]:
+                return 409, {"reason": "Conflict"}
+            if not run.deleted:
+                run.deleted = True
+                for pod in run.pods:
+                    if pod.process is not None:
+                        pod.process.terminate()
+            return 200, {}
+
+    def _reconcile(self, run):
+        last = run.pods[-1]
+        if last.process is None and self.pulls_images and not run.deleted:
+            self._start(run, last)
+        code = None if last.process is None else last.process.poll()
+        if code not in (None, 0, 1) and not run.deleted and len(run.pods) <= self.backoff_limit:
+            self._add_pod(run)
+
+    def _add_pod(self, run):
+        name = f"{run.content['metadata']['name']}-node-0-0-{len(run.pods)}"
+        run.pods.append(Pod(name, self.folder / f"{name}.{uuid.uuid4().hex}.log", datetime.now(UTC).isoformat()))
+
+    def _start(self, run, pod):
+        trainer = run.content["spec"]["trainer"]
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.pod_variables}
+        for entry in trainer["env"]:
+            reference = entry.get("valueFrom", {}).get("secretKeyRef")
+            environment[entry["name"]] = (
+                self.secrets[reference["name"], reference["key"]] if reference else entry["value"]
+            )
+        command = [sys.executable if word == "python" else word for word in trainer["command"]]
+        with pod.log.open("wb") as log:
+            pod.process = subprocess.Popen(command, env=environment, cwd=self.folder, stdout=log, stderr=log)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    cluster: Cluster
+
+    def log_message(self, *_):
+        pass
+
+    def handle_call(self):
+        cluster, url = self.cluster, urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        place = PATH.fullmatch(url.path)
+        length = int(self.headers.get("Content-Length", 0))
+        content = json.loads(self.rfile.read(length)) if length else {}
+        if cluster.outages:
+            cluster.outages -= 1
+            return self.answer(503, {"message": "etcd is away"})
+        if self.headers["Authorization"] != f"Bearer {TOKEN}" or place is None:
+            return self.answer(401 if place else 404, {})
+        kind = place["kind"] + (place["log"] or "")
+        verb = {"POST": "create", "DELETE": "delete"}.get(self.command, "get" if place["name"] else "list")
+        cluster.called.add((verb, place["group"] or "", kind))
+        if (verb, place["group"] or "", kind) not in cluster.allowed:
+            return self.answer(403, {"message": f"may not {verb} {kind}"})
+        if place["kind"] == "pods":
+            return self.pods(place["name"], query)
+        if verb == "create":
+            return self.answer(*cluster.create(content))
+        if verb == "list":
+            key, _, value = query["labelSelector"].partition("=")
+            found = [
+                run.content for run in cluster.runs.values() if run.content["metadata"]["labels"].get(key) == value
+            ]
+            return self.answer(200, {"items": found})
+        run = cluster.find(place["name"])
+        if run is None:
+            return self.answer(404, {"reason": "NotFound"})
+        if verb == "delete":
+            return self.answer(*cluster.delete(run, content.get("preconditions", {}).get("uid", "")))
+        return self.answer(200, cluster.state(run))
+
+    do_GET = do_POST = do_DELETE = handle_call  # noqa: N815 - names of http.server
+
+    def pods(self, name, query):
+        if name is None:
+            key, _, value = query["labelSelector"].partition("=")
+            assert key == "jobset.sigs.k8s.io/jobset-name"
+            run = self.cluster.runs.get(value)
+            return self.answer(200, {"items": [pod.describe() for pod in run.pods] if run else []})
+        [pod] = [pod for run in list(self.cluster.runs.values()) for pod in run.pods if pod.name == name]
+        if self.cluster.log_outages:
+            self.cluster.log_outages -= 1
+            return self.answer(500, {"message": "the kubelet is away"})
+        if pod.process is None:
+            return self.answer(400, {"message": "container is waiting to start"})
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"gpt2-trainer: {a line that begins before the part of the log that is kept\n")
+        with pod.log.open("rb") as log:
+            while True:
+                ended = pod.process.poll() is not None
+                chunk = log.read()
+                try:
+                    self.wfile.write(chunk)
+                except OSError:
+                    return None
+                if ended and not chunk:
+                    return None
+                time.sleep(0.02)
+
+    def answer(self, status, content):
+        text = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)

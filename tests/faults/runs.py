@@ -1,0 +1,105 @@
+"""Planned runs of all kinds of job: started, waited for, and held against what was promised of them."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from history import check_history, history, stray_files
+from mlflow import MlflowClient
+
+from gpt2.exporter.v1 import exporter_service_pb2 as exporter
+from gpt2.jobs.v1 import job_pb2
+from gpt2_common.artifacts import Manifest
+
+from .services import FaultStack
+
+Job = job_pb2.Job
+FIRST = "ImportFiles"
+MODEL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 16}
+EXPORT = {"source": {"database": "faults", "collections": ["articles"], "text_field": "body"}}
+SMALL = {"TrainTokenizer": {"vocabulary_size": 300}, "EncodeCorpus": {"validation_fraction": 0.3}}
+"""The stages of a run that is over in seconds."""
+# TensorFlow puts a random number into its fingerprint, logs have times, an imported checkpoint names its source.
+_DIFFERS = re.compile(r"saved_model/fingerprint\.pb$|^TrainModel/logs/|^ImportCheckpoint/checkpoint/state\.json$")
+
+
+def all_stages(artifacts: str, run_id: str) -> dict[str, dict]:
+    """The start calls after the first, and their requests: together all kinds of job there are."""
+    model = f"{artifacts}/{run_id}~export-model/model"
+    return {
+        "ExportCorpus": EXPORT,
+        **SMALL,
+        "TrainModel": {"model": MODEL, "config": {"steps": 20, "save_every": 5, "seed": 1}},
+        "ExportModel": {},
+        "EvaluateModel": {"model_uri": model, "dataset_uri": f"{artifacts}/{run_id}~encode-corpus/dataset"},
+        "ImportTokenizer": {"uri": model},
+        "ImportCheckpoint": {"uri": model},
+        "RegisterModel": {"model_name": run_id, "label": "staging"},
+    }
+
+
+def start(stack: FaultStack, run_id: str, stages: Mapping[str, dict]) -> None:
+    """Starts a run whose first stage reads the files of the suite."""
+    planned = job_pb2.RunPlan()
+    for name, request in stages.items():
+        planned.stages.add(start=name).request.update(request)
+    request = exporter.ImportFilesRequest(
+        uris=[str(stack.folder.root.parent / "text")], job=job_pb2.JobOptions(run_id=run_id, plan=planned)
+    )
+    stack.services["exporter"].call(FIRST, request)
+
+
+def wait_for_job(stack: FaultStack, run_id: str, kind: str, *states: int) -> Job:
+    """Waits until a run has a job of a kind, in one of the states. Another of its jobs that fails ends the waiting."""
+    deadline = time.monotonic() + 300
+    while True:
+        jobs = stack.jobs(run_id)
+        found = [job for job in jobs if job.kind == kind]
+        if found and (not states or found[0].state in states):
+            return found[0]
+        seen = [(job.job_id, Job.State.Name(job.state), job.error.message) for job in jobs]
+        assert time.monotonic() < deadline, f"{kind} is not there: {seen}"
+        assert not any(state == "STATE_FAILED" for _, state, _ in seen), seen
+        time.sleep(0.05)
+
+
+def finish(stack: FaultStack, run_id: str, last: str) -> dict[str, Job]:
+    """The jobs of a run, by kind, when its last has succeeded."""
+    wait_for_job(stack, run_id, last, Job.STATE_SUCCEEDED)
+    return {job.kind: job for job in stack.jobs(run_id)}
+
+
+def check(stack: FaultStack, run_id: str, jobs: Mapping[str, Job]) -> int:
+    """Proves what was promised of a run that has ended. Returns the number of its events in the log."""
+    events = history(stack.addresses["kafka"], run_id, list(jobs.values()))
+    check_history(events, list(jobs.values()))
+    if "RegisterModel" in jobs:
+        mlflow = f"http://{stack.addresses['mlflow']}"
+        versions = MlflowClient(mlflow, mlflow).search_model_versions(f"name='{run_id}'")
+        assert [int(version.version) for version in versions] == [1]
+    assert not stray_files(stack.folder.artifacts)
+    return len(events)
+
+
+def digests(jobs: Mapping[str, Job]) -> dict[tuple[str, str], str]:
+    """SHA-256 of each file that the jobs have made, but of those that hold times or ids."""
+    folders = [(kind, Path(urlsplit(output.uri).path)) for kind, job in jobs.items() for output in job.outputs]
+    manifests = [(kind, folder / "manifest.json") for kind, folder in folders if kind != "RegisterModel"]
+    files = [
+        (kind, f"{path.parent.name}/{entry.path}", entry.sha256)
+        for kind, path in manifests
+        for entry in Manifest.from_json(path.read_text(), str(path)).files
+    ]
+    return {(kind, name): sha256 for kind, name, sha256 in files if not _DIFFERS.search(f"{kind}/{name}")}
+
+
+def print_report(capsys, table: Sequence[Sequence[object]], result: str) -> None:
+    """Prints a table, whatever pytest captures."""
+    widths = [max(len(str(cell)) for cell in column) + 2 for column in zip(*table, strict=True)]
+    with capsys.disabled():
+        print()
+        for row in table:
+            print("".join(f"{cell!s:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(result)
