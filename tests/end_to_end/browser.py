@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -45,19 +46,17 @@ class Browser:
         """The first element; None where there is none."""
         return next(iter(self.driver.find_elements(By.CSS_SELECTOR, selector)), None)
 
-    def button(self, text: str) -> WebElement:
-        """The button that begins with a text, once it is seen."""
-        found: WebElement = self.until(
-            lambda: next(
-                (
-                    button
-                    for button in self.driver.find_elements(By.CSS_SELECTOR, "button")
-                    if button.is_displayed() and button.text.startswith(text)
-                ),
-                None,
-            )
-        )
-        return found
+    def click(self, selector: str, text: str = "") -> None:
+        """Clicks the first element that begins with a text, once it is seen; the page may be replacing it meanwhile."""
+
+        def done() -> bool:
+            for found in self.driver.find_elements(By.CSS_SELECTOR, selector):
+                if found.is_displayed() and found.text.startswith(text):
+                    found.click()
+                    return True
+            return False
+
+        self.until(done)
 
     def text(self, selector: str = "body") -> str:
         """What is seen of an element; empty where there is none."""
@@ -71,9 +70,10 @@ class Browser:
         """A command of Chromium's own protocol."""
         return self.driver.execute_cdp_cmd(name, options)
 
-    def until(self, condition: Callable[[], Any]) -> Any:
+    def until(self, condition: Callable[[], Any], seconds: float = _SECONDS) -> Any:
         """Waits until a condition holds. Returns what it gave."""
-        return WebDriverWait(self.driver, _SECONDS, poll_frequency=0.1).until(lambda _: condition())
+        waiting = WebDriverWait(self.driver, seconds, 0.1, (StaleElementReferenceException,))
+        return waiting.until(lambda _: condition())
 
     def resize(self, width: int, height: int, *, phone: bool = False) -> None:
         """Gives the page another size."""

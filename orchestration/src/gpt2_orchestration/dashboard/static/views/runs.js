@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { element, foreign, row, table } from "../elements.js";
-import { isUnfinished, keepAway, mergeJob, ProgressLine, stageName, stateBadge, strip } from "../jobs.js";
+import { isUnfinished, keepKnown, mergeJob, ProgressLine, stageName, stateBadge, strip } from "../jobs.js";
 import { clock, duration, figure, secondsBetween } from "../text.js";
 
 const COLUMNS = ["Run", "State", "Stages", "Progress", "Started", "Took"];
@@ -45,7 +45,7 @@ export function runsView() {
   async function read() {
     const answer = await get(`runs?limit=${limit}`);
     for (const run of answer.runs) {
-      keepAway(run, runs.get(run.run_id), answer.troubles);
+      keepKnown(run, runs.get(run.run_id));
       put(run);
     }
     const known = new Set(answer.runs.map((run) => run.run_id));
