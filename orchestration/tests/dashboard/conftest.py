@@ -23,6 +23,7 @@ class Dashboard:
 
     address: str
     kafka: str
+    tensorboard: str
     folder: Path
     services: ClientSettings
 
@@ -56,4 +57,4 @@ def dashboard(tmp_path_factory) -> Iterator[Dashboard]:
         addresses = supervisor.wait_ready()
         services = {name: defined[name].address for name in ("exporter", "tokenizer", "trainer", "registry")}
         client = ClientSettings(addresses=services)
-        yield Dashboard(addresses["dashboard"], addresses["kafka"], folder.root, client)
+        yield Dashboard(addresses["dashboard"], addresses["kafka"], addresses["tensorboard"], folder.root, client)

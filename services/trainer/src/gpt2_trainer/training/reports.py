@@ -6,7 +6,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,11 @@ class TrainingLogs:
         tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()], tensor_shape=shape)
         value = summary_pb2.Summary.Value(tag=name, metadata=metadata, tensor=tensor)
         self._write(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=[value])))
+
+    def samples(self, step: int, texts: Sequence[str]) -> None:
+        """Writes generated texts to TensorBoard, as indented blocks, which it shows as they are."""
+        blocks = ("\n".join(f"    {line}" for line in text.splitlines()) for text in texts)
+        self.text(step, "samples", "\n\n---\n\n".join(blocks))
 
     def config(self, name: str, config: Mapping[str, Any]) -> None:
         """Writes the options of the training to TensorBoard, as text and for its table of hyperparameters.
