@@ -13,6 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from gpt2.exporter.v1.exporter_service_pb2 import ExportCorpusRequest
+from gpt2.trainer.v1.trainer_service_pb2 import TrainModelRequest
 from gpt2_orchestration import dashboard
 from gpt2_orchestration.client import connect
 from gpt2_orchestration.stack.control import stack_status
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.skipif(bool(why_there_is_none()), reason=why_there_is_n
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1> \"'&amp; \u202edlrow"
 SEEN = HOSTILE.replace("\u202e", "⟨U+202E⟩")
 RUN = "seen-in-a-browser"
+LONG_RUN = "stopped-in-a-browser"
 MODEL = "seen"
 STYLE = (Path(dashboard.__file__).with_name("static") / "style.css").read_text()
 
@@ -43,7 +45,6 @@ def followed(stack, browser) -> list[str]:
     licence = (Path(__file__).parents[2] / "LICENSE").read_text().split("\n\n")
     texts.insert_many({"_id": f"{number:03d}", "text": text} for number, text in enumerate(licence) if text)
     browser.open("#/runs")
-    browser.run("window.notReloaded = true")
     stages = [
         {"start": "TrainTokenizer", "request": {"vocabulary_size": 300}},
         {"start": "EncodeCorpus", "request": {"validation_fraction": 0.2}},
@@ -73,8 +74,7 @@ def followed(stack, browser) -> list[str]:
 
 SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 32}
 TRAINING = {
-    "steps": 100_000,
-    "max_seconds": 20,
+    "steps": 40,
     "batch_size": 4,
     "learning_rate": 0.01,
     "report_every": 10,
@@ -87,16 +87,35 @@ LINE = """const lines = [...document.querySelectorAll('.runs tbody tr')];
     return line && [line.cells[1], line.cells[3]].map(cell => cell.innerText).join(' ')"""
 
 
-def test_progress_is_seen_without_a_reload(browser, followed):
-    training = [line for line in followed if " of 100,000 steps" in line]
-    done = {re.search(r"([\d,]+) of 100,000 steps", line)[1] for line in training}
-    assert len(done) > 1, followed
-    assert any("/s" in line and "left" in line and "loss" in line for line in training)
-    assert f"{MODEL} version 1" in followed[-1]
+def test_progress_is_seen_and_a_run_stopped_without_a_reload(browser, followed, stack):
+    browser.open("#/runs")
+    browser.run("window.notReloaded = true")
+    with connect("tokenizer", stack.client) as tokenizer:
+        [dataset] = tokenizer.get(f"{RUN}/encode-corpus").outputs
+    training = {"model": SIZES, "config": {**TRAINING, "steps": 10_000_000}, "dataset_uri": dataset.uri}
+    with connect("trainer", stack.client) as trainer:
+        request = json_format.ParseDict(training, TrainModelRequest())
+        request.job.job_id = f"{LONG_RUN}/train"
+        trainer.call("TrainModel", request)
+    seen: set[str] = set()
+
+    def moves_on() -> bool:
+        seen.add(browser.run(LINE, LONG_RUN) or "")
+        done = {re.search(r"([\d,]+) of 10,000,000 steps · [\d.,]+/s · \w+ left · loss", line) for line in seen}
+        return len({match[1] for match in done if match}) > 2
+
+    browser.until(moves_on, 600)
+    browser.click(".runs a", LONG_RUN)
+    browser.click(".actions button", "Stop this run")
+    browser.run("document.querySelector('#ask-reason').value = arguments[0]", HOSTILE)
+    browser.click("dialog button", "Stop the run")
+    browser.until(lambda: browser.text(".badge") == "cancelled")
+    browser.until(lambda: SEEN in browser.text(".stages .error"))
     assert browser.run("return window.notReloaded") is True
 
 
 def test_a_run_has_curves_samples_and_lineage(browser, followed):
+    assert f"{MODEL} version 1" in followed[-1]
     browser.open(f"#/runs/{RUN}")
     browser.until(lambda: browser.find(".charts .line.series-1"))
     browser.until(lambda: SEEN in browser.text(".samples"))
@@ -110,12 +129,11 @@ def test_a_run_has_curves_samples_and_lineage(browser, followed):
 
     plot = browser.find(".plot")
     assert re.search(r"Loss, nats per token: loss from [\d.]+ at step \d+", plot.get_attribute("aria-label"))
-    last = browser.text(".readout .step")
-    assert last != "step 0"
+    assert "step 40" in browser.text(".readout")
     plot.send_keys(Keys.HOME)
     assert "step 0" in browser.text(".readout")
     browser.click("figure summary")
-    browser.until(lambda: last.removeprefix("step ") in browser.text("figure table"))
+    browser.until(lambda: "40" in browser.text("figure table"))
 
 
 def test_a_label_is_moved_by_clicking(browser, followed):
