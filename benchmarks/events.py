@@ -29,6 +29,7 @@ from gpt2_common.events.cloudevent import CloudEvent
 from gpt2_common.events.consumer import EventConsumer, Subscription
 from gpt2_common.events.relay import OutboxRelay
 from gpt2_common.events.topics import ensure_topic
+from gpt2_common.jobs.creation import create_job
 from gpt2_common.jobs.rows import job_event
 from gpt2_common.jobs.store import JobStore
 from gpt2_common.lease import Lease
@@ -128,7 +129,7 @@ def our_sender(address: str, topic: str, folder: Path) -> Iterator[Sender]:
         relay.start()
 
         def send(number: int) -> tuple[str, float]:
-            job = store.create("ImportFiles", a_job(number))
+            job = create_job(store, "ImportFiles", a_job(number))
             committed = time.time()
             relay.wake()
             return job.job_id, committed

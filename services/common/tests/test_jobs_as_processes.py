@@ -2,18 +2,21 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
 import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2
+from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
 from gpt2.exporter.v1 import exporter_service_pb2 as exporter
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
 
 Job = job_pb2.Job
+Health = health_pb2.HealthCheckResponse
 
 
 def wait_for_file(path: Path) -> str:
@@ -161,6 +164,28 @@ def test_a_stopped_service_suspends_its_jobs_and_goes_on_when_it_is_back(service
     (tmp_path / "go").touch()
     service.start().wait_until_ready()
     assert service.watch(job.job_id)[-1].state == Job.STATE_SUCCEEDED
+
+
+def test_a_service_that_stops_says_so_and_takes_no_more(make_service, tmp_path):
+    # The job does not listen, so that the service takes as long to stop as it may.
+    service = make_service(GPT2_CANCEL_GRACE_SECONDS="8").start().wait_until_ready()
+    job = service.submit("ignore_cancel", str(tmp_path / "pid"))
+    pid = int(wait_for_file(tmp_path / "pid"))
+    service.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 30
+    while service.health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == Health.SERVING:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with pytest.raises(grpc.RpcError) as error:
+        service.submit("succeed", job_id="late")
+    assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "stopping" in error.value.details()
+    assert service.get(job.job_id).state == Job.STATE_RUNNING
+    assert service.process.wait(60) == 0
+    wait_until_gone(pid)
+    service.channel.close()
+    service.start().wait_until_ready()
+    assert service.wait_for_state(job.job_id, Job.STATE_RUNNING).attempt == 2
 
 
 def test_a_job_that_never_survives_a_restart_fails_in_the_end(make_service, tmp_path):

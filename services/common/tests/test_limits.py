@@ -3,6 +3,7 @@
 import threading
 
 import grpc
+import psutil
 import pytest
 
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
@@ -23,13 +24,19 @@ def test_a_job_whose_outputs_make_too_large_an_event_fails_and_says_so(service):
     assert "more than a broker takes" in ended.error.message
 
 
-def test_a_thousand_watchers_of_a_job_all_see_its_end(service, tmp_path):
+def test_a_thousand_watchers_of_a_job_all_see_its_end(service, tmp_path, capsys):
     flag = tmp_path / "go"
     job = service.submit("finish_when", str(flag))
+    service.wait_for_state(job.job_id, Job.STATE_RUNNING)
+    process = psutil.Process(service.process.pid)
+    alone = process.memory_full_info().uss / 2**20
     request = jobs_service_pb2.WatchJobRequest(job_id=job.job_id)
     streams = [service.jobs.WatchJob(request, timeout=120) for _ in range(1000)]
     first = [next(stream).job for stream in streams]
     assert len(first) == 1000
+    watched = process.memory_full_info().uss / 2**20
+    # Others are served meanwhile.
+    assert service.submit("succeed").state == Job.STATE_QUEUED
     flag.touch()
     last: list[int] = []
     readers = [
@@ -40,3 +47,7 @@ def test_a_thousand_watchers_of_a_job_all_see_its_end(service, tmp_path):
     for reader in readers:
         reader.join()
     assert last == [Job.STATE_SUCCEEDED] * 1000
+    assert service.run("succeed").state == Job.STATE_SUCCEEDED
+    with capsys.disabled():
+        print(f"\n1,000 watchers: {watched:.1f} MiB, {alone:.1f} before them")
+    assert watched - alone < 64

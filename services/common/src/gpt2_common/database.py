@@ -3,6 +3,7 @@
 Tables that many modules define are in one metadata, so that one transaction covers them all.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ METADATA = sql.MetaData()
 
 _SCHEMA_LOCK = 4711
 _READS = "gpt2_reads"
+_HAS_TURN = "gpt2_has_turn"
+_LOCK_SECONDS = 30
 
 
 def database_url(service: str, settings: ServiceSettings) -> str:
@@ -45,7 +48,7 @@ def open_database(url: str) -> Iterator[sql.Engine]:
         raise SettingsError(f"GPT2_DATABASE_URL: is no URL of SQLite or PostgreSQL ({type(error).__name__})") from None
     if engine.dialect.name == "sqlite":
         sql.event.listen(engine, "connect", _configure_sqlite)
-        sql.event.listen(engine, "begin", _begin_sqlite)
+        _queue_writers(engine)
     try:
         try:
             with engine.begin() as connection:
@@ -93,10 +96,31 @@ def _create_tables(connection: sql.Connection) -> None:
                 connection.exec_driver_sql(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {kind}')
 
 
-def _begin_sqlite(connection: sql.Connection) -> None:
-    # A transaction that writes takes the lock at once: SQLite cannot wait for it later without a deadlock.
-    reads = connection.get_execution_options().get(_READS)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+def _queue_writers(engine: sql.Engine) -> None:
+    """Lets the threads of this process write to SQLite one after the other.
+
+    A transaction that writes takes SQLite's lock at once, as it cannot wait for it later without a deadlock. But SQLite
+    waits by looking again after ever longer pauses, in which a thread can miss its turn for a second. So they queue
+    here, and SQLite waits for other processes alone.
+    """
+    turn = threading.Lock()
+
+    def begin(connection: sql.Connection) -> None:
+        if connection.get_execution_options().get(_READS):
+            connection.exec_driver_sql("BEGIN")
+            return
+        # When its own wait is over, SQLite's follows, and then its error.
+        connection.info[_HAS_TURN] = turn.acquire(timeout=_LOCK_SECONDS)
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def end(_connection: object, record: sql.pool.ConnectionPoolEntry, *_error: object) -> None:
+        if record.info.pop(_HAS_TURN, False):
+            turn.release()
+
+    sql.event.listen(engine, "begin", begin)
+    # A connection comes back when its transaction is on the disk, or has failed.
+    sql.event.listen(engine, "checkin", end)
+    sql.event.listen(engine, "invalidate", end)
 
 
 def _configure_sqlite(connection: "sql.engine.interfaces.DBAPIConnection", _record: object) -> None:
@@ -104,5 +128,5 @@ def _configure_sqlite(connection: "sql.engine.interfaces.DBAPIConnection", _reco
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA busy_timeout=30000")
+    cursor.execute(f"PRAGMA busy_timeout={_LOCK_SECONDS * 1000}")
     cursor.close()

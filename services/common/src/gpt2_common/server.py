@@ -107,23 +107,9 @@ async def serve(definition: ServiceDefinition[Settings], settings: Settings) -> 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     with ExitStack() as stack:
-        engine = stack.enter_context(open_database(database_url(definition.name, settings)))
-        replica = Replica.this()
-        relay = _start_relay(definition.name, settings, engine, replica, stack)
         metrics = ServiceMetrics()
-        store = JobStore(engine, definition.name, settings.queue_limit, replica, settings.lease_seconds)
-        jobs = JobManager(store, definition.kinds, settings, relay.wake, definition.launcher(settings))
-        metrics.watch(jobs.running_jobs, partial(count_waiting, engine, f"/gpt2/{definition.name}"))
-        if settings.metrics_listen:
-            stack.callback(metrics.serve(settings.metrics_listen))
-        surroundings = ServiceSurroundings(
-            settings=settings,
-            jobs=jobs,
-            artifacts=ArtifactStore(settings.artifact_root, settings.roots, settings.scratch_folder),
-            on_stop=stack,
-            engine=engine,
-            wake_relay=relay.wake,
-        )
+        surroundings = _open_surroundings(definition, settings, metrics, stack)
+        jobs = surroundings.jobs
         health = HealthServicer()
         server, port, starters = _create_server(definition, surroundings, metrics, health)
         await server.start()
@@ -135,12 +121,42 @@ async def serve(definition: ServiceDefinition[Settings], settings: Settings) -> 
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("%s stops", definition.name)
-        await health.enter_graceful_shutdown()
-        if consumer is not None:
-            await asyncio.to_thread(consumer.stop, _CONSUMER_GRACE_SECONDS)
-        await jobs.stop()
-        await server.stop(_CALL_GRACE_SECONDS)
+        await _stop(health, jobs, consumer, server)
         await running
+
+
+def _open_surroundings(
+    definition: ServiceDefinition[Settings], settings: Settings, metrics: ServiceMetrics, stack: ExitStack
+) -> ServiceSurroundings[Settings]:
+    """Opens the database, and what lives on it: the jobs, and the relay of their events."""
+    engine = stack.enter_context(open_database(database_url(definition.name, settings)))
+    replica = Replica.this()
+    relay = _start_relay(definition.name, settings, engine, replica, stack)
+    store = JobStore(engine, definition.name, settings.queue_limit, replica, settings.lease_seconds)
+    jobs = JobManager(store, definition.kinds, settings, relay.wake, definition.launcher(settings))
+    metrics.watch(jobs.running_jobs, partial(count_waiting, engine, f"/gpt2/{definition.name}"))
+    if settings.metrics_listen:
+        stack.callback(metrics.serve(settings.metrics_listen))
+    return ServiceSurroundings(
+        settings=settings,
+        jobs=jobs,
+        artifacts=ArtifactStore(settings.artifact_root, settings.roots, settings.scratch_folder),
+        on_stop=stack,
+        engine=engine,
+        wake_relay=relay.wake,
+    )
+
+
+async def _stop(
+    health: HealthServicer, jobs: JobManager, consumer: EventConsumer | None, server: grpc.aio.Server
+) -> None:
+    """Stops in good order: says so, takes nothing more, puts the jobs at work aside, lets calls end."""
+    await health.enter_graceful_shutdown()
+    jobs.close()
+    if consumer is not None:
+        await asyncio.to_thread(consumer.stop, _CONSUMER_GRACE_SECONDS)
+    await jobs.stop()
+    await server.stop(_CALL_GRACE_SECONDS)
 
 
 def _start_relay(name: str, settings: Settings, engine: sql.Engine, replica: Replica, stack: ExitStack) -> OutboxRelay:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
-from sqlalchemy import exc
 
 from gpt2_common import errors
 
-_DATABASE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+# By their names: a job's process, which has no database, would take as long to import SQLAlchemy as all else together.
+_DATABASE_AWAY = frozenset({"OperationalError", "InterfaceError", "TimeoutError"})
 
 ERROR_DOMAIN = "gpt2-pipeline"
 
@@ -88,7 +88,7 @@ def _as_pipeline_error(error: BaseException) -> errors.PipelineError | None:
         name = (error.filename2 or error.filename) if isinstance(error, OSError) else None
         where = f" at {name}" if name else ""
         return errors.ResourceExhausted(f"no space left on the disk{where}: free some and retry the job")
-    if isinstance(error, _DATABASE_AWAY):
+    if any(kind.__module__ == "sqlalchemy.exc" and kind.__name__ in _DATABASE_AWAY for kind in type(error).__mro__):
         return errors.Unavailable("the service's database does not answer: retry; the service's log says why")
     if isinstance(error, MemoryError):
         return errors.ResourceExhausted("not enough memory: choose smaller sizes or give the service more, and retry")

@@ -134,7 +134,10 @@ class EventConsumer:
         )
 
     def _take(self, consumer: KafkaConsumer, batches: Mapping[TopicPartition, list[Any]]) -> None:
-        """Handles what was read, and commits how far: once for all, as each commit waits for the broker."""
+        """Handles what was read, and commits how far, without waiting for the broker.
+
+        Where a commit is lost the next one covers it, or the events come again and have no effect.
+        """
         taken = {partition: self._take_records(consumer, partition, records) for partition, records in batches.items()}
         offsets = {
             partition: OffsetAndMetadata(last.offset + 1, "", getattr(last, "leader_epoch", -1))
@@ -143,7 +146,7 @@ class EventConsumer:
         }
         if offsets:
             failpoint("before-offset-commit")
-            consumer.commit(offsets)
+            consumer.commit_async(offsets)
 
     def _take_records(self, consumer: KafkaConsumer, partition: TopicPartition, records: list[Any]) -> Any:
         """Handles the records of one partition. Returns the last that was; None when none was."""

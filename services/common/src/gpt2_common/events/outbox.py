@@ -1,6 +1,6 @@
 """The outbox: events wait in the database, committed with what they tell of, until the broker has taken them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -58,9 +58,11 @@ def add_to_outbox(connection: sql.Connection, event: CloudEvent) -> None:
     )
 
 
-def waiting_events(engine: sql.Engine, source: str, limit: int) -> list[Waiting]:
-    """The oldest events of one source that wait, in the order of their commits."""
-    query = sql.select(_OUTBOX).where(_OUTBOX.c.source == source).order_by(_OUTBOX.c.position).limit(limit)
+def waiting_events(engine: sql.Engine, source: str, limit: int, published: Collection[int]) -> list[Waiting]:
+    """The oldest events of one source that wait, in the order of their commits, but for those published already."""
+    # Not only those after the last: of two transactions in PostgreSQL, the one that began later can be over first.
+    mine = (_OUTBOX.c.source == source, _OUTBOX.c.position.not_in(published))
+    query = sql.select(_OUTBOX).where(*mine).order_by(_OUTBOX.c.position).limit(limit)
     with reading(engine) as connection:
         rows = connection.execute(query).all()
     return [
@@ -80,7 +82,7 @@ def waiting_events(engine: sql.Engine, source: str, limit: int) -> list[Waiting]
     ]
 
 
-def remove_published(engine: sql.Engine, positions: Sequence[int]) -> None:
+def remove_published(engine: sql.Engine, positions: Collection[int]) -> None:
     """Removes events that the broker has taken. A crash before this publishes them again, with the same ids."""
     with engine.begin() as connection:
         connection.execute(_OUTBOX.delete().where(_OUTBOX.c.position.in_(positions)))

@@ -46,6 +46,8 @@ class OutboxRelay:
         self._thread = threading.Thread(target=self._run, name="outbox-relay", daemon=True)
         self._producer: KafkaProducer | None = None
         self._reachable = True
+        # Positions of what Kafka has taken and the outbox still holds.
+        self._published: set[int] = set()
 
     def start(self) -> None:
         """Begins to publish. Does not wait for the broker."""
@@ -108,8 +110,9 @@ class OutboxRelay:
         """Publishes the oldest events, where this replica is to. Returns whether there were any."""
         if not self._lease.hold():
             return False
-        waiting = waiting_events(self._engine, self._source, _BATCH)
+        waiting = waiting_events(self._engine, self._source, _BATCH, self._published)
         if not waiting:
+            self._remove_published()
             return False
         producer = self._connected_producer()
         failure: Exception | None = None
@@ -118,11 +121,19 @@ class OutboxRelay:
             # One event of each key at a time: one that fails cannot be overtaken by the next of its key.
             heads, waiting = _heads(waiting)
             published, failure = self._send(producer, heads)
-            failpoint("before-outbox-removal")
-            remove_published(self._engine, published)
+            self._published.update(published)
         if failure is not None:
             raise failure
+        if len(self._published) >= _BATCH:
+            self._remove_published()
         return True
+
+    def _remove_published(self) -> None:
+        """Removes from the outbox what Kafka has: when nothing waits any more, or much is to be removed."""
+        if self._published:
+            failpoint("before-outbox-removal")
+            remove_published(self._engine, self._published)
+            self._published.clear()
 
     def _send(self, producer: KafkaProducer, heads: Sequence[Waiting]) -> tuple[list[int], Exception | None]:
         sent = [

@@ -14,7 +14,7 @@ LARGEST_DEAD_LETTER = 2 * 1024 * 1024
 """Bytes of a dead letter, which is a record with a reason beside it, and must fit too."""
 
 LONGEST_BACKOFF_MILLIS = 2_000
-"""Between attempts to reach a broker that is away. The library's own half minute would outlast its return."""
+"""Between attempts to reach a broker. The library's own half minute would go on after the broker is back."""
 
 _TIMEOUT_MILLIS = 10_000
 

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any
 
 from gpt2.jobs.v1 import job_pb2
-from gpt2_common.errors import FailedPrecondition, InvalidRequest
+from gpt2_common.errors import FailedPrecondition, InvalidRequest, Unavailable
 from gpt2_common.jobs.attempt import Launcher
+from gpt2_common.jobs.cancelled_runs import mark_cancelled, unmark_cancelled
+from gpt2_common.jobs.creation import create_job
 from gpt2_common.jobs.definition import JobKind, StartRequest
 from gpt2_common.jobs.options import complete_options, job_options_problems
 from gpt2_common.jobs.runner import JobRunner
@@ -44,6 +46,7 @@ class JobManager:
         self.store = store
         self.by_name: Mapping[str, JobKind] = {kind.name: kind for kind in kinds}
         self._on_change = on_change
+        self._closed = False
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._runner = JobRunner(store, self.by_name, settings, self.changed, self._wake_watchers, launch)
 
@@ -56,13 +59,18 @@ class JobManager:
             problems: What the service found wrong with it, as pairs of field and description.
 
         Raises:
-            InvalidRequest: Something is wrong with it; nothing was created. Others as JobStore.create.
+            InvalidRequest: Something is wrong with it; nothing was created. Others as `create_job`.
+            Unavailable: The service is stopping.
         """
+        if self._closed:
+            raise Unavailable(
+                "the service is stopping, and takes no more: retry when it is back, or ask another replica"
+            )
         found = [*job_options_problems(request.job, kind.name), *problems]
         if found:
             raise InvalidRequest(found)
         complete_options(request.job, kind.name)
-        job = await asyncio.to_thread(self.store.create, kind.name, request)
+        job = await asyncio.to_thread(create_job, self.store, kind.name, request)
         self.changed(job.job_id)
         return job
 
@@ -109,7 +117,7 @@ class JobManager:
 
     async def cancel_run(self, run_id: str, reason: str) -> list[job_pb2.Job]:
         """Cancels what a run has here, and keeps events from starting more of it. Returns the jobs that were told."""
-        await asyncio.to_thread(self.store.mark_cancelled, run_id, reason)
+        await asyncio.to_thread(mark_cancelled, self.store.engine, self.store.service, run_id, reason)
         unfinished = [state for state in job_pb2.Job.State.values() if state not in FINAL]
         jobs, _ = await self.page(run_id, unfinished, _LARGEST_PAGE, None)
         told = []
@@ -126,13 +134,17 @@ class JobManager:
         Raises:
             FailedPrecondition: The plan's request for a stage was wrong. Others as the start calls.
         """
-        await asyncio.to_thread(self.store.unmark_cancelled, run_id)
+        await asyncio.to_thread(unmark_cancelled, self.store.engine, self.store.service, run_id)
         jobs, _ = await self.page(run_id, list(REPEATABLE), _LARGEST_PAGE, None)
         return [await self._start_again(job, starters) for job in reversed(jobs)]
 
     async def run(self) -> None:
         """Runs jobs until `stop`; see JobRunner."""
         await self._runner.run()
+
+    def close(self) -> None:
+        """Takes no more start calls."""
+        self._closed = True
 
     async def stop(self) -> None:
         """Puts the jobs at work aside; see JobRunner."""

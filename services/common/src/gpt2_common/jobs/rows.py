@@ -39,14 +39,6 @@ JOBS = sql.Table(
     sql.UniqueConstraint("service", "job_id"),
 )
 
-CANCELLED_RUNS = sql.Table(
-    "cancelled_runs",
-    METADATA,
-    sql.Column("service", sql.String(32), primary_key=True),
-    sql.Column("run_id", sql.String(200), primary_key=True),
-    sql.Column("reason", sql.Text, nullable=False),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:

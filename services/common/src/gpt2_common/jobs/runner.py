@@ -126,20 +126,11 @@ class JobRunner:
         return busy < self._kinds[job.kind].concurrency
 
     async def _run_job(self, queued: job_pb2.Job) -> None:
+        """Runs one attempt of a job that waits. Whatever becomes of it, the others go on."""
         job_id = queued.job_id
         fields = {"job_id": job_id, "run_id": queued.run_id}
         try:
-            stored = await asyncio.to_thread(self._store.get, job_id)
-            job = await asyncio.to_thread(self._store.begin, job_id)
-            stored.job.CopyFrom(job)
-            attempt = self._launch(
-                self._kinds[queued.kind], stored, lambda progress: self._note_progress(job_id, progress)
-            )
-            self._attempts[job_id] = attempt
-            if self._stopping:
-                await attempt.suspend()
-            self._on_change(job_id)
-            _log.info("%s begins, attempt %d", queued.kind, job.attempt, extra=fields)
+            attempt = await self._begin(queued)
             outcome = await attempt.run(self._settings.cancel_grace_seconds)
             ended = await self._record(job_id, outcome)
             _log.info("%s is %s", queued.kind, job_pb2.Job.State.Name(ended.state), extra=fields)
@@ -153,6 +144,24 @@ class JobRunner:
             self._tasks.pop(job_id, None)
             self._busy.pop(job_id, None)
             self._on_change(job_id)
+
+    async def _begin(self, queued: job_pb2.Job) -> Attempt:
+        """Makes a job that waits this replica's, and an attempt that is yet to run.
+
+        Raises:
+            FailedPrecondition: It does not wait any more.
+        """
+        job_id = queued.job_id
+        stored = await asyncio.to_thread(self._store.get, job_id)
+        stored.job.CopyFrom(await asyncio.to_thread(self._store.begin, job_id))
+        attempt = self._launch(self._kinds[queued.kind], stored, lambda progress: self._note_progress(job_id, progress))
+        self._attempts[job_id] = attempt
+        if self._stopping:
+            await attempt.suspend()
+        self._on_change(job_id)
+        fields = {"job_id": job_id, "run_id": queued.run_id}
+        _log.info("%s begins, attempt %d", queued.kind, stored.job.attempt, extra=fields)
+        return attempt
 
     async def _record(self, job_id: str, outcome: Outcome) -> job_pb2.Job:
         """Writes down how an attempt ended, once the database takes it."""

@@ -24,6 +24,7 @@ from gpt2_common.errors import (
 )
 from gpt2_common.events.cloudevent import CloudEvent, InvalidEvent
 from gpt2_common.events.consumer import Busy
+from gpt2_common.jobs.creation import create_refused
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.jobs.manager import JobManager, Starter
 from gpt2_common.jobs.options import stage_name
@@ -82,7 +83,9 @@ class StageStarter:
             await self._starters[kind.name](request)
         except _REFUSED as error:
             content = b"" if request is None else request.SerializeToString(deterministic=True)
-            refused = await asyncio.to_thread(self._jobs.store.refuse, kind.name, options, content, status_of(error))
+            refused = await asyncio.to_thread(
+                create_refused, self._jobs.store, kind.name, options, content, status_of(error)
+            )
             self._jobs.changed(refused.job_id)
 
 

@@ -1,23 +1,19 @@
-"""The job store: what can happen to a job, each as one transaction that several replicas can attempt at once."""
+"""The job store: what can happen to a job, each as one transaction that several replicas can attempt at once.
 
-import hashlib
-import uuid
+How a job comes to be is in `creation.py`.
+"""
+
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import sqlalchemy as sql
-from google.protobuf.message import Message
 from google.rpc import status_pb2
-from sqlalchemy.exc import IntegrityError
 
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.jobs.v1 import job_pb2
-from gpt2_common.database import clock, lock, reading
-from gpt2_common.errors import AlreadyExists, FailedPrecondition, JobCancelled, NotFound, ResourceExhausted
-from gpt2_common.events.inbox import receive
+from gpt2_common.database import clock, reading
+from gpt2_common.errors import FailedPrecondition, JobCancelled, NotFound
 from gpt2_common.failpoints import failpoint
-from gpt2_common.jobs.definition import StartRequest
-from gpt2_common.jobs.rows import CANCELLED_RUNS, JOBS, StoredJob, insert_job, select_job, update_job
+from gpt2_common.jobs.rows import JOBS, StoredJob, select_job, update_job
 from gpt2_common.replica import Replica
 from gpt2_common.status import status_of
 
@@ -46,44 +42,7 @@ class JobStore:
         self.service = service
         self.replica = str(replica)
         self.lease_seconds = lease_seconds
-        self._queue_limit = queue_limit
-
-    def create(self, kind: str, request: StartRequest) -> job_pb2.Job:
-        """Creates the job that a start call asks for, or returns the one that it asked for before.
-
-        Where an event asks for it, that the event was received is noted in the same transaction, and a job of a run
-        that was cancelled is created CANCELLED.
-
-        Raises:
-            AlreadyExists: The id belongs to a job with another request or plan.
-            ResourceExhausted: Too many jobs wait.
-        """
-        digest = request_digest(request)
-        job = self._new_job(kind, request.job, digest)
-        try:
-            found = self._insert(job, request.SerializeToString(deterministic=True))
-        except IntegrityError:
-            # Another call created it between our look and our insert.
-            found = self.get(job.job_id).job
-        if found is None:
-            failpoint("after-job-commit")
-            return job
-        if found.kind != kind or found.request_digest != digest or found.plan.stages != job.plan.stages:
-            raise AlreadyExists(
-                f"job {job.job_id} exists with another request or plan ({found.kind}): "
-                "choose another job_id, or repeat the same request",
-                job_id=job.job_id,
-            )
-        if not request.job.retry_failed:
-            return found
-        return self.change(found.job_id, _queue_again, deaths=None, mark=None)
-
-    def refuse(self, kind: str, options: job_pb2.JobOptions, request: bytes, error: status_pb2.Status) -> job_pb2.Job:
-        """Notes a stage that an event asks for and that cannot be started: the job is created FAILED."""
-        job = self._new_job(kind, options, hashlib.sha256(request).hexdigest())
-        _end(job, job_pb2.Job.STATE_FAILED)
-        job.error.CopyFrom(error)
-        return self._insert(job, request) or job
+        self.queue_limit = queue_limit
 
     def get(self, job_id: str) -> StoredJob:
         """Returns a job with its request. Raises NotFound."""
@@ -137,6 +96,10 @@ class JobStore:
 
         return self.change(job_id, apply, owner=self.replica)
 
+    def queue_again(self, job_id: str) -> job_pb2.Job:
+        """FAILED or CANCELLED to QUEUED, with nothing counted against it; any other is returned as it is."""
+        return self.change(job_id, _queue_again, deaths=None, mark=None)
+
     def progress(self, job_id: str, progress: job_pb2.Progress) -> job_pb2.Job:
         """Notes how far a running job is. No event is published."""
         return self._change_own(job_id, lambda job: job.progress.CopyFrom(progress))
@@ -177,20 +140,6 @@ class JobStore:
 
         return self.change(job_id, apply)
 
-    def mark_cancelled(self, run_id: str, reason: str) -> None:
-        """Keeps stages of a run that events ask for from starting."""
-        with self.engine.begin() as connection:
-            lock(connection, run_id)
-            mine = (CANCELLED_RUNS.c.service == self.service, CANCELLED_RUNS.c.run_id == run_id)
-            connection.execute(CANCELLED_RUNS.delete().where(*mine))
-            connection.execute(CANCELLED_RUNS.insert().values(service=self.service, run_id=run_id, reason=reason))
-
-    def unmark_cancelled(self, run_id: str) -> None:
-        """Lets stages of a run start again."""
-        mine = (CANCELLED_RUNS.c.service == self.service, CANCELLED_RUNS.c.run_id == run_id)
-        with self.engine.begin() as connection:
-            connection.execute(CANCELLED_RUNS.delete().where(*mine))
-
     def change(self, job_id: str, apply: Change, *, of_owner: str | None = None, **columns: object) -> job_pb2.Job:
         """Changes a job, and adds an event to the outbox when its state changed, in one transaction.
 
@@ -220,54 +169,6 @@ class JobStore:
     def _change_own(self, job_id: str, apply: Change) -> job_pb2.Job:
         return self.change(job_id, apply, of_owner=self.replica)
 
-    def _new_job(self, kind: str, options: job_pb2.JobOptions, digest: str) -> job_pb2.Job:
-        job_id = options.job_id or f"{self.service}-{uuid.uuid4().hex[:12]}"
-        return job_pb2.Job(
-            job_id=job_id,
-            run_id=options.run_id or job_id.partition("/")[0],
-            service=self.service,
-            kind=kind,
-            state=job_pb2.Job.STATE_QUEUED,
-            request_digest=digest,
-            plan=options.plan if options.HasField("plan") else None,
-        )
-
-    def _insert(self, job: job_pb2.Job, request: bytes) -> job_pb2.Job | None:
-        """Writes a new job; returns the one that there is already."""
-        by_event = bool(job.plan.cause.id)
-        with self.engine.begin() as connection:
-            if by_event:
-                lock(connection, job.run_id)
-                receive(connection, self.service, job.plan.cause)
-            found = select_job(connection, self.service, job.job_id)
-            if found is not None:
-                return found.job
-            if by_event:
-                self._stop_if_cancelled(connection, job)
-            if job.state == job_pb2.Job.STATE_QUEUED:
-                self._require_place(connection)
-            insert_job(connection, job, request)
-            failpoint("before-job-commit")
-            return None
-
-    def _stop_if_cancelled(self, connection: sql.Connection, job: job_pb2.Job) -> None:
-        mine = (CANCELLED_RUNS.c.service == self.service, CANCELLED_RUNS.c.run_id == job.run_id)
-        reason = connection.execute(sql.select(CANCELLED_RUNS.c.reason).where(*mine)).scalar_one_or_none()
-        if reason is not None:
-            _end(job, job_pb2.Job.STATE_CANCELLED)
-            job.error.CopyFrom(_cancelled_because(reason))
-
-    def _require_place(self, connection: sql.Connection) -> None:
-        waiting = connection.execute(
-            sql.select(sql.func.count())
-            .select_from(JOBS)
-            .where(JOBS.c.service == self.service, JOBS.c.state == job_pb2.Job.STATE_QUEUED)
-        ).scalar_one()
-        if waiting >= self._queue_limit:
-            raise ResourceExhausted(
-                f"{waiting} jobs wait already, the limit of GPT2_QUEUE_LIMIT: retry when some have ended"
-            )
-
     def _select(self, connection: sql.Connection, job_id: str) -> StoredJob:
         found = select_job(connection, self.service, job_id)
         if found is None:
@@ -275,19 +176,17 @@ class JobStore:
         return found
 
 
-def request_digest(request: StartRequest) -> str:
-    """SHA-256 of a request without its job options: what the work is, whoever asks for it."""
-    message = cast(Message, request)
-    work = type(message).FromString(message.SerializeToString())
-    work.ClearField("job")
-    return hashlib.sha256(work.SerializeToString(deterministic=True)).hexdigest()
-
-
 def end_badly(job: job_pb2.Job, error: status_pb2.Status) -> None:
     """Ends a job FAILED; CANCELLED when a cancel was asked for."""
     _end(job, job_pb2.Job.STATE_CANCELLED if job.cancel_requested else job_pb2.Job.STATE_FAILED)
     if not job.cancel_requested:
         job.error.CopyFrom(error)
+
+
+def end_cancelled(job: job_pb2.Job, reason: str) -> None:
+    """Ends a job CANCELLED, by a caller who gave a reason, or none."""
+    _end(job, job_pb2.Job.STATE_CANCELLED)
+    job.error.CopyFrom(_cancelled_because(reason))
 
 
 def put_back(job: job_pb2.Job) -> None:
