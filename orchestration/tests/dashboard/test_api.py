@@ -1,7 +1,11 @@
 """The API of the dashboard, over HTTP."""
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import urllib.request
 
 import pytest
@@ -12,6 +16,8 @@ from gpt2.exporter.v1.exporter_service_pb2 import ImportFilesRequest
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.client import JobFailed, connect
 from gpt2_orchestration.stack.definitions import DEAD_LETTER_TOPIC, EVENT_TOPIC
+from gpt2_orchestration.stack.ports import choose_ports
+from gpt2_orchestration.stack.readiness import http_answers
 
 pytestmark = pytest.mark.stack
 
@@ -203,6 +209,21 @@ class Stream:
     def close(self) -> None:
         self._lines.close()
         self._socket.close()
+
+
+def test_it_stops_at_once_and_in_silence_while_a_stream_is_open(dashboard):
+    port = choose_ports({"dashboard": 0})["dashboard"]
+    variables = {"GPT2_DASHBOARD_LISTEN": f"127.0.0.1:{port}", "GPT2_KAFKA_BOOTSTRAP_SERVERS": dashboard.kafka}
+    command = [sys.executable, "-m", "gpt2_orchestration.dashboard"]
+    with subprocess.Popen(command, env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True) as process:
+        while not http_answers(f"127.0.0.1:{port}", "/healthz"):
+            assert process.poll() is None
+        stream = Stream(f"127.0.0.1:{port}")
+        stream.until("troubles", lambda _: True)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        stream.close()
+    assert errors == ""
 
 
 def test_changes_come_as_they_happen(dashboard):
