@@ -60,8 +60,12 @@ def test_version_has_all_of_it(client, name, artifacts, make_context):
     assert version.tags["readiness"] == "draft"
     assert version.tags["team"] == "news"
 
+    assert "Validation loss **3.250** nats per token" in version.description
+    assert PROVENANCE["dataset_digest"] in version.description
+
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.note.content"] == version.description
     assert run.data.params["train.learning_rate"] == "0.0006"
     assert run.data.params["train.sampling.top_k"] == "40"
     assert run.data.params["model.n_layer"] == "2"

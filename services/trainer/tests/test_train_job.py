@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from trainer_support import computations
 from trainer_support.data import (
     END_TOKEN_ID,
@@ -69,8 +70,14 @@ def test_outputs_tell_what_happened(train):
 def test_tensorboard_has_figures_config_and_samples(train):
     outputs = train(report_every=3, settings={"device_peak_flops": 1e9})
     [events] = folder(outputs["logs"]).glob("events.out.tfevents.*")
-    tags = {value.tag for event in EventFileLoader(str(events)).Load() for value in event.summary.value}
-    assert tags == {
+    values = [value for event in EventFileLoader(str(events)).Load() for value in event.summary.value]
+    titles = {value.tag: value.metadata.display_name for value in values}
+    [start] = [value.metadata.plugin_data.content for value in values if value.tag.startswith("_hparams_")]
+    group = HParamsPluginData.FromString(start).session_start_info.group_name
+    assert group == folder(outputs["logs"]).parent.name.replace("~", "/")
+    assert titles["loss"] == "loss (nats per token)"
+    assert titles["tokens_per_second"] == "tokens_per_second (tokens per second)"
+    assert set(titles) == {
         *REPORTED,
         "_hparams_/session_start_info",
         "validation_loss",

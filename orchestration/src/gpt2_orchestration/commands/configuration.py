@@ -62,6 +62,16 @@ VARIABLES: Sequence[Variable] = (
     Variable(
         name="GPT2_MONGODB_URI", meaning="MongoDB, for `doctor`", default="mongodb://localhost:27017", secret=True
     ),
+    Variable(name="GPT2_KAFKA_TOPIC", meaning="topic of the events, for `dashboard`", default="gpt2.stage-events.v1"),
+    Variable(
+        name="GPT2_TENSORBOARD_URI",
+        meaning="where TensorBoard shows the artifacts, for `dashboard`",
+        default="http://localhost:6006",
+    ),
+    Variable(name="GPT2_DASHBOARD_LISTEN", meaning="where `dashboard` serves", default="127.0.0.1:8090"),
+    Variable(name="GPT2_DASHBOARD_HOSTS", meaning="further names of it that browsers may use, separated by commas"),
+    Variable(name="GPT2_DASHBOARD_TENSORBOARD_LINK", meaning="where browsers find TensorBoard; none: no link"),
+    Variable(name="GPT2_DASHBOARD_MLFLOW_LINK", meaning="where browsers find MLflow; none: no link"),
     Variable(name="GPT2_ON_INTERRUPT", meaning="what becomes of a job on Ctrl-C: cancel or leave", default="cancel"),
     Variable(name="GPT2_DEBUG", meaning="set: errors say where in the code they come from, as with --debug"),
 )

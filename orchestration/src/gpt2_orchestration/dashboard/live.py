@@ -56,6 +56,11 @@ class Changes:
         finally:
             self._listeners.discard(queue)
 
+    def end(self) -> None:
+        """Ends what all listeners hear."""
+        for queue in self._listeners:
+            _finish(queue)
+
     def hear_event(self, kind: str, value: bytes) -> None:
         """Takes the event of a record: its CloudEvents type, and its value. What is no event of ours is left alone."""
         with suppress(DecodeError):
@@ -105,11 +110,15 @@ class Changes:
             try:
                 queue.put_nowait(text)
             except asyncio.QueueFull:
-                self._listeners.discard(queue)
                 # It comes again, and reads everything when it does.
-                while not queue.empty():
-                    queue.get_nowait()
-                queue.put_nowait(None)
+                self._listeners.discard(queue)
+                _finish(queue)
+
+
+def _finish(queue: asyncio.Queue[str | None]) -> None:
+    while not queue.empty():
+        queue.get_nowait()
+    queue.put_nowait(None)
 
 
 def _recent_jobs(client: ServiceClient, unfinished: frozenset[JobKey]) -> list[job_pb2.Job]:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -33,14 +34,15 @@ from gpt2_orchestration.dashboard.settings import DashboardSettings
 _STATIC = Path(__file__).with_name("static")
 _API = "/api/v1"
 _STOP_SECONDS = 2
-"""Time for answers under way when the server is told to stop; event streams never end by themselves."""
+"""Time for answers under way when the server is told to stop."""
 
 
 def serve(settings: DashboardSettings) -> None:
     """Serves until SIGINT or SIGTERM."""
     with open_services(settings.client) as services:
+        changes = Changes(services)
         config = uvicorn.Config(
-            build_app(settings, services),
+            build_app(settings, services, changes),
             host=settings.host,
             port=settings.port,
             access_log=False,
@@ -48,17 +50,30 @@ def serve(settings: DashboardSettings) -> None:
             server_header=False,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
-        uvicorn.Server(config).run()
+        _Server(config, changes).run()
 
 
-def build_app(settings: DashboardSettings, services: Services) -> Starlette:
+class _Server(uvicorn.Server):
+    """Ends the streams of changes when it is told to stop, as they never end by themselves."""
+
+    def __init__(self, config: uvicorn.Config, changes: Changes) -> None:
+        super().__init__(config)
+        self._changes = changes
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Hears SIGINT or SIGTERM."""
+        self._changes.end()
+        super().handle_exit(sig, frame)
+
+
+def build_app(settings: DashboardSettings, services: Services, changes: Changes) -> Starlette:
     """The application, without a socket.
 
     Args:
         settings: How it is set up.
         services: Whom it asks; they stay open longer than it runs.
+        changes: Hears of changes while it runs.
     """
-    changes = Changes(services)
     parts = (
         RunRoutes(services, TensorBoard(settings.tensorboard_uri)),
         ModelRoutes(services.clients["registry"]),

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.client import ClientSettings, ServiceClient, ServiceError, connect
 
-_CALL_SECONDS = 5.0
+_CALL_SECONDS = 10.0
 """Somebody waits in front of the page."""
 
 Answer = TypeVar("Answer")

@@ -94,7 +94,7 @@ def _make_version(
         context.report("uploading")
         model_id = writer.log_model(run, model)
         context.check_cancelled()
-        number = writer.create_version(run, model_id, tags)
+        number = writer.create_version(run, model_id, tags, model.summary())
     _log.info("registered version %d of %s", number, request.model_name, extra={"version": number})
     return number
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _METRICS_A_BATCH = 1000
 _PARAMETERS_A_BATCH = 100
 _EXAMPLE = ("Once upon a time",)
+_DESCRIPTION = (
+    "GPT-2, registered by the pipeline. Each version says what it was made from and how well it predicts; its aliases "
+    "are the labels that it holds, and `gpt2 models history` tells who moved them when and why."
+)
 _SERVING_CODE = Path(__file__).with_name("serving_model.py")
 _REQUIREMENTS = ("tensorflow>=2.21,<3", "tokenizers>=0.21,<1", "numpy>=2,<3")
 """What the served model needs. TensorFlow reads a SavedModel of the same or an older version."""
@@ -64,12 +68,14 @@ class VersionWriter:
     def log_facts(self, run: "Run", facts: ModelFacts, tags: Mapping[str, str]) -> None:
         """Logs parameters and tags. May be repeated."""
         from mlflow.entities import Param, RunTag
+        from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
         parameters = [Param(name, value) for name, value in facts.parameters().items()]
         with self._connection.client() as client:
             for batch in _batches(parameters, _PARAMETERS_A_BATCH):
                 client.log_batch(run.info.run_id, params=batch)
-            client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+            described = {**tags, MLFLOW_RUN_NOTE: facts.summary()}
+            client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in described.items()])
 
     def log_metrics(self, run: "Run", points: Iterable[MetricPoint]) -> Iterator[int]:
         """Logs metrics over their steps. Yields how many were logged so far. May be repeated.
@@ -105,7 +111,7 @@ class VersionWriter:
                 client.delete_logged_model(found.model_id)
             return self._upload(run, facts)
 
-    def create_version(self, run: "Run", model_id: str, tags: Mapping[str, str]) -> int:
+    def create_version(self, run: "Run", model_id: str, tags: Mapping[str, str], description: str) -> int:
         """Creates the version, with all of its tags. Returns its number."""
         with self._connection.client() as client:
             self._ensure_model(client)
@@ -115,6 +121,7 @@ class VersionWriter:
                 run.info.run_id,
                 tags={**tags, **self._identity},
                 model_id=model_id,
+                description=description,
             )
         if str(created.status) != "READY":
             raise FailedPrecondition(f"MLflow did not make version {created.version}: {created.status_message}")
@@ -162,7 +169,7 @@ class VersionWriter:
         from mlflow.exceptions import MlflowException
 
         try:
-            client.create_registered_model(self._model_name, description="GPT-2, registered by the pipeline")
+            client.create_registered_model(self._model_name, description=_DESCRIPTION)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

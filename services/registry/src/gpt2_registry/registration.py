@@ -17,6 +17,7 @@ SAMPLES_FILE = "samples.txt"
 """Where the texts that a model generated are in its run."""
 
 _LONGEST_PARAMETER = 6000
+_SHAPE = {"n_layer": "layers", "n_head": "heads", "n_embd": "wide", "n_ctx": "tokens of context"}
 _LINEAGE = ("checkpoint_digest", "dataset_digest", "tokenizer_digest")
 _SERVED = {"saved_model": "saved_model", "tokenizer": "tokenizer.json", "config": "config.json"}
 _PROVENANCE = "model.json"
@@ -76,6 +77,26 @@ class ModelFacts:
             if value is not None:
                 tags[f"gpt2.{name}"] = str(value)
         return tags
+
+    def summary(self) -> str:
+        """What the model is and how well it predicts, in Markdown, for those who open it in MLflow."""
+        sizes = self.provenance.get("architecture") or self.provenance.get("model_config") or {}
+        shape = ", ".join(f"{sizes[key]} {name}" for key, name in _SHAPE.items() if key in sizes)
+        parameters = _number(self.provenance.get("parameters"))
+        lines = [f"GPT-2 of {parameters:,.0f} parameters" if parameters else "GPT-2"]
+        lines[0] += f" ({shape})." if shape else "."
+        if self.validation_loss is not None:
+            before = self.initial_validation_loss
+            change = f" (before training {before:.3f})" if before is not None else ""
+            lines.append(f"Validation loss **{self.validation_loss:.3f}** nats per token{change}.")
+        lineage = [
+            f"{name.removesuffix('_digest')} `{self.provenance[name]}`"
+            for name in _LINEAGE
+            if self.provenance.get(name)
+        ]
+        if lineage:
+            lines.append(f"Made from {', '.join(lineage)}.")
+        return "\n\n".join(lines)
 
     def initial_metrics(self) -> Iterator[MetricPoint]:
         """The validation loss before training, as a figure of its own to compare the last one with."""

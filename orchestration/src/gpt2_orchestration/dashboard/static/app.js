@@ -15,11 +15,15 @@ const STATES = {
   lost: "The server does not answer. What is shown may be old; it is tried again.",
 };
 
+const PASSING = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNREACHABLE"];
+const RETRY_MILLIS = 5000;
+
 const main = document.getElementById("main");
 const troubles = document.getElementById("troubles");
 const connection = document.getElementById("connection");
 let current = null;
 let first = true;
+let retry = null;
 
 function route() {
   const [place, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
@@ -31,6 +35,7 @@ function route() {
 
 async function show() {
   if (location.hash === "#main") return;
+  clearTimeout(retry);
   current?.close?.();
   const view = route();
   current = view;
@@ -49,19 +54,31 @@ async function show() {
 /** Reads the current view again. Returns whether the server answered. What is shown stays where it does not. */
 async function reread() {
   const view = current;
+  clearTimeout(retry);
   try {
     const answer = await view.read();
     if (view !== current) return true;
-    view.root.querySelector(":scope > .failure")?.remove();
+    tellFailure(view, "");
     if (answer?.troubles) tellTroubles(answer.troubles);
     return true;
   } catch (error) {
     if (view !== current) return true;
     if (error.code === undefined) throw error;
-    view.root.querySelector(":scope > .failure")?.remove();
-    view.root.prepend(failure(error.message, reread));
+    tellFailure(view, error.message);
+    if (PASSING.includes(error.code)) retry = setTimeout(reread, RETRY_MILLIS);
     return error.code !== "UNREACHABLE";
   }
+}
+
+function tellFailure(view, message) {
+  const shown = view.root.querySelector(":scope > .failure");
+  // What is there already is not said again.
+  if (shown?.dataset.message === message) return;
+  shown?.remove();
+  if (!message) return;
+  const box = failure(message, reread);
+  box.dataset.message = message;
+  view.root.prepend(box);
 }
 
 function tellTroubles(list) {

@@ -28,7 +28,13 @@ export function ask({ title, text, fields, button, send }) {
   const submit = element("button", { type: "submit", class: "main" }, button);
   const close = element("button", { type: "button", click: () => dialog.close() }, "Leave it");
   const form = element("form", { submit: onSubmit }, foreign(text, "p"), rows, error, element("div", { class: "actions" }, submit, close));
-  const dialog = element("dialog", { "aria-labelledby": "ask-title", close: () => dialog.remove() }, element("h2", { id: "ask-title" }, foreign(title)), form);
+  const dialog = element("dialog", { "aria-labelledby": "ask-title", close: leave }, element("h2", { id: "ask-title" }, foreign(title)), form);
+
+  function leave() {
+    dialog.remove();
+    // What it was opened with may have been replaced meanwhile.
+    if (document.activeElement === document.body) document.querySelector("h1").focus();
+  }
 
   async function onSubmit(event) {
     event.preventDefault();

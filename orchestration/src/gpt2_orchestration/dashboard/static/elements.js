@@ -48,6 +48,35 @@ export function row(labels, cells) {
   );
 }
 
+/** Replaces what is in an element. What had the focus there has it again, in the place where it was. */
+export function renew(target, ...children) {
+  const usable = () => [...target.querySelectorAll("a, button, input, select, summary, [tabindex]")];
+  const place = usable().indexOf(document.activeElement);
+  target.replaceChildren(...children.flat(Infinity));
+  if (place >= 0) usable()[place]?.focus();
+}
+
+/**
+ * Lets only the answer to the latest question through, and only if it is another than the one before: answers may
+ * overtake one another.
+ * @param {function(): Promise} question Asks.
+ * @param {function(Object)} show Takes the answer.
+ */
+export function latest(question, show) {
+  let asked = 0;
+  let shown = "";
+  return async () => {
+    asked += 1;
+    const mine = asked;
+    const answer = await question();
+    const looks = JSON.stringify(answer);
+    if (mine !== asked || looks === shown) return answer;
+    shown = looks;
+    show(answer);
+    return answer;
+  };
+}
+
 /** A failure, in place of what could not be shown, with a way to try again. */
 export function failure(message, retry) {
   return element(

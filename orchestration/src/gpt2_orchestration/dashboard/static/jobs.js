@@ -35,10 +35,9 @@ export function mergeJob(run, job) {
   return true;
 }
 
-/** Keeps the jobs of services that are away, which a new answer lacks. */
-export function keepAway(run, before, troubles) {
-  const away = new Set(troubles.map((trouble) => trouble.service));
-  for (const job of before?.jobs ?? []) if (away.has(job.service)) mergeJob(run, job);
+/** Keeps what an answer lacks: jobs of services that are away, and changes that the stream has told of meanwhile. */
+export function keepKnown(run, before) {
+  for (const job of before?.jobs ?? []) mergeJob(run, job);
 }
 
 export function stateBadge(state) {

@@ -173,7 +173,7 @@ class _Training:
         from gpt2_trainer.training.loop import TrainingLoop, TrainingSurroundings
         from gpt2_trainer.training.samples import SampleWriter
 
-        logs.config(as_table(options))
+        logs.config(self._context.job_id, as_table(options))
         codec = TextCodec(self._tokenizer, start.architecture.end_token_id)
         network = Network(architecture=start.architecture)
         surroundings = TrainingSurroundings(

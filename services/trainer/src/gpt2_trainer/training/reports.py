@@ -6,7 +6,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,20 @@ REPORTED = (
     "skipped_steps",
 )
 """What a report holds; `mfu` only where the device's speed is known, `gradient_norm` once an update was made."""
+
+UNITS: Mapping[str, str] = {
+    "loss": "nats per token",
+    "validation_loss": "nats per token",
+    "validation_perplexity": "e to the validation loss",
+    "learning_rate": "per update",
+    "gradient_norm": "before clipping",
+    "tokens_per_second": "tokens per second",
+    "mfu": "share of the device's peak",
+    "seconds_left": "seconds",
+    "epoch": "passes over the training tokens",
+    "skipped_steps": "updates left out so far",
+}
+"""What TensorBoard says beside a figure's name."""
 
 
 class TrainingLogs:
@@ -62,7 +76,10 @@ class TrainingLogs:
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
         self._metrics.flush()
-        values = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
+        values = [
+            summary_pb2.Summary.Value(tag=name, simple_value=value, metadata=_described(name))
+            for name, value in figures.items()
+        ]
         self._write(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=values)))
 
     def text(self, step: int, name: str, text: str) -> None:
@@ -73,13 +90,22 @@ class TrainingLogs:
         value = summary_pb2.Summary.Value(tag=name, metadata=metadata, tensor=tensor)
         self._write(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=[value])))
 
-    def config(self, config: Mapping[str, Any]) -> None:
-        """Writes the options of the training to TensorBoard, as text and for its table of hyperparameters."""
-        rows = "\n".join(f"| {name} | {value} |" for name, value in config.items())
+    def samples(self, step: int, texts: Sequence[str]) -> None:
+        """Writes generated texts to TensorBoard, as indented blocks, which it shows as they are."""
+        blocks = ("\n".join(f"    {line}" for line in text.splitlines()) for text in texts)
+        self.text(step, "samples", "\n\n---\n\n".join(blocks))
+
+    def config(self, name: str, config: Mapping[str, Any]) -> None:
+        """Writes the options of the training to TensorBoard, as text and for its table of hyperparameters.
+
+        Args:
+            name: The training's name there: the same for each attempt, another for each training.
+            config: Its options.
+        """
+        rows = "\n".join(f"| {option} | {value} |" for option, value in config.items())
         self.text(0, "config", f"| option | value |\n|---|---|\n{rows}")
-        plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in config.items()}
-        # The same name always, or TensorBoard shows each attempt as another trial.
-        self._write(event_pb2.Event(step=0, summary=hparams_pb(plain, trial_id="training")))
+        plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in config.items()}
+        self._write(event_pb2.Event(step=0, summary=hparams_pb(plain, trial_id=name)))
 
     def close(self) -> None:
         """Closes the files."""
@@ -90,6 +116,19 @@ class TrainingLogs:
         event.wall_time = time.time()
         self._events.write(event.SerializeToString())
         self._events.flush()
+
+
+def _described(name: str) -> summary_pb2.SummaryMetadata:
+    """Name and unit of a figure."""
+    unit = UNITS.get(name)
+    title = f"{name} ({unit})" if unit else name
+    return summary_pb2.SummaryMetadata(
+        # Without the plugin's name TensorBoard's fast reader makes metadata of its own.
+        plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="scalars"),
+        data_class=summary_pb2.DATA_CLASS_SCALAR,
+        display_name=title,
+        summary_description=unit or "",
+    )
 
 
 def log_report(step: int, steps: int, figures: Mapping[str, float]) -> None:

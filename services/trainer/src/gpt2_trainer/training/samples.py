@@ -45,9 +45,4 @@ class SampleWriter:
         texts = [options.sample_prompt + self._codec.decode(row.tolist()) for row in drawn]
         parts = [f"===== sample {number} =====\n{text}\n" for number, text in enumerate(texts, start=1)]
         (self._folder / f"samples-{step}.txt").write_text("".join(parts), encoding="utf-8")
-        self._logs.text(step, "samples", "\n\n---\n\n".join(_as_code(text) for text in texts))
-
-
-def _as_code(text: str) -> str:
-    """Text as an indented block, which TensorBoard shows as it is."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+        self._logs.samples(step, texts)

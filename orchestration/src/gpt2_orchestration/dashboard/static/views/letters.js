@@ -2,7 +2,7 @@
 
 import { get, post } from "../api.js";
 import { ask } from "../dialog.js";
-import { element, foreign, hidden } from "../elements.js";
+import { element, foreign, hidden, latest, renew } from "../elements.js";
 import { clock, count } from "../text.js";
 
 const READ_MILLIS = 10000;
@@ -15,14 +15,12 @@ export function lettersView() {
   const timer = setInterval(() => document.hidden || read().catch(() => null), READ_MILLIS);
   let letters = [];
 
-  async function read() {
-    const before = JSON.stringify(letters);
-    ({ letters } = await get("dead-letters"));
-    letters.reverse();
+  const read = latest(() => get("dead-letters"), (answer) => {
+    letters = answer.letters.toReversed();
     note.textContent = letters.length ? `${count(letters.length)} that could not be handled` : "None: every event was handled.";
     all.hidden = letters.length < 2;
-    if (JSON.stringify(letters) !== before) list.replaceChildren(...letters.map(item));
-  }
+    renew(list, letters.map(item));
+  });
 
   function item(letter) {
     return element(

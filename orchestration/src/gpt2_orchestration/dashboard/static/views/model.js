@@ -2,7 +2,7 @@
 
 import { get, post } from "../api.js";
 import { ask } from "../dialog.js";
-import { element, foreign, hidden, row, table } from "../elements.js";
+import { element, foreign, hidden, latest, renew, row, table } from "../elements.js";
 import { clock, figure, words } from "../text.js";
 
 const COLUMNS = ["Version", "Labels", "Validation loss, nats per token", "Registered", "Run", "Change"];
@@ -18,13 +18,12 @@ export function modelView(name) {
   const root = element("div", {}, versions, note, element("h2", {}, "Changes of labels"), changes);
   let known = [];
 
-  async function read() {
-    const answer = await get(path);
+  const read = latest(() => get(path), (answer) => {
     known = [...new Set([...answer.changes.map((change) => change.label), ...USUAL_LABELS])];
     note.textContent = answer.more ? "Older versions are not shown: gpt2 models list has all." : "";
-    versions.tBodies[0].replaceChildren(...answer.versions.map(versionRow));
-    changes.tBodies[0].replaceChildren(...answer.changes.map(changeRow));
-  }
+    renew(versions.tBodies[0], answer.versions.map(versionRow));
+    renew(changes.tBodies[0], answer.changes.map(changeRow));
+  });
 
   function versionRow(version) {
     const outcome = version.tags["gpt2.label_outcome"] ?? "";

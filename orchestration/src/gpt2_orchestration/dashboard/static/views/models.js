@@ -1,7 +1,7 @@
 // All registered models, with who holds which label.
 
 import { get } from "../api.js";
-import { element, foreign, row, table } from "../elements.js";
+import { element, foreign, latest, renew, row, table } from "../elements.js";
 
 const COLUMNS = ["Model", "Newest version", "Labels"];
 
@@ -9,12 +9,12 @@ export function modelsView() {
   const list = table("Models", COLUMNS, [], { class: "models" });
   const note = element("p", { class: "note" });
 
-  async function read() {
-    const { models } = await get("models");
+  const read = latest(() => get("models"), ({ models }) => {
     note.textContent = models.length ? "" : "No model yet: a run registers one with RegisterModel.";
     list.hidden = models.length === 0;
-    list.tBodies[0].replaceChildren(
-      ...models.map((model) =>
+    renew(
+      list.tBodies[0],
+      models.map((model) =>
         row(COLUMNS, [
           element("a", { href: `#/models/${encodeURIComponent(model.name)}` }, foreign(model.name)),
           model.latest_version || "none",
@@ -22,7 +22,7 @@ export function modelsView() {
         ]),
       ),
     );
-  }
+  });
 
   return { title: "Models", page: "#/models", root: element("div", {}, note, list), read, hear: (kind) => kind === "label" && read().catch(() => null) };
 }

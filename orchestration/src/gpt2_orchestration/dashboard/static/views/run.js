@@ -4,7 +4,7 @@ import { get, post } from "../api.js";
 import { Chart } from "../chart.js";
 import { ask } from "../dialog.js";
 import { element, foreign, row, table } from "../elements.js";
-import { isUnfinished, keepAway, mergeJob, ProgressLine, stageName, stateBadge, worked } from "../jobs.js";
+import { isUnfinished, keepKnown, mergeJob, ProgressLine, stageName, stateBadge, worked } from "../jobs.js";
 import { Lineage } from "../lineage.js";
 import { clock, counted, words } from "../text.js";
 
@@ -38,7 +38,7 @@ export function runView(runId) {
 
   async function read() {
     const answer = await get(path);
-    keepAway(answer.run, run, answer.troubles);
+    keepKnown(answer.run, run);
     run = answer.run;
     show();
     lineage.show(runId, answer.lineage);

@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { element, foreign, row, table } from "../elements.js";
-import { isUnfinished, keepAway, mergeJob, ProgressLine, stageName, stateBadge, strip } from "../jobs.js";
+import { isUnfinished, keepKnown, mergeJob, ProgressLine, stageName, stateBadge, strip } from "../jobs.js";
 import { clock, duration, figure, secondsBetween } from "../text.js";
 
 const COLUMNS = ["Run", "State", "Stages", "Progress", "Started", "Took"];
@@ -45,7 +45,7 @@ export function runsView() {
   async function read() {
     const answer = await get(`runs?limit=${limit}`);
     for (const run of answer.runs) {
-      keepAway(run, runs.get(run.run_id), answer.troubles);
+      keepKnown(run, runs.get(run.run_id));
       put(run);
     }
     const known = new Set(answer.runs.map((run) => run.run_id));
@@ -85,7 +85,7 @@ export function runsView() {
       if (fits) count += 1;
     }
     const of = count === runs.size ? "" : ` of ${runs.size}`;
-    shown.textContent = runs.size ? `${count}${of} ${count === 1 ? "run" : "runs"}` : "No run yet: gpt2 run FILE.yaml starts one, and so does any start call.";
+    shown.textContent = runs.size ? `${count}${of} ${runs.size === 1 ? "run" : "runs"}` : "No run yet: gpt2 run FILE.yaml starts one, and so does any start call.";
     list.hidden = runs.size === 0;
   }
 

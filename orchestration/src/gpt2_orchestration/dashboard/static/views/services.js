@@ -1,7 +1,7 @@
 // Whether each service answers, and what to do where it does not.
 
 import { get } from "../api.js";
-import { element, foreign, row, table } from "../elements.js";
+import { element, foreign, latest, renew, row, table } from "../elements.js";
 import { stateBadge } from "../jobs.js";
 
 const COLUMNS = ["Service", "State", "Version", "Address", "What to do"];
@@ -13,16 +13,16 @@ export function servicesView() {
   const links = element("p", { class: "note" });
   const timer = setInterval(() => document.hidden || read().catch(() => null), READ_MILLIS);
 
-  async function read() {
-    const answer = await get("services");
-    list.tBodies[0].replaceChildren(
-      ...answer.services.map((service) =>
+  const read = latest(() => get("services"), (answer) => {
+    renew(
+      list.tBodies[0],
+      answer.services.map((service) =>
         row(COLUMNS, [service.name, stateBadge(service.ok ? "answers" : "away"), service.version || "–", foreign(service.address), foreign(service.message)]),
       ),
     );
     const anchors = Object.entries(answer.links).flatMap(([name, uri]) => [" ", element("a", { href: uri, rel: "noreferrer" }, LINKS[name])]);
-    links.replaceChildren(...(anchors.length ? ["Everything else of a run is in", ...anchors] : []));
-  }
+    renew(links, ...(anchors.length ? ["Everything else of a run is in", ...anchors] : []));
+  });
 
   return { title: "Services", page: "#/services", root: element("div", {}, list, links), read, hear: (kind) => kind === "troubles" && read().catch(() => null), close: () => clearInterval(timer) };
 }
