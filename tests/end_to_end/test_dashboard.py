@@ -121,7 +121,7 @@ def test_a_run_has_curves_samples_and_lineage(browser, followed):
     browser.until(lambda: SEEN in browser.text(".samples"))
     cards = browser.run("return [...document.querySelectorAll('.card .kind')].map(card => card.innerText)")
     assert cards == [
-        "Source: MongoDB", "corpus", "tokenizer", "dataset", "checkpoint", "logs", "samples", "model",
+        "Source: MongoDB: test.seen", "corpus", "tokenizer", "dataset", "checkpoint", "logs", "samples", "model",
         f"{MODEL} version 1",
     ]  # fmt: skip
     assert "Made of corpus, tokenizer." in browser.run("return document.querySelector('.card.dataset').textContent")

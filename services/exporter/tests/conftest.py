@@ -244,6 +244,7 @@ class Corpus:
 
     def __init__(self, output):
         self.counts = dict(output.counts)
+        self.properties = dict(output.properties)
         self.digest = output.digest
         self.folder = Path(output.uri.removeprefix("file://"))
 

@@ -51,7 +51,9 @@ def test_every_document_is_exported_in_the_order_of_ids_with_its_text_unchanged(
 def test_collections_are_read_in_the_order_of_the_request(mongo, context, export):
     mongo.news.first.insert_one({"text": "1"})
     mongo.news.second.insert_one({"text": "2"})
-    assert export(ask("second", "first"), context).texts == ["2", "1"]
+    corpus = export(ask("second", "first"), context)
+    assert corpus.texts == ["2", "1"]
+    assert corpus.properties["source"] == "MongoDB: news.second, news.first"
 
 
 @pytest.mark.parametrize("path", ["body.text", "body.inner.deep"])

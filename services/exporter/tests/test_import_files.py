@@ -34,6 +34,13 @@ def test_folders_are_read_recursively_in_the_order_of_names(texts, context, expo
     corpus = export(ask(texts.as_uri()), context)
     assert [row["id"] for row in corpus.rows] == ["a/B.TXT", "a/b.md", "a/z.txt", "a-.txt", "b.txt"]
     assert corpus.rows[-1] == {"id": "b.txt", "source": (texts / "b.txt").as_uri(), "text": "b"}
+    assert corpus.properties["source"] == f"{texts.as_uri()}: 5 files"
+
+
+def test_few_files_are_named_in_the_corpus(texts, context, export):
+    write(texts, a_txt="a", b_txt="b")
+    corpus = export(ask(texts.as_uri()), context)
+    assert corpus.properties["source"] == f"{texts.as_uri()}/a.txt, {texts.as_uri()}/b.txt"
 
 
 def test_text_is_taken_as_it_is(texts, context, export):

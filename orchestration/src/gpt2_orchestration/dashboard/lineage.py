@@ -19,7 +19,7 @@ _SOURCES = {
     "ImportCheckpoint": "weights",
     "ImportTokenizer": "files",
 }
-"""Where the start calls that begin a run take from; a job does not say more."""
+"""Where the start calls that begin a run take from, where their outputs say no more."""
 
 Finder = Callable[[str], tuple[job_pb2.Job, artifact_pb2.Artifact] | None]
 """Finds an artifact of another run, and the job that made it, by its digest."""
@@ -61,7 +61,8 @@ def lineage(jobs: Sequence[job_pb2.Job], find: Finder) -> Json:
         sources = [graph.add(artifact, owner) for artifact, owner in _inputs(job, made, find)]
         if job.outputs and job.kind in _SOURCES:
             source = f"{job.job_id}#source"
-            graph.nodes[source] = _source(source, _SOURCES[job.kind])
+            named = next((output.properties["source"] for output in job.outputs if output.properties.get("source")), "")
+            graph.nodes[source] = _source(source, named or _SOURCES[job.kind])
             sources.append(source)
         for output in job.outputs:
             target = graph.add(output, job)

@@ -1,7 +1,7 @@
 """The tokenizer's jobs: what runs in a child process for each start call."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
@@ -40,7 +40,7 @@ def import_tokenizer(request: pb.ImportTokenizerRequest, context: Context) -> Ou
     if made is None:
         context.report("importing", 0, 1, "tokenizers")
         vocabulary = import_vocabulary(_fetched(request.uri, context))
-        made = _commit(context, vocabulary, [])
+        made = _commit(context, vocabulary, [], {"source": request.uri})
         context.report("importing", 1, 1, "tokenizers")
     return [output(_TOKENIZER, made)]
 
@@ -98,7 +98,9 @@ def _fetched(uri: str, context: Context) -> str:
     return source.run().as_uri()
 
 
-def _commit(context: Context, vocabulary: Vocabulary, parents: Sequence[Artifact]) -> Artifact:
+def _commit(
+    context: Context, vocabulary: Vocabulary, parents: Sequence[Artifact], source: Mapping[str, str] | None = None
+) -> Artifact:
     context.check_cancelled()
     with context.create(_TOKENIZER, _TOKENIZER, parents) as writer:
         write_vocabulary(vocabulary, writer.folder)
@@ -107,7 +109,7 @@ def _commit(context: Context, vocabulary: Vocabulary, parents: Sequence[Artifact
             properties["special_tokens"] = json.dumps(vocabulary.special_tokens)
         if all(sha256_of(writer.folder / name) == digest for name, digest in OPENAI_SHA256.items()):
             properties["origin"] = OPENAI
-        return writer.commit({"vocabulary": vocabulary.size}, properties)
+        return writer.commit({"vocabulary": vocabulary.size}, {**properties, **(source or {})})
 
 
 TRAIN_TOKENIZER = JobKind(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -22,6 +23,7 @@ from gpt2_exporter.files.table import read_csv, read_parquet
 _BATCH_DOCUMENTS = 1000
 _BATCH_CHARACTERS = 4 << 20
 _PLAIN = (".txt", ".md")
+_NAMED_FILES = 3
 _BY_LINE = (pb.TEXT_UNIT_LINE, pb.TEXT_UNIT_PARAGRAPH)
 
 
@@ -73,8 +75,13 @@ class FileDocuments:
 
     @property
     def properties(self) -> Mapping[str, str]:
-        """Nothing beside the fingerprint."""
-        return {}
+        """`source`: the addresses of few files, else the folder that they have in common, and how many they are."""
+        uris = [file.uri for file in self._files]
+        if len(uris) <= _NAMED_FILES:
+            return {"source": ", ".join(uris)}
+        # Of paths, which URIs are not, another function would find it.
+        folder = os.path.commonprefix(uris).rpartition("/")[0]  # noqa: RUF071
+        return {"source": f"{folder or 'several places'}: {len(uris)} files"}
 
     def batches(self, after: str | None) -> Iterator[Batch]:
         """Yields the documents, from the first one or from the one after a place.

@@ -94,16 +94,19 @@ class MongoDocuments:
 
     @property
     def properties(self) -> Mapping[str, str]:
-        """How far reading came, where it was not to the end of the snapshot."""
+        """`source`: database and collections; and how far reading came, where it was not to the end of the snapshot."""
+        source = self._source
+        where = f"MongoDB {source.connection}".strip()
+        named = {"source": f"{where}: {', '.join(f'{source.database}.{name}' for name in source.collections)}"}
         if self._cut_off is None:
-            return {}
+            return named
         collection, bracket, identifier = self._cut_off
         states = []
         for index, state in enumerate(self._snapshot.collections):
             read = (*state.greatest[:bracket], identifier) if index == collection else state.greatest
             before = tuple(self._since.collections[index].values())
             states.append(CollectionState(state.documents, read if index <= collection else before))
-        return {REACHED: Snapshot(self._snapshot.source_digest, tuple(states)).token()}
+        return {**named, REACHED: Snapshot(self._snapshot.source_digest, tuple(states)).token()}
 
     def batches(self, after: str | None) -> Iterator[Batch]:
         """Yields the documents, from the first one or from the one after a place.
