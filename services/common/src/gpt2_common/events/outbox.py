@@ -58,7 +58,7 @@ def add_to_outbox(connection: sql.Connection, event: CloudEvent) -> None:
     )
 
 
-def waiting_events(engine: sql.Engine, source: str, limit: int, published: Collection[int]) -> list[Waiting]:
+def waiting_events(engine: sql.Engine, source: str, limit: int, published: Collection[int] = ()) -> list[Waiting]:
     """The oldest events of one source that wait, in the order of their commits, but for those published already."""
     # Not only those after the last: of two transactions in PostgreSQL, the one that began later can be over first.
     mine = (_OUTBOX.c.source == source, _OUTBOX.c.position.not_in(published))
