@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import grpc
+import mlflow
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -142,6 +143,18 @@ def artifacts(tmp_path) -> Artifacts:
     root = tmp_path / "artifacts"
     root.mkdir()
     return Artifacts(root)
+
+
+@pytest.fixture(autouse=True)
+def forgotten_addresses() -> Iterator[None]:
+    """Takes back the addresses that MLflow keeps for the whole process, in variables that children inherit too."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    yield
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture
