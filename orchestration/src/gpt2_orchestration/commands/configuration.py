@@ -22,8 +22,7 @@ import typer
 from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.output import JsonOption, print_json, print_table
-from gpt2_orchestration.stack.control import stack_status
-from gpt2_orchestration.stack.errors import StackError
+from gpt2_orchestration.stack.control import stack_addresses
 
 PREFIX = "GPT2_"
 FILE_VARIABLE = "GPT2_CONFIG"
@@ -156,10 +155,7 @@ def _usual_places(environment: Mapping[str, str]) -> Iterator[Path]:
 
 def _stack() -> dict[str, str]:
     """Where the processes of the stack in this folder are: at other ports, where the usual ones were taken."""
-    try:
-        addresses = {process.name: process.address for process in stack_status(_STACK_FOLDER)}
-    except StackError:
-        return {}
+    addresses = stack_addresses(_STACK_FOLDER)
     return {name: f"{scheme}{addresses[process]}" for name, process, scheme in _OF_THE_STACK if process in addresses}
 
 

@@ -17,8 +17,7 @@ from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.client import ClientSettings, ServiceError, connect
 from gpt2_orchestration.commands.errors import shows_errors
 from gpt2_orchestration.commands.output import JsonOption, print_json, print_table
-from gpt2_orchestration.stack.control import stack_status
-from gpt2_orchestration.stack.errors import StackError
+from gpt2_orchestration.stack.control import stack_addresses
 
 _CONNECT_SECONDS = 3.0
 _LEAST_FREE_BYTES = 5 * 2**30
@@ -44,7 +43,7 @@ def doctor(
 ) -> None:
     """Check every address, version, the disk and the GPU, and say what to fix. Exit status 1 when any is wrong."""
     services = _services(ClientSettings.from_environment(os.environ))
-    findings = [*services, *_servers(os.environ, _stack(folder)), _disk(folder), _gpu()]
+    findings = [*services, *_servers(os.environ, stack_addresses(folder)), _disk(folder), _gpu()]
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -72,14 +71,6 @@ def _services(settings: ClientSettings) -> Iterator[Finding]:
             yield Finding(what=service, ok=False, found=found, fix=f"this command is {own}: install the same version")
         else:
             yield Finding(what=service, ok=True, found=found)
-
-
-def _stack(folder: Path) -> Mapping[str, str]:
-    """Addresses of the stack that runs in a folder, by process; none where none runs. Its Kafka chooses its port."""
-    try:
-        return {process.name: process.address for process in stack_status(folder)}
-    except StackError:
-        return {}
 
 
 def _servers(environment: Mapping[str, str], stack: Mapping[str, str]) -> Iterator[Finding]:

@@ -44,6 +44,15 @@ def stack_status(folder: Path) -> tuple[ProcessStatus, ...]:
     return tuple(_status(process, layout) for process in record.processes)
 
 
+def stack_addresses(folder: Path) -> dict[str, str]:
+    """Addresses of the processes of a stack by name; none where none runs in the folder."""
+    try:
+        record = _running(StackFolder(folder.absolute()))
+    except StackError:
+        return {}
+    return {process.name: process.address for process in record.processes}
+
+
 def stop_stack(folder: Path) -> None:
     """Stops a stack and waits until all of it is gone.
 
