@@ -23,6 +23,7 @@ from google.protobuf.message import Message
 
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2, jobs_service_pb2_grpc
 from gpt2_orchestration.calls import DEFAULT_PORTS, STUBS, StartCall
+from gpt2_orchestration.job_states import FINAL_STATES, state_name
 
 CALL_SECONDS = 30.0
 """Deadline of a call that is answered at once."""
@@ -36,9 +37,8 @@ _WATCH_SECONDS = 120.0
 _LOST_SECONDS = 300.0
 """How long a service may be away in the middle of a job before following it is given up."""
 
-_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-
-FINAL_STATES = (job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED)
+NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""Codes of a service that is away, and may be back."""
 
 
 class ServiceError(Exception):
@@ -68,8 +68,7 @@ class JobFailed(ServiceError):
 
     def __init__(self, job: job_pb2.Job) -> None:
         self.job = job
-        state = job_pb2.Job.State.Name(job.state).removeprefix("STATE_")
-        super().__init__(f"{job.kind} ({job.job_id}) is {state}: {job.error.message}")
+        super().__init__(f"{job.kind} ({job.job_id}) is {state_name(job.state).upper()}: {job.error.message}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +218,7 @@ class ServiceClient:
             except grpc.RpcError as error:
                 now = time.monotonic()
                 lost_since = lost_since or now
-                if error.code() not in _PASSING or now - lost_since > _LOST_SECONDS:
+                if error.code() not in NO_ANSWER or now - lost_since > _LOST_SECONDS:
                     raise self._translate(error) from error
                 time.sleep(1)
         if job.state != job_pb2.Job.STATE_SUCCEEDED:
@@ -251,7 +250,7 @@ class ServiceClient:
             raise self._translate(error) from error
 
     def _translate(self, error: grpc.RpcError) -> ServiceError:
-        if error.code() in _PASSING:
+        if error.code() in NO_ANSWER:
             variable = f"GPT2_{self.service.upper()}_ADDRESS"
             return ServiceError(
                 f"the {self.service} at {self.address} does not answer: "

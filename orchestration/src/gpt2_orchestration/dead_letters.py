@@ -11,7 +11,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from gpt2_orchestration.client import ServiceError
-from gpt2_orchestration.event_log import EVENT_TOPIC, read_topic
+from gpt2_orchestration.event_log import EVENT_TOPIC, read_topic, text_headers
 
 TOPIC = f"{EVENT_TOPIC}.dlq"
 _PREFIX = "dlq_"
@@ -56,7 +56,7 @@ def replay(bootstrap_servers: str, letters: list[DeadLetter]) -> int:
 
 
 def _letter(record: Any) -> DeadLetter:
-    headers = {name: value.decode(errors="replace") for name, value in record.headers}
+    headers = text_headers(record)
     return DeadLetter(
         place=f"{record.partition}:{record.offset}",
         topic=headers.get("dlq_topic", EVENT_TOPIC),

@@ -81,18 +81,39 @@ def _read_to_end(consumer: KafkaConsumer, topic: str) -> Iterator[Any]:
             yield from records
 
 
-def _event(record: Any) -> LoggedEvent | None:
-    """Reads a record; None where it is no event of these services."""
-    headers = {name: value.decode(errors="replace") for name, value in record.headers}
-    kind = headers.get("ce_type", "")
+def text_headers(record: Any) -> dict[str, str]:
+    """The headers of a record as text, by name."""
+    return {name: value.decode(errors="replace") for name, value in record.headers}
+
+
+def event_message(kind: str, value: bytes | None) -> Message | None:
+    """What an event says.
+
+    Args:
+        kind: Its CloudEvents type.
+        value: The record's value.
+
+    Returns:
+        A message of `gpt2.events.v1`; None where it is none that this version knows.
+    """
     if not kind.startswith(f"{_EVENTS}."):
         return None
     try:
         # A newer service may say what this version does not know.
         descriptor = events_pb2.DESCRIPTOR.message_types_by_name[kind.removeprefix(f"{_EVENTS}.")]
         message = message_factory.GetMessageClass(descriptor)()
-        message.ParseFromString(record.value or b"")
+        message.ParseFromString(value or b"")
     except (KeyError, DecodeError):
+        return None
+    return message
+
+
+def _event(record: Any) -> LoggedEvent | None:
+    """Reads a record; None where it is no event of these services."""
+    headers = text_headers(record)
+    kind = headers.get("ce_type", "")
+    message = event_message(kind, record.value)
+    if message is None:
         return None
     return LoggedEvent(
         id=headers.get("ce_id", ""),

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gpt2.jobs.v1 import job_pb2
+from gpt2_orchestration.job_states import state_name
 
 _LINE_SECONDS = 5.0
 _SHOWN = ("loss", "validation_loss")
@@ -89,7 +90,7 @@ def job_display(stage: str) -> Iterator[JobDisplay]:
 def describe(job: job_pb2.Job) -> str:
     """How far a job is, in one line: phase, amount, rate, time left, figures."""
     now = job.progress
-    state = job_pb2.Job.State.Name(job.state).removeprefix("STATE_").lower()
+    state = state_name(job.state)
     if job.state != job_pb2.Job.STATE_RUNNING:
         return state
     parts = [now.phase or state]

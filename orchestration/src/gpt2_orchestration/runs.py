@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.client import ClientSettings, JobFailed, ServiceError, connect
-
-UNFINISHED = (job_pb2.Job.STATE_QUEUED, job_pb2.Job.STATE_RUNNING)
-"""States of a job that has not ended."""
+from gpt2_orchestration.job_states import UNFINISHED_STATES, state_name
 
 _NEXT_STAGE_SECONDS = 1.0
 
@@ -29,12 +27,12 @@ class Run:
     @property
     def state(self) -> str:
         """Running, waiting for its next stage, succeeded, failed or cancelled."""
-        if any(job.state in UNFINISHED for job in self.jobs):
+        if any(job.state in UNFINISHED_STATES for job in self.jobs):
             return "running"
         last = self.jobs[-1]
         if last.state == job_pb2.Job.STATE_SUCCEEDED and last.plan.stages:
             return "waiting"
-        return job_pb2.Job.State.Name(last.state).removeprefix("STATE_").lower()
+        return state_name(last.state)
 
     @property
     def to_come(self) -> Sequence[str]:
@@ -81,7 +79,7 @@ def follow_run(settings: ClientSettings, run_id: str, on_change: Callable[[Run],
     while True:
         run = show_run(settings, run_id)
         on_change(run)
-        working = next((job for job in run.jobs if job.state in UNFINISHED), None)
+        working = next((job for job in run.jobs if job.state in UNFINISHED_STATES), None)
         if working is not None:
             _follow_job(settings, run, working, on_change)
         elif run.state == "waiting":

@@ -11,7 +11,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.airflow.parameters import specification_of_run
-from gpt2_orchestration.client import FINAL_STATES, ClientSettings, JobFailed, connect, watch_to_end
+from gpt2_orchestration.client import ClientSettings, JobFailed, connect, watch_to_end
+from gpt2_orchestration.job_states import FINAL_STATES
 from gpt2_orchestration.pipelines.graph import Stage, pipeline_stages
 from gpt2_orchestration.pipelines.requests import Input, build_request, request_json, run_name
 

@@ -11,6 +11,7 @@ from gpt2_orchestration.commands.errors import shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
 from gpt2_orchestration.dead_letters import DeadLetter, list_letters, replay
 from gpt2_orchestration.event_log import LoggedEvent, list_events
+from gpt2_orchestration.job_states import state_name
 
 events = typer.Typer(no_args_is_help=True, help="Events on Kafka.")
 letters = typer.Typer(no_args_is_help=True, help="Events that a service could not handle.")
@@ -66,10 +67,7 @@ def replay_dead_letters(
 def _describe(event: LoggedEvent) -> str:
     message = event.message
     if isinstance(message, events_pb2.JobStateChanged):
-        before, now = (
-            job_pb2.Job.State.Name(state).removeprefix("STATE_").lower()
-            for state in (message.previous_state, message.job.state)
-        )
+        before, now = (state_name(state) for state in (message.previous_state, message.job.state))
         return now if message.previous_state == job_pb2.Job.STATE_UNSPECIFIED else f"{before} to {now}"
     if isinstance(message, events_pb2.ModelLabelChanged):
         return f"{message.label}: version {message.previous_version or 'none'} to {message.version or 'none'}"

@@ -13,6 +13,7 @@ from gpt2_orchestration.client import ClientSettings, ServiceClient, connect
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
 from gpt2_orchestration.commands.references import REFERENCE_HELP, find_version
+from gpt2_orchestration.registered_models import list_models
 
 models = typer.Typer(no_args_is_help=True, help="Registered models, their versions and labels.")
 
@@ -32,7 +33,7 @@ def list_all(
         if name:
             _print_versions(name, list(_versions(registry, name)), json)
         else:
-            _print_models(list(_models(registry)), json)
+            _print_models(list(list_models(registry)), json)
 
 
 @models.command()
@@ -102,16 +103,6 @@ def history(
         for change in changes
     )
     print_table(("time", "label", "from", "to", "who", "why"), rows, name)
-
-
-def _models(registry: ServiceClient) -> Iterator[pb.RegisteredModel]:
-    request = pb.ListModelsRequest()
-    while True:
-        page = registry.call("ListModels", request)
-        yield from page.models
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
 
 
 def _versions(registry: ServiceClient, name: str) -> Iterator[pb.ModelVersion]:

@@ -10,6 +10,7 @@ from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.jobs.v1 import job_pb2
 from gpt2.registry.v1 import registry_service_pb2 as registry_pb
 from gpt2_orchestration.client import ServiceError
+from gpt2_orchestration.job_states import state_name
 from gpt2_orchestration.runs import Run
 
 Json = dict[str, Any]
@@ -36,7 +37,7 @@ def describe_job(job: job_pb2.Job) -> Json:
         "run_id": job.run_id,
         "service": job.service,
         "kind": job.kind,
-        "state": _state(job),
+        "state": state_name(job.state),
         "progress": {
             "phase": job.progress.phase,
             "done": job.progress.done,
@@ -113,10 +114,6 @@ def shorten(text: str) -> str:
     if len(text) <= LONGEST_TEXT:
         return text
     return f"{text[:LONGEST_TEXT]}… ({len(text):,} characters in all)"
-
-
-def _state(job: job_pb2.Job) -> str:
-    return job_pb2.Job.State.Name(job.state).removeprefix("STATE_").lower()
 
 
 def _registered(output: artifact_pb2.Artifact) -> Json:

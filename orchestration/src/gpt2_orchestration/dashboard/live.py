@@ -10,14 +10,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from google.protobuf.message import DecodeError
-
 from gpt2.events.v1 import events_pb2
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.client import NotFoundError, ServiceClient
 from gpt2_orchestration.dashboard.describing import Json, describe_job, describe_troubles
 from gpt2_orchestration.dashboard.services import Services
-from gpt2_orchestration.runs import UNFINISHED
+from gpt2_orchestration.event_log import event_message
+from gpt2_orchestration.job_states import UNFINISHED_STATES
 
 _POLL_SECONDS = 1.0
 _NEWEST = 20
@@ -63,12 +62,11 @@ class Changes:
 
     def hear_event(self, kind: str, value: bytes) -> None:
         """Takes the event of a record: its CloudEvents type, and its value. What is no event of ours is left alone."""
-        with suppress(DecodeError):
-            if kind == events_pb2.JobStateChanged.DESCRIPTOR.full_name:
-                self._hear_job(events_pb2.JobStateChanged.FromString(value).job)
-            elif kind == events_pb2.ModelLabelChanged.DESCRIPTOR.full_name:
-                change = events_pb2.ModelLabelChanged.FromString(value)
-                self._tell("label", {"name": change.model_name, "label": change.label, "version": change.version})
+        message = event_message(kind, value)
+        if isinstance(message, events_pb2.JobStateChanged):
+            self._hear_job(message.job)
+        elif isinstance(message, events_pb2.ModelLabelChanged):
+            self._tell("label", {"name": message.model_name, "label": message.label, "version": message.version})
 
     async def ask_for_ever(self) -> None:
         """Asks the services every second while anybody listens."""
@@ -98,7 +96,7 @@ class Changes:
 
     def _hear_job(self, job: job_pb2.Job) -> None:
         key = (job.service, job.job_id)
-        if job.state in UNFINISHED:
+        if job.state in UNFINISHED_STATES:
             self._unfinished.add(key)
         if job.revision > self._revisions.get(key, 0):
             self._revisions[key] = job.revision
@@ -124,7 +122,7 @@ def _finish(queue: asyncio.Queue[str | None]) -> None:
 def _recent_jobs(client: ServiceClient, unfinished: frozenset[JobKey]) -> list[job_pb2.Job]:
     """Jobs that may have changed: the newest, those that have not ended, and those that had not when last asked."""
     jobs = {job.job_id: job for job in client.jobs("", page_size=_NEWEST)}
-    jobs |= {job.job_id: job for job in client.jobs("", UNFINISHED, page_size=_UNFINISHED_PAGE)}
+    jobs |= {job.job_id: job for job in client.jobs("", UNFINISHED_STATES, page_size=_UNFINISHED_PAGE)}
     for service, job_id in unfinished:
         if service == client.service and job_id not in jobs:
             with suppress(NotFoundError):

@@ -1,22 +1,20 @@
 """Dead letters: listed with why and what, and sent again."""
 
+from contextlib import suppress
 from typing import Annotated
 
 from google.protobuf import json_format
-from google.protobuf.message import DecodeError
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from gpt2.events.v1 import events_pb2
 from gpt2_orchestration.client import NotFoundError
 from gpt2_orchestration.dashboard.describing import Json, shorten
 from gpt2_orchestration.dashboard.routes.bodies import Body, read_body
 from gpt2_orchestration.dead_letters import DeadLetter, list_letters, replay
-
-_MESSAGES = (events_pb2.JobStateChanged, events_pb2.ModelLabelChanged)
+from gpt2_orchestration.event_log import event_message, text_headers
 
 
 class ReplayBody(Body):
@@ -59,7 +57,7 @@ class LetterRoutes:
 
 
 def _describe(letter: DeadLetter) -> Json:
-    headers = {name: value.decode(errors="replace") for name, value in letter.record.headers}
+    headers = text_headers(letter.record)
     return {
         "place": letter.place,
         "topic": letter.topic,
@@ -75,10 +73,8 @@ def _describe(letter: DeadLetter) -> Json:
 
 def _payload(kind: str, value: bytes) -> str:
     """What the record holds: our messages in JSON, all else as text."""
-    for message in _MESSAGES:
-        if message.DESCRIPTOR.full_name == kind:
-            try:
-                return json_format.MessageToJson(message.FromString(value), preserving_proto_field_name=True)
-            except (DecodeError, json_format.SerializeToJsonError):
-                break
+    message = event_message(kind, value)
+    if message is not None:
+        with suppress(json_format.SerializeToJsonError):
+            return json_format.MessageToJson(message, preserving_proto_field_name=True)
     return value.decode(errors="replace")

@@ -1,7 +1,5 @@
 """Registered models: listed, shown with the history of their labels; labels moved and taken away."""
 
-from collections.abc import Iterator
-
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,6 +10,7 @@ from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2_orchestration.client import ServiceClient
 from gpt2_orchestration.dashboard.describing import describe_change, describe_version
 from gpt2_orchestration.dashboard.routes.bodies import Body, read_body
+from gpt2_orchestration.registered_models import list_models
 
 _MOST_VERSIONS = 200
 _MOST_CHANGES = 500
@@ -49,7 +48,7 @@ class ModelRoutes:
         """All models, by name."""
         models = [
             {"name": model.model_name, "labels": dict(model.labels), "latest_version": model.latest_version}
-            for model in self._models()
+            for model in list_models(self._registry)
         ]
         return JSONResponse({"models": models})
 
@@ -81,12 +80,3 @@ class ModelRoutes:
             clear_label = pb.ClearLabelRequest(**change, reason=body.reason)
             answer = await run_in_threadpool(self._registry.call, "ClearLabel", clear_label)
         return JSONResponse({"previous_version": answer.previous_version})
-
-    def _models(self) -> Iterator[pb.RegisteredModel]:
-        request = pb.ListModelsRequest()
-        while True:
-            page = self._registry.call("ListModels", request)
-            yield from page.models
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token

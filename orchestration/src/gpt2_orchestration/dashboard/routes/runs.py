@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.jobs.v1 import job_pb2
-from gpt2_orchestration.client import NotFoundError, ServiceClient, ServiceError
+from gpt2_orchestration.client import NO_ANSWER, NotFoundError, ServiceClient, ServiceError
 from gpt2_orchestration.dashboard.curves import TensorBoard
 from gpt2_orchestration.dashboard.describing import Json, describe_job_whole, describe_run, describe_troubles
 from gpt2_orchestration.dashboard.lineage import Finder, lineage
@@ -103,7 +103,7 @@ class RunRoutes:
         """Tells every service, and says whom it did not reach: a run is stopped when each has been told."""
         answers = await run_in_threadpool(self._services.ask, what)
         for error in answers.errors.values():
-            if error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            if error.code not in NO_ANSWER:
                 raise error
         if answers.errors:
             names = " and the ".join(answers.errors)
