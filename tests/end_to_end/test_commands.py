@@ -141,8 +141,13 @@ def test_versions_are_measured_on_the_same_data(gpt2, stack, model):
     figures = gpt2("models", "evaluate", NAME, "--dataset", dataset, "--json")
     assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
     compared = gpt2("models", "compare", NAME, "1", "2", "--dataset", dataset, "--json")
-    assert compared["evaluations"] == [figures, figures]
-    assert "evaluated perplexity" in gpt2("models", "compare", NAME, "1", "2", "--dataset", dataset)
+    [evaluation] = compared["evaluations"]
+    assert evaluation["measurement"]["uri"] == dataset
+    assert {row["name"]: row["values"] for row in evaluation["figures"]} == {
+        name: [value, value] for name, value in figures.items()
+    }
+    assert "perplexity on dataset" in gpt2("models", "compare", NAME, "1", "2")
+    assert "perplexity on dataset" in gpt2("models", "show", f"{NAME}/1")
 
 
 def test_commands_find_the_stack_of_their_folder(stack, model):

@@ -13,7 +13,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from gpt2.exporter.v1.exporter_service_pb2 import ExportCorpusRequest
-from gpt2.trainer.v1.trainer_service_pb2 import TrainModelRequest
+from gpt2.registry.v1.registry_service_pb2 import RecordEvaluationRequest, RegisterModelRequest
+from gpt2.trainer.v1.trainer_service_pb2 import EvaluateModelRequest, TrainModelRequest
 from gpt2_orchestration import dashboard
 from gpt2_orchestration.client import connect
 from gpt2_orchestration.stack.control import stack_status
@@ -176,6 +177,51 @@ def test_a_refused_label_is_the_service_s_sentence_and_changes_nothing(browser, 
     assert browser.text(".changes") == before
 
 
+@pytest.fixture(scope="module")
+def second_version(stack, followed) -> str:
+    """A second version of the model, the first one's on the run's dataset measured. Returns the dataset's URI."""
+    with connect("tokenizer", stack.client) as tokenizer, connect("trainer", stack.client) as trainer:
+        [dataset] = tokenizer.get(f"{RUN}/encode-corpus").outputs
+        [model] = trainer.get(f"{RUN}/export-model").outputs
+        measured = trainer.call("EvaluateModel", EvaluateModelRequest(model_uri=model.uri, dataset_uri=dataset.uri)).job
+        [evaluation] = trainer.follow(measured, lambda _: None).outputs
+    with connect("registry", stack.client) as registry:
+        asked = RegisterModelRequest(model_uri=model.uri, model_name=MODEL, tags={"note": HOSTILE})
+        registry.follow(registry.call("RegisterModel", asked).job, lambda _: None)
+        registry.call(
+            "RecordEvaluation",
+            RecordEvaluationRequest(model_name=MODEL, version=1, evaluation_uri=evaluation.uri),
+        )
+    return dataset.uri
+
+
+def test_versions_are_chosen_and_compared(browser, second_version):
+    browser.open(f"#/models/{MODEL}")
+    browser.until(lambda: len(browser.driver.find_elements(By.CSS_SELECTOR, ".versions tbody tr")) == 2)
+    compare = browser.find(".actions button")
+    assert not compare.is_enabled()
+    for box in browser.driver.find_elements(By.CSS_SELECTOR, ".versions input[type=checkbox]"):
+        box.click()
+    compare.click()
+    browser.until(lambda: browser.find(".comparison td"))
+    assert browser.text("h1") == f"{MODEL}: versions 1, 2"
+    tables = browser.run(COMPARED)
+    [losses] = [row[1:] for row in tables["Figures"] if row[0] == "validation loss"]
+    assert losses[0] != "–"
+    [loss] = [row for row in tables["What was measured"] if row[0] == "loss"]
+    assert float(loss[1]) > 0
+    assert loss[2] == "–"
+    assert second_version in browser.text("main")
+    assert browser.text("main pre").startswith("--- sample 1 ---")
+
+    browser.open(f"#/comparisons/{MODEL}/1,7")
+    browser.until(lambda: "has no version 7" in browser.text(".failure"))
+
+
+COMPARED = """return Object.fromEntries([...document.querySelectorAll('.comparison')].map(table =>
+    [table.caption.innerText, [...table.tBodies[0].rows].map(row => [...row.cells].map(cell => cell.innerText))]))"""
+
+
 def test_a_service_that_is_killed_is_named_and_what_is_shown_stays(browser, followed, stack):
     browser.open("#/runs")
     browser.until(lambda: RUN in browser.text(".runs"))
@@ -210,11 +256,19 @@ def test_an_unknown_run_is_an_error_with_a_way_on(browser, stack):
     assert "404" in refused
 
 
-PLACES = ["#/runs", f"#/runs/{RUN}", "#/models", f"#/models/{MODEL}", "#/dead-letters", "#/services"]
+PLACES = [
+    "#/runs",
+    f"#/runs/{RUN}",
+    "#/models",
+    f"#/models/{MODEL}",
+    f"#/comparisons/{MODEL}/1,2",
+    "#/dead-letters",
+    "#/services",
+]
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_page_is_quiet_fits_a_phone_and_can_be_used_by_ear_and_keyboard(browser, followed, place):
+def test_a_page_is_quiet_fits_a_phone_and_can_be_used_by_ear_and_keyboard(browser, second_version, place):
     browser.complaints()
     browser.hosts()
     browser.resize(360, 740, phone=True)

@@ -62,6 +62,10 @@ def test_a_run_is_shown_with_its_stages_and_no_curves(dashboard, failed_run):
         ("/api/v1/runs?limit=0", 400, "INVALID_ARGUMENT", "limit: must be 1 to"),
         ("/api/v1/runs?limit=many", 400, "INVALID_ARGUMENT", "limit: must be 1 to"),
         ("/api/v1/models", 503, "UNAVAILABLE", "the registry at"),
+        ("/api/v1/models/news/comparison", 400, "INVALID_ARGUMENT", "versions: must be numbers"),
+        ("/api/v1/models/news/comparison?versions=1,b", 400, "INVALID_ARGUMENT", "versions: must be numbers"),
+        (f"/api/v1/models/news/comparison?versions=1,{10**30}", 400, "INVALID_ARGUMENT", "versions: must be numbers"),
+        ("/api/v1/models/news/comparison?versions=1,2", 503, "UNAVAILABLE", "the registry at"),
         ("/api/v1/nothing", 404, "NOT_FOUND", "Not Found"),
     ],
 )

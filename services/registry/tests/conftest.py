@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -105,9 +105,11 @@ class Artifacts:
         self._store = ArtifactStore(root.as_uri(), [root.as_uri()], root / "scratch")
         self._made = 0
 
-    def make(self, kind: str, files: Mapping[str, str | bytes | Path]) -> str:
+    def make(self, kind: str, files: Mapping[str, str | bytes | Path], parents: Sequence[str] = ()) -> str:
+        """Makes an artifact, of models as its parents."""
         self._made += 1
-        with self._store.create(f"made-{self._made}", kind, kind, {}) as writer:
+        made_from = [self._store.open("parents", uri, "model") for uri in parents]
+        with self._store.create(f"made-{self._made}", kind, kind, {}, made_from) as writer:
             for name, content in files.items():
                 path = writer.folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)

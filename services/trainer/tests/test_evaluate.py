@@ -1,5 +1,6 @@
 """EvaluateModel: its figures are those of the reference, and bad input is named."""
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -85,6 +86,21 @@ def test_figures_are_those_of_the_reference(evaluate, tmp_path):
     assert metrics["last_word_accuracy"] == right / 3
     assert metrics["last_word_perplexity"] == pytest.approx(np.exp(total / 3), rel=1e-4)
     assert {name: float(outputs["evaluation"][name]) for name in metrics} == pytest.approx(metrics)
+    [dataset, words] = json.loads((folder(outputs["evaluation"]) / "evaluation.json").read_text())["measurements"]
+    assert {**dataset.pop("figures"), **words.pop("figures")} == metrics
+    manifest = json.loads((tmp_path / "dataset" / "manifest.json").read_text())
+    assert dataset == {
+        "kind": "dataset",
+        "uri": (tmp_path / "dataset").as_uri(),
+        "digest": manifest["digest"],
+        "context_length": 16,
+        "sequences": windows.shape[0],
+    }
+    assert words == {
+        "kind": "last_words",
+        "uri": uri,
+        "digest": hashlib.sha256((tmp_path / "last.jsonl").read_bytes()).hexdigest(),
+    }
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from gpt2.trainer.v1.trainer_service_pb2 import EvaluateModelRequest, GenerateRe
 from gpt2_orchestration.calls import EVALUATE_MODEL
 from gpt2_orchestration.client import ClientSettings, ServiceClient, connect
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
-from gpt2_orchestration.commands.models import models
+from gpt2_orchestration.commands.models import SHORT_DIGEST, models, place
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
 from gpt2_orchestration.commands.references import REFERENCE_HELP, find_version, registered_uri
 from gpt2_orchestration.pipelines.requests import run_job
@@ -27,7 +27,6 @@ WordsOption = Annotated[
     str, typer.Option("--last-words", help="URI of JSON lines with `text`, whose last words are to be guessed.")
 ]
 
-_SHORT_DIGEST = 12
 _COMPARED_TOKENS = 40
 _KEY_CHARACTERS = 16
 
@@ -40,12 +39,12 @@ def evaluate(
     last_words: WordsOption = "",
     json: JsonOption = False,
 ) -> None:
-    """Measure a version on a dataset, or on last words of texts."""
+    """Measure a version on a dataset, or on last words of texts, and record the figures at it."""
     if not dataset and not last_words:
         raise UsageError("name --dataset, --last-words or both")
     with connect("registry", _settings()) as registry:
         version = find_version(registry, model)
-    figures = _measure(version, dataset, last_words)
+        figures = _measure(registry, version, dataset, last_words)
     if json:
         print_json(figures)
     else:
@@ -66,23 +65,27 @@ def compare(
     last_words: WordsOption = "",
     json: JsonOption = False,
 ) -> None:
-    """Put versions side by side: metrics, parameters that differ, digests, samples, the same held-out text."""
+    """Put versions side by side: metrics, what was measured of them, parameters that differ, digests, samples."""
+    request = pb.CompareModelsRequest(model_name=name, versions=versions)
     with connect("registry", _settings()) as registry:
-        found = registry.call("CompareModels", pb.CompareModelsRequest(model_name=name, versions=versions))
-    measured = [_measure(item, dataset, last_words) for item in found.model_versions] if dataset or last_words else []
+        found = registry.call("CompareModels", request)
+        if dataset or last_words:
+            for version in found.model_versions:
+                _measure(registry, version, dataset, last_words)
+            found = registry.call("CompareModels", request)
     written = {text: _continuations(found.model_versions, text, seed) for text in prompt}
     if json:
-        print_json({**as_json(found), "evaluations": measured, "continuations": written})
+        print_json({**as_json(found), "continuations": written})
         return
     rows = [["labels", *(", ".join(item.labels) for item in found.model_versions)]]
-    rows += (
-        [[f"evaluated {figure}", *(f"{each[figure]:.6g}" for each in measured)] for figure in measured[0]]
-        if measured
-        else []
-    )
+    rows += [
+        [f"{figure.name} on {place(evaluation.measurement)}", *map(_figure, figure.values)]
+        for evaluation in found.evaluations
+        for figure in evaluation.figures
+    ]
     rows += [[row.name, *map(_figure, row.values)] for row in found.metrics]
     rows += [[row.name, *row.values] for row in found.parameters]
-    rows += [[row.name, *(value[:_SHORT_DIGEST] for value in row.values)] for row in found.lineage]
+    rows += [[row.name, *(value[:SHORT_DIGEST] for value in row.values)] for row in found.lineage]
     if samples:
         rows.append(["samples", *found.samples])
     rows += [[text, *texts] for text, texts in written.items()]
@@ -97,13 +100,20 @@ def _trainer() -> AbstractContextManager[ServiceClient]:
     return connect("trainer", _settings())
 
 
-def _measure(version: pb.ModelVersion, dataset: str, last_words: str) -> Mapping[str, float]:
-    """What EvaluateModel measures. The same model on the same data is measured once, however often it is asked."""
+def _measure(registry: ServiceClient, version: pb.ModelVersion, dataset: str, last_words: str) -> Mapping[str, float]:
+    """What EvaluateModel measures, recorded at the version.
+
+    The same model is measured on the same data once, however often it is asked.
+    """
     request = EvaluateModelRequest(model_uri=registered_uri(version), dataset_uri=dataset, last_words_uri=last_words)
     key = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()[:_KEY_CHARACTERS]
-    request.job.CopyFrom(job_pb2.JobOptions(job_id=f"evaluate-{key}/EvaluateModel", retry_failed=True))
+    request.job.CopyFrom(job_pb2.JobOptions(job_id=f"evaluation-{key}/EvaluateModel", retry_failed=True))
     with _trainer() as trainer:
         [output] = run_job(trainer, EVALUATE_MODEL, request).outputs
+    record = pb.RecordEvaluationRequest(
+        model_name=version.model_name, version=version.version, evaluation_uri=output.uri
+    )
+    registry.call("RecordEvaluation", record)
     return {name: float(value) for name, value in output.properties.items()}
 
 

@@ -13,7 +13,10 @@ from gpt2_orchestration.client import ClientSettings, ServiceClient, connect
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
 from gpt2_orchestration.commands.references import REFERENCE_HELP, find_version
-from gpt2_orchestration.registered_models import list_models
+from gpt2_orchestration.registered_models import described_tags, list_models
+
+SHORT_DIGEST = 12
+"""Characters of a digest that tell two apart."""
 
 models = typer.Typer(no_args_is_help=True, help="Registered models, their versions and labels.")
 
@@ -47,7 +50,12 @@ def show(model: Annotated[str, typer.Argument(help=REFERENCE_HELP)], json: JsonO
         return
     facts = [("labels", ", ".join(version.labels)), ("registered", _time(version)), ("run", version.mlflow_run_id)]
     facts += [(name, f"{value:.6g}") for name, value in sorted(version.metrics.items())]
-    print_table(("fact", "value"), [*facts, *sorted(version.tags.items())], version.model_uri)
+    facts += [
+        (f"{name} on {place(evaluation.measurement)}", f"{value:.6g}")
+        for evaluation in version.evaluations
+        for name, value in sorted(evaluation.figures.items())
+    ]
+    print_table(("fact", "value"), [*facts, *described_tags(version).items()], version.model_uri)
 
 
 @models.command()
@@ -103,6 +111,12 @@ def history(
         for change in changes
     )
     print_table(("time", "label", "from", "to", "who", "why"), rows, name)
+
+
+def place(measurement: pb.Measurement) -> str:
+    """Where figures were measured, short enough for a table: the end of the URI, and the start of the digest."""
+    end = measurement.uri.rstrip("/").rsplit("/", 1)[-1]
+    return f"{end} {measurement.digest[:SHORT_DIGEST]}"
 
 
 def _versions(registry: ServiceClient, name: str) -> Iterator[pb.ModelVersion]:

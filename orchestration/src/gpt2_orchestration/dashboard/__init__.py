@@ -27,6 +27,8 @@ has `{"service", "message"}` for each that is not heard.
     GET  /api/v1/runs/RUN/training         {"trainings": [{"job_id", "charts", "samples", "message"}]}
     GET  /api/v1/models                    {"models": [{"name", "labels", "latest_version"}]}
     GET  /api/v1/models/NAME               {"name", "versions", "changes", "more"}; newest first; 404
+    GET  /api/v1/models/NAME/comparison    ?versions=1,2: {"name", "versions", "metrics", "evaluations", "parameters",
+                                           "lineage", "samples"}, values in the order of the versions; 404
     POST /api/v1/models/NAME/label         {"label", "version", "actor", "reason"}: version 0 takes the label away
     GET  /api/v1/dead-letters              {"letters": [{"place", "time", "reason", "consumer", "topic", "payload"}]}
     POST /api/v1/dead-letters/replay       {"places": [place]}: {"sent"}; at least one place

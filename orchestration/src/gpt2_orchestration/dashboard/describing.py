@@ -11,6 +11,7 @@ from gpt2.jobs.v1 import job_pb2
 from gpt2.registry.v1 import registry_service_pb2 as registry_pb
 from gpt2_orchestration.client import ServiceError
 from gpt2_orchestration.job_states import state_name
+from gpt2_orchestration.registered_models import described_tags
 from gpt2_orchestration.runs import Run
 
 Json = dict[str, Any]
@@ -87,8 +88,28 @@ def describe_version(version: registry_pb.ModelVersion) -> Json:
         "uri": version.model_uri,
         "mlflow_run_id": version.mlflow_run_id,
         "metrics": _finite(version.metrics),
-        "tags": {name: shorten(value) for name, value in sorted(version.tags.items())},
+        "tags": {name: shorten(value) for name, value in described_tags(version).items()},
+        "evaluations": [
+            {"measurement": _measurement(item.measurement), "figures": _finite(item.figures)}
+            for item in version.evaluations
+        ],
         "create_time": _time(version, "create_time"),
+    }
+
+
+def describe_comparison(name: str, compared: registry_pb.CompareModelsResponse) -> Json:
+    """Versions side by side."""
+    return {
+        "name": name,
+        "versions": [describe_version(version) for version in compared.model_versions],
+        "metrics": _figures(compared.metrics),
+        "evaluations": [
+            {"measurement": _measurement(item.measurement), "figures": _figures(item.figures)}
+            for item in compared.evaluations
+        ],
+        "parameters": _texts(compared.parameters),
+        "lineage": _texts(compared.lineage),
+        "samples": [shorten(text) for text in compared.samples],
     }
 
 
@@ -123,6 +144,27 @@ def _registered(output: artifact_pb2.Artifact) -> Json:
         "version": output.properties.get("version", ""),
         "validation_loss": _finite(output.counts).get("validation_loss"),
     }
+
+
+def _measurement(measurement: registry_pb.Measurement) -> Json:
+    return {
+        "kind": measurement.kind,
+        "uri": measurement.uri,
+        "digest": measurement.digest,
+        "context_length": measurement.context_length,
+        "sequences": measurement.sequences,
+    }
+
+
+def _figures(rows: Iterable[registry_pb.ComparedMetric]) -> list[Json]:
+    """Figures by name; null where a version lacks one."""
+    return [
+        {"name": row.name, "values": [value if math.isfinite(value) else None for value in row.values]} for row in rows
+    ]
+
+
+def _texts(rows: Iterable[registry_pb.ComparedText]) -> list[Json]:
+    return [{"name": row.name, "values": [shorten(value) for value in row.values]} for row in rows]
 
 
 def _time(message: Any, field: str) -> str | None:

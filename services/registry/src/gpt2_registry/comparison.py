@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt2_common.errors import NotFound
+from gpt2_registry.evaluations import ComparedEvaluation, compare_evaluations
 from gpt2_registry.mlflow_connection import MlflowConnection
 from gpt2_registry.mlflow_registry import MlflowRegistry, RegisteredVersion
 from gpt2_registry.registration import SAMPLES_FILE
@@ -27,6 +28,7 @@ class Comparison:
     """Those that differ."""
     lineage: Sequence[Row]
     samples: Sequence[str]
+    evaluations: Sequence[ComparedEvaluation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ def compare(registry: MlflowRegistry, model_name: str, numbers: Sequence[int]) -
         parameters=[row for row in _rows([fact.parameters for fact in facts]) if len(set(row[1])) > 1],
         lineage=_rows([_lineage(version) for version in versions]),
         samples=[fact.samples for fact in facts],
+        evaluations=compare_evaluations(versions),
     )
 
 

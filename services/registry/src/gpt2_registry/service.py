@@ -1,7 +1,9 @@
 """The gRPC face of the registry. Translates messages; decides nothing."""
 
 import asyncio
+import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -19,6 +21,7 @@ from gpt2_common.jobs.service import page_size
 from gpt2_common.server import ServiceDefinition, ServiceSurroundings
 from gpt2_registry import validation
 from gpt2_registry.comparison import compare
+from gpt2_registry.evaluations import Evaluation, Measurement, evaluations, record
 from gpt2_registry.jobs import REGISTER_MODEL
 from gpt2_registry.labels import LabelChange, Labels
 from gpt2_registry.mlflow_connection import MlflowConnection
@@ -94,7 +97,24 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
             parameters=[pb.ComparedText(name=name, values=values) for name, values in found.parameters],
             lineage=[pb.ComparedText(name=name, values=values) for name, values in found.lineage],
             samples=found.samples,
+            evaluations=[
+                pb.ComparedEvaluation(
+                    measurement=_measurement(item.measurement),
+                    figures=[pb.ComparedMetric(name=name, values=values) for name, values in item.figures],
+                )
+                for item in found.evaluations
+            ],
         )
+
+    async def RecordEvaluation(
+        self,
+        request: pb.RecordEvaluationRequest,
+        context: Any,  # noqa: ARG002
+    ) -> pb.RecordEvaluationResponse:
+        """Records what was measured of a version's model."""
+        validation.require(validation.record_problems(request, self._artifacts.require_allowed))
+        version = await _in_thread(self._record, request)
+        return pb.RecordEvaluationResponse(model_version=_message(version))
 
     async def SetLabel(self, request: pb.SetLabelRequest, context: Any) -> pb.SetLabelResponse:  # noqa: ARG002
         """Gives a label to a version."""
@@ -128,6 +148,12 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         await _in_thread(self._labels.delete_version, request.model_name, request.version)
         return pb.DeleteModelVersionResponse()
 
+    def _record(self, request: pb.RecordEvaluationRequest) -> RegisteredVersion:
+        evaluation = self._artifacts.open("evaluation_uri", request.evaluation_uri, "evaluation", verify=True)
+        now = time.time_ns() // 1_000_000
+        record(self._registry, request.model_name, request.version, evaluation, now)
+        return self._registry.version(request.model_name, request.version)
+
     def _get(self, request: pb.GetModelVersionRequest) -> RegisteredVersion:
         if request.WhichOneof("selector") == "label":
             return self._registry.version_by_label(request.model_name, request.label)
@@ -158,9 +184,24 @@ def _message(version: RegisteredVersion) -> pb.ModelVersion:
         mlflow_run_id=version.run_id,
         tags=version.tags,
         metrics=version.metrics,
+        evaluations=map(_evaluation, evaluations(version)),
     )
     message.create_time.FromMilliseconds(version.created_millis)
     return message
+
+
+def _evaluation(evaluation: Evaluation) -> pb.Evaluation:
+    message = pb.Evaluation(
+        measurement=_measurement(evaluation.measurement),
+        figures=evaluation.figures,
+        evaluation_uri=evaluation.evaluation_uri,
+    )
+    message.record_time.FromMilliseconds(evaluation.recorded_millis)
+    return message
+
+
+def _measurement(measurement: Measurement) -> pb.Measurement:
+    return pb.Measurement(**asdict(measurement))
 
 
 def _publisher(engine: sql.Engine, wake_relay: Callable[[], None]) -> Callable[[CloudEvent], None]:

@@ -69,6 +69,15 @@ def compare_problems(request: pb.CompareModelsRequest) -> Problems:
     return problems
 
 
+def record_problems(request: pb.RecordEvaluationRequest, require_allowed: Callable[[str, str], str]) -> Problems:
+    """What is wrong with the recording of an evaluation. Takes what `register_problems` does."""
+    return [
+        *_model_name_problems(request.model_name),
+        *_version_problems(request.version),
+        *_uri_problems("evaluation_uri", request.evaluation_uri, require_allowed),
+    ]
+
+
 def set_label_problems(request: pb.SetLabelRequest) -> Problems:
     """What is wrong with the setting of a label."""
     return [

@@ -1,4 +1,4 @@
-"""Registered models: listed, shown with the history of their labels; labels moved and taken away."""
+"""Registered models: listed, compared, shown with the history of their labels; labels moved and taken away."""
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2_orchestration.client import ServiceClient
-from gpt2_orchestration.dashboard.describing import describe_change, describe_version
+from gpt2_orchestration.dashboard.describing import describe_change, describe_comparison, describe_version
 from gpt2_orchestration.dashboard.routes.bodies import Body, read_body
 from gpt2_orchestration.registered_models import list_models
 
@@ -41,6 +41,7 @@ class ModelRoutes:
         return [
             Route("/models", self.show_all),
             Route("/models/{name}", self.show),
+            Route("/models/{name}/comparison", self.compare),
             Route("/models/{name}/label", self.label, methods=["POST"]),
         ]
 
@@ -66,6 +67,16 @@ class ModelRoutes:
                 "changes": [describe_change(change) for change in changes[:_MOST_CHANGES]],
             }
         )
+
+    def compare(self, request: Request) -> JSONResponse:
+        """Versions of one model side by side."""
+        name = request.path_params["name"]
+        try:
+            numbers = [int(number) for number in request.query_params.get("versions", "").split(",")]
+            asked = pb.CompareModelsRequest(model_name=name, versions=numbers)
+        except ValueError:
+            raise HTTPException(400, "versions: must be numbers of versions with commas between, such as 1,2") from None
+        return JSONResponse(describe_comparison(name, self._registry.call("CompareModels", asked)))
 
     async def label(self, request: Request) -> JSONResponse:
         """Moves a label, or takes it away."""

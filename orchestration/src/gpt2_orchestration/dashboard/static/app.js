@@ -2,6 +2,7 @@
 
 import { element, failure, foreign } from "./elements.js";
 import { follow } from "./live.js";
+import { comparisonView } from "./views/comparison.js";
 import { lettersView } from "./views/letters.js";
 import { modelView } from "./views/model.js";
 import { modelsView } from "./views/models.js";
@@ -30,6 +31,7 @@ function route() {
   const name = rest.join("/");
   if (place === "runs" && name) return runView(name);
   if (place === "models" && name) return modelView(name);
+  if (place === "comparisons" && rest.length > 1) return comparisonView(rest.slice(0, -1).join("/"), rest.at(-1));
   return { models: modelsView, "dead-letters": lettersView, services: servicesView }[place]?.() ?? runsView();
 }
 

@@ -60,6 +60,11 @@ class RegistryServiceStub(object):
                 request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsRequest.SerializeToString,
                 response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsResponse.FromString,
                 _registered_method=True)
+        self.RecordEvaluation = channel.unary_unary(
+                '/gpt2.registry.v1.RegistryService/RecordEvaluation',
+                request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.RecordEvaluationRequest.SerializeToString,
+                response_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.RecordEvaluationResponse.FromString,
+                _registered_method=True)
         self.SetLabel = channel.unary_unary(
                 '/gpt2.registry.v1.RegistryService/SetLabel',
                 request_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.SetLabelRequest.SerializeToString,
@@ -117,8 +122,16 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CompareModels(self, request, context):
-        """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, and
-        samples. NOT_FOUND when one is missing.
+        """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, samples,
+        and what RecordEvaluation has recorded of them. NOT_FOUND when one is missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordEvaluation(self, request, context):
+        """Records at a version what EvaluateModel has measured of its model; what was measured of it the same way before is
+        replaced. FAILED_PRECONDITION when another model was measured. NOT_FOUND when there is no such version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,6 +193,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.CompareModels,
                     request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsRequest.FromString,
                     response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsResponse.SerializeToString,
+            ),
+            'RecordEvaluation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordEvaluation,
+                    request_deserializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.RecordEvaluationRequest.FromString,
+                    response_serializer=gpt2_dot_registry_dot_v1_dot_registry__service__pb2.RecordEvaluationResponse.SerializeToString,
             ),
             'SetLabel': grpc.unary_unary_rpc_method_handler(
                     servicer.SetLabel,
@@ -338,6 +356,33 @@ class RegistryService(object):
             '/gpt2.registry.v1.RegistryService/CompareModels',
             gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsRequest.SerializeToString,
             gpt2_dot_registry_dot_v1_dot_registry__service__pb2.CompareModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordEvaluation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.registry.v1.RegistryService/RecordEvaluation',
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.RecordEvaluationRequest.SerializeToString,
+            gpt2_dot_registry_dot_v1_dot_registry__service__pb2.RecordEvaluationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,8 +45,12 @@ class RegistryServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelsRequest, _registry_service_pb2.ListModelsResponse]
     """Lists the registered models by name, with what holds their labels."""
     CompareModels: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CompareModelsRequest, _registry_service_pb2.CompareModelsResponse]
-    """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, and
-    samples. NOT_FOUND when one is missing.
+    """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, samples,
+    and what RecordEvaluation has recorded of them. NOT_FOUND when one is missing.
+    """
+    RecordEvaluation: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RecordEvaluationRequest, _registry_service_pb2.RecordEvaluationResponse]
+    """Records at a version what EvaluateModel has measured of its model; what was measured of it the same way before is
+    replaced. FAILED_PRECONDITION when another model was measured. NOT_FOUND when there is no such version.
     """
     SetLabel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetLabelRequest, _registry_service_pb2.SetLabelResponse]
     """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
@@ -76,8 +80,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelsRequest, _registry_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the registered models by name, with what holds their labels."""
     CompareModels: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CompareModelsRequest, _registry_service_pb2.CompareModelsResponse]  # type: ignore[assignment]
-    """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, and
-    samples. NOT_FOUND when one is missing.
+    """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, samples,
+    and what RecordEvaluation has recorded of them. NOT_FOUND when one is missing.
+    """
+    RecordEvaluation: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RecordEvaluationRequest, _registry_service_pb2.RecordEvaluationResponse]  # type: ignore[assignment]
+    """Records at a version what EvaluateModel has measured of its model; what was measured of it the same way before is
+    replaced. FAILED_PRECONDITION when another model was measured. NOT_FOUND when there is no such version.
     """
     SetLabel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetLabelRequest, _registry_service_pb2.SetLabelResponse]  # type: ignore[assignment]
     """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
@@ -134,8 +142,18 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.CompareModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.CompareModelsResponse, _abc.Awaitable[_registry_service_pb2.CompareModelsResponse]]:
-        """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, and
-        samples. NOT_FOUND when one is missing.
+        """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, samples,
+        and what RecordEvaluation has recorded of them. NOT_FOUND when one is missing.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordEvaluation(
+        self,
+        request: _registry_service_pb2.RecordEvaluationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.RecordEvaluationResponse, _abc.Awaitable[_registry_service_pb2.RecordEvaluationResponse]]:
+        """Records at a version what EvaluateModel has measured of its model; what was measured of it the same way before is
+        replaced. FAILED_PRECONDITION when another model was measured. NOT_FOUND when there is no such version.
         """
 
     @_abc_1.abstractmethod

@@ -1,9 +1,10 @@
 """EvaluateModel: measures a checkpoint or a model on a dataset's validation split, and on last words of texts."""
 
+import hashlib
 import io
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -33,7 +34,8 @@ def evaluate_model(
     """Evaluates a model.
 
     Returns:
-        The output `evaluation`: `metrics.json`, whose figures are the manifest's properties too.
+        The output `evaluation`: `metrics.json`, whose figures are the manifest's properties too, and `evaluation.json`,
+        which says for each part on what it was measured, and how.
 
     Raises:
         PipelineError: An input is damaged, or the inputs do not go together.
@@ -54,6 +56,7 @@ class _Evaluation:
         self._field = request.WhichOneof("source") or ""
         uri = getattr(request, self._field)
         self._source = context.open(self._field, uri, self._field.removesuffix("_uri"), verify=True)
+        self._words_digest = ""
         self._dataset: Artifact | None = None
         if request.dataset_uri:
             self._dataset = context.open("dataset_uri", request.dataset_uri, "dataset")
@@ -63,10 +66,12 @@ class _Evaluation:
         architecture, weights = self._model()
         validation = self._validation(architecture) if self._dataset is not None else None
         words = self._words(architecture) if self._request.last_words_uri else []
-        metrics = self._measure(architecture, weights, validation, words)
+        parts = self._measure(architecture, weights, validation, words)
+        metrics = {name: value for part in parts for name, value in part["figures"].items()}
         parents = [self._source, *([self._dataset] if self._dataset else [])]
         with self._context.create("evaluation", "evaluation", parents) as writer:
             write_json(writer.folder / "metrics.json", metrics)
+            write_json(writer.folder / "evaluation.json", {"measurements": parts})
             properties = {name: str(value) for name, value in metrics.items()}
             return [output("evaluation", writer.commit({"metrics": len(metrics)}, properties))]
 
@@ -112,6 +117,8 @@ class _Evaluation:
         uri = self._context.require_allowed(field, self._request.last_words_uri)
         try:
             with fsspec.open(uri, "rb") as file:
+                self._words_digest = hashlib.file_digest(file, "sha256").hexdigest()
+                file.seek(0)
                 text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
                 return read_last_words(text, codec.encode_prompt, architecture.layers.n_ctx, field)
         except FileNotFoundError as error:
@@ -123,7 +130,8 @@ class _Evaluation:
 
     def _measure(
         self, architecture: Architecture, weights: Weights, validation: ValidationData | None, words: list[LastWord]
-    ) -> Mapping[str, float]:
+    ) -> list[dict[str, Any]]:
+        """Each part's figures, with on what and how they were measured."""
         self._context.report("compiling")
         # Keras is imported only here, when the inputs are known to be right: it takes seconds.
         select_backend(self._context.settings.keras_backend)
@@ -132,12 +140,21 @@ class _Evaluation:
         before = validation.sequences if validation else 0
         evaluator = Evaluator(architecture, weights, self._batch_size)
         report = partial(self._progress, before + len(words))
-        metrics: dict[str, float] = {}
-        if validation is not None:
-            metrics |= evaluator.perplexity(validation.batches(), partial(report, 0))
+        parts: list[dict[str, Any]] = []
+        if validation is not None and self._dataset is not None:
+            dataset = {
+                "kind": "dataset",
+                "uri": self._dataset.uri,
+                "digest": self._dataset.digest,
+                "context_length": self._request.context_length or architecture.layers.n_ctx,
+                "sequences": validation.sequences,
+            }
+            figures = evaluator.perplexity(validation.batches(), partial(report, 0))
+            parts.append({**dataset, "figures": figures})
         if words:
-            metrics |= evaluator.last_words(words, partial(report, before))
-        return metrics
+            file = {"kind": "last_words", "uri": self._request.last_words_uri, "digest": self._words_digest}
+            parts.append({**file, "figures": evaluator.last_words(words, partial(report, before))})
+        return parts
 
     def _progress(self, total: int, before: int, done: int) -> None:
         self._context.check_cancelled()

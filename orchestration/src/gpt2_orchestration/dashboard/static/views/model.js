@@ -1,11 +1,11 @@
-// One model: its versions, and who moved which label when and why. Labels are moved from here.
+// One model: its versions, and who moved which label when and why. Labels are moved from here, and versions compared.
 
 import { get, post } from "../api.js";
 import { ask } from "../dialog.js";
 import { element, foreign, hidden, latest, renew, row, table } from "../elements.js";
-import { clock, figure, words } from "../text.js";
+import { clock, figure, shortDigest, words } from "../text.js";
 
-const COLUMNS = ["Version", "Labels", "Validation loss, nats per token", "Registered", "Run", "Change"];
+const COLUMNS = ["Version", "Labels", "Validation loss, nats", "Registered", "Run", "Choose"];
 const HISTORY = ["When", "Label", "From", "To", "Who", "Why"];
 const USUAL_LABELS = ["staging", "production", "retired"];
 const NAME = "gpt2-dashboard-actor";
@@ -15,7 +15,9 @@ export function modelView(name) {
   const versions = table("Versions", COLUMNS, [], { class: "versions" });
   const changes = table("Changes of labels", HISTORY, [], { class: "changes" });
   const note = element("p", { class: "note" });
-  const root = element("div", {}, versions, note, element("h2", {}, "Changes of labels"), changes);
+  const chosen = new Set();
+  const compare = element("button", { type: "button", disabled: true, click: openComparison }, "Compare the chosen versions");
+  const root = element("div", {}, element("p", { class: "actions" }, compare), versions, note, element("h2", {}, "Changes of labels"), changes);
   let known = [];
 
   const read = latest(() => get(path), (answer) => {
@@ -35,8 +37,20 @@ export function modelView(name) {
       figure(loss === undefined ? null : Number(loss)),
       clock(version.create_time),
       run ? element("a", { href: `#/runs/${encodeURIComponent(run)}` }, foreign(run)) : "–",
-      element("button", { type: "button", click: () => askForLabel(version) }, "Set a label…", hidden(` of version ${version.version}`)),
+      element("div", { class: "actions" },
+        element("button", { type: "button", click: () => askForLabel(version) }, "Set a label…", hidden(` of version ${version.version}`)),
+        element("label", {}, element("input", { type: "checkbox", checked: chosen.has(version.version), change: (event) => choose(version.version, event.target.checked) }), "Compare", hidden(` version ${version.version}`)),
+      ),
     ]);
+  }
+
+  function choose(number, isChosen) {
+    isChosen ? chosen.add(number) : chosen.delete(number);
+    compare.disabled = chosen.size < 2;
+  }
+
+  function openComparison() {
+    location.hash = `#/comparisons/${encodeURIComponent(name)}/${[...chosen].sort((one, other) => one - other).join(",")}`;
   }
 
   function labelChip(label, version) {
@@ -85,9 +99,10 @@ function whoAndWhy() {
 }
 
 function facts(version) {
+  const measured = version.evaluations.flatMap(({ measurement, figures }) => Object.entries(figures).map(([name, value]) => [`${words(name)} on ${shortDigest(measurement.digest)}`, figure(value)]));
   const metrics = Object.entries(version.metrics).map(([name, value]) => [words(name), figure(value)]);
   const tags = Object.entries(version.tags).map(([name, value]) => [name, value]);
-  return element("dl", {}, [["URI", version.uri], ...metrics, ...tags].map(([name, value]) => [foreign(name, "dt"), foreign(value, "dd")]));
+  return element("dl", {}, [["URI", version.uri], ...metrics, ...measured, ...tags].map(([name, value]) => [foreign(name, "dt"), foreign(value, "dd")]));
 }
 
 function changeRow(change) {
