@@ -1,6 +1,7 @@
 # Set-up and the two commands of the README. Everything goes into this checkout, nothing elsewhere.
 
 PYTHON ?= python3.11
+PYTEST_WORKERS ?= 2
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 BIN := .venv/bin
 MEMBERS := protos services/common services/exporter services/tokenizer services/trainer services/registry orchestration
@@ -42,8 +43,10 @@ airflow: .airflow/.ready
 demo: setup
 	$(BIN)/gpt2 demo
 
+# Much of the time tests wait for servers: two at a time share it. A file's tests stay together, as they share servers,
+# and the longest files come first.
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
 
 lint: setup
 	$(BIN)/ruff format --check .
