@@ -80,6 +80,7 @@ def check(stack: FaultStack, run_id: str, jobs: Mapping[str, Job]) -> int:
         versions = MlflowClient(mlflow, mlflow).search_model_versions(f"name='{run_id}'")
         assert [int(version.version) for version in versions] == [1]
     assert not stray_files(stack.folder.artifacts)
+    assert not list(stack.temporary.iterdir())
     return len(events)
 
 
