@@ -21,7 +21,7 @@ from gpt2_common.artifacts.manifest import sha256_of
 from gpt2_common.artifacts.store import Artifact, check_files
 from gpt2_common.jobs.options import default_name
 
-from .runs import FIRST, Job, all_stages, check, digests, finish, print_report, start, wait_for_job
+from .runs import FIRST, Job, all_stages, check, digests, finish, start, wait_for_job
 from .services import FaultStack
 
 LONG = os.environ.get("GPT2_FAULTS") == "long"
@@ -93,7 +93,7 @@ def check_whole(artifacts: Iterable[Path]) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kind", KINDS + (KINDS_OF_LONG_FORM if LONG else ()))
-def test_a_job_that_finds_the_disk_full_fails_cleanly_and_is_continued(stack, whole, kind, part, capsys):
+def test_a_job_that_finds_the_disk_full_fails_cleanly_and_is_continued(stack, whole, kind, part, report):
     run_id = f"full-{default_name(kind)}-{part}"
     folder = stack.folder.artifacts / f"{run_id}~{default_name(kind)}"
     needed = size_of(folders(whole[kind]))
@@ -113,15 +113,13 @@ def test_a_job_that_finds_the_disk_full_fails_cleanly_and_is_continued(stack, wh
         jobs = finish(stack, run_id, kind)
         check(stack, run_id, jobs)
         assert digests({kind: jobs[kind]}) == digests({kind: whole[kind]})
-    report(
-        capsys, failed, room, needed, "earlier artifacts whole, no half-written file, equal artifacts when continued"
-    )
+    report(f"{found_full(failed)}; {len(digests(jobs))} files equal when continued", table(failed, room, needed))
 
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("whose", ["job", "mlflow"])
 def test_a_registration_that_finds_a_disk_full_leaves_no_version_and_is_continued_to_one(
-    stack, whole, whose, part, capsys
+    stack, whole, whose, part, report
 ):
     kind = "RegisterModel"
     run_id = f"full-{whose}-{part}"
@@ -146,7 +144,7 @@ def test_a_registration_that_finds_a_disk_full_leaves_no_version_and_is_continue
         # That the version is the only one, it checks too.
         check(stack, run_id, finish(stack, run_id, kind))
         assert mlflow.served(run_id) == mlflow.served("room")
-    report(capsys, failed, room, needed, f"full: the {whose}'s disk; no version left, one when continued, others whole")
+    report(f"{found_full(failed)}; no version left, one when continued", table(failed, room, needed))
 
 
 class Mlflow:
@@ -174,9 +172,12 @@ def size_of(artifacts: Iterable[Path]) -> int:
     return sum(path.stat().st_size for made in artifacts for path in made.rglob("*") if path.is_file())
 
 
-def report(capsys, failed: Job, room: int, needed: int, result: str) -> None:
-    table = [
+def found_full(failed: Job) -> str:
+    return f"RESOURCE_EXHAUSTED while {failed.progress.phase or 'beginning'}, all made before it whole"
+
+
+def table(failed: Job, room: int, needed: int) -> list[list[str]]:
+    return [
         ["stage", "room of needed bytes", "in phase", "error"],
         [failed.kind, f"{room:,} of {needed:,}", failed.progress.phase, failed.error.message],
     ]
-    print_report(capsys, table, result)
