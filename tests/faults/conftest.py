@@ -1,17 +1,41 @@
-import os
+"""The stack of the suite, and its report: GPT2_FAULTS=long wants the long form."""
+
 import secrets
+from collections.abc import Sequence
+from typing import Protocol
 
 import pytest
 from brokers import require_java
 from pymongo import MongoClient
 
+from .report import SEEN, format_table, summarize
 from .services import fault_stack
 
 
-@pytest.fixture(scope="session")
-def long() -> bool:
-    """Whether the long form is wanted: GPT2_FAULTS=long."""
-    return os.environ.get("GPT2_FAULTS") == "long"
+class Report(Protocol):
+    """Takes what a test has seen, in a line, and the table behind it where there is one."""
+
+    def __call__(self, seen: str, table: Sequence[Sequence[object]] = ()) -> None: ...
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    outcomes = ("passed", "failed", "error", "skipped")
+    if lines := summarize(report for outcome in outcomes for report in terminalreporter.getreports(outcome)):
+        terminalreporter.section("what was promised, and what was seen")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def report(capsys, record_property) -> Report:
+    """Prints what a test has seen, whatever pytest captures, and keeps it for the end of the suite."""
+
+    def tell(seen: str, table: Sequence[Sequence[object]] = ()) -> None:
+        record_property(SEEN, seen)
+        with capsys.disabled():
+            print("", *format_table(table), seen, sep="\n")
+
+    return tell
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -80,6 +80,7 @@ def check(stack: FaultStack, run_id: str, jobs: Mapping[str, Job]) -> int:
         versions = MlflowClient(mlflow, mlflow).search_model_versions(f"name='{run_id}'")
         assert [int(version.version) for version in versions] == [1]
     assert not stray_files(stack.folder.artifacts)
+    assert not list(stack.temporary.iterdir())
     return len(events)
 
 
@@ -93,13 +94,3 @@ def digests(jobs: Mapping[str, Job]) -> dict[tuple[str, str], str]:
         for entry in Manifest.from_json(path.read_text(), str(path)).files
     ]
     return {(kind, name): sha256 for kind, name, sha256 in files if not _DIFFERS.search(f"{kind}/{name}")}
-
-
-def print_report(capsys, table: Sequence[Sequence[object]], result: str) -> None:
-    """Prints a table, whatever pytest captures."""
-    widths = [max(len(str(cell)) for cell in column) + 2 for column in zip(*table, strict=True)]
-    with capsys.disabled():
-        print()
-        for row in table:
-            print("".join(f"{cell!s:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-        print(result)

@@ -95,6 +95,7 @@ class FaultStack:
         backends: Its servers, by name.
         services: The services, by name.
         token: Bearer token of the services.
+        temporary: Folder that the services are given for temporary files.
     """
 
     def __init__(
@@ -103,7 +104,9 @@ class FaultStack:
         backends: dict[str, KillableProcess],
         services: dict[str, KillableService],
         token: str | None,
+        temporary: Path,
     ) -> None:
+        self.temporary = temporary
         self.folder = folder
         self.backends = backends
         self.services = services
@@ -138,16 +141,18 @@ def fault_stack(root: Path, environment: Mapping[str, str], token: str | None = 
     )
     folder = StackFolder.create(settings.folder)
     definitions = {definition.name: definition for definition in define_stack(settings, folder)}
-    kafka = {"GPT2_KAFKA_BOOTSTRAP_SERVERS": definitions["kafka"].address}
+    temporary = root / "temporary"
+    temporary.mkdir()
+    own = {"GPT2_KAFKA_BOOTSTRAP_SERVERS": definitions["kafka"].address, "TMPDIR": str(temporary)}
     backends = {name: KillableProcess(definitions[name], folder, {}) for name in BACKENDS}
-    services = {name: KillableService(definitions[name], folder, kafka, token) for name in SERVICES}
+    services = {name: KillableService(definitions[name], folder, own, token) for name in SERVICES}
     started: list[KillableProcess] = []
     try:
         for group in (backends, services):
             started += [process.start() for process in group.values()]
             for process in group.values():
                 process.wait_until_ready()
-        yield FaultStack(folder, backends, services, token)
+        yield FaultStack(folder, backends, services, token, temporary)
     finally:
         for process in reversed(started):
             process.kill()

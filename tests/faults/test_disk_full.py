@@ -1,7 +1,8 @@
-"""A disk that is full in the middle of each kind of job that writes artifacts.
+"""A disk that is full in the middle of each kind of job.
 
-The job's folder is a small file system of its own. The job fails with RESOURCE_EXHAUSTED, what was made before it is
-untouched, no half-written file is left, and with more room it is continued to the artifact that it would have been.
+The job's folder is a small file system of its own; for a registration, the folder of MLflow's files is one too. The job
+fails with RESOURCE_EXHAUSTED, the artifacts and versions made before it are untouched, no half-written file and no
+version is left, and with more room it is continued to the artifact, or the one version, that it would have made.
 """
 
 import os
@@ -13,18 +14,28 @@ from urllib.parse import urlsplit
 
 import pytest
 from google.rpc import code_pb2
+from mlflow import MlflowClient
 
 from gpt2_common.artifacts import Manifest
+from gpt2_common.artifacts.manifest import sha256_of
 from gpt2_common.artifacts.store import Artifact, check_files
 from gpt2_common.jobs.options import default_name
 
-from .runs import FIRST, Job, all_stages, check, digests, finish, print_report, start, wait_for_job
+from .runs import FIRST, Job, all_stages, check, digests, finish, start, wait_for_job
 from .services import FaultStack
 
 LONG = os.environ.get("GPT2_FAULTS") == "long"
 # Parts of the room that the job's artifacts need; 0 is a single page.
 PARTS = (0, 0.2, 0.4, 0.6, 0.8, 0.95) if LONG else (0.6,)
-KINDS = ("ExportCorpus", "TrainTokenizer", "EncodeCorpus", "TrainModel", "ExportModel", "ImportCheckpoint")
+KINDS = (
+    "ExportCorpus",
+    "TrainTokenizer",
+    "EncodeCorpus",
+    "TrainModel",
+    "ExportModel",
+    "EvaluateModel",
+    "ImportCheckpoint",
+)
 # These write what others of the kinds write too.
 KINDS_OF_LONG_FORM = ("ImportFiles", "ImportTokenizer")
 _PAGE = 4096
@@ -52,10 +63,8 @@ def give_room(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def whole(stack) -> dict[str, Job]:
     """The jobs of a run with room enough."""
-    stages = all_stages(stack.folder.artifacts.as_uri(), "room")
-    del stages["EvaluateModel"], stages["RegisterModel"]
-    start(stack, "room", stages)
-    return finish(stack, "room", "ImportCheckpoint")
+    start(stack, "room", all_stages(stack.folder.artifacts.as_uri(), "room"))
+    return finish(stack, "room", "RegisterModel")
 
 
 def request_of(kind: str, stack: FaultStack, whole: dict[str, Job]) -> dict:
@@ -66,12 +75,14 @@ def request_of(kind: str, stack: FaultStack, whole: dict[str, Job]) -> dict:
         "EncodeCorpus": {"corpus_uri": made["ExportCorpus"], "tokenizer_uri": made["TrainTokenizer"]},
         "TrainModel": {"dataset_uri": made["EncodeCorpus"]},
         "ExportModel": {"checkpoint_uri": made["TrainModel"]},
+        "RegisterModel": {"model_uri": made["ExportModel"], "logs_uri": whole["TrainModel"].outputs[1].uri},
     }
     return {**all_stages(stack.folder.artifacts.as_uri(), "room")[kind], **inputs.get(kind, {})}
 
 
 def folders(job: Job) -> list[Path]:
-    return [Path(urlsplit(output.uri).path) for output in job.outputs]
+    """Those of a job's artifacts; a version is none of this disk."""
+    return [] if job.kind == "RegisterModel" else [Path(urlsplit(output.uri).path) for output in job.outputs]
 
 
 def check_whole(artifacts: Iterable[Path]) -> None:
@@ -82,17 +93,16 @@ def check_whole(artifacts: Iterable[Path]) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kind", KINDS + (KINDS_OF_LONG_FORM if LONG else ()))
-def test_a_job_that_finds_the_disk_full_fails_cleanly_and_is_continued(stack, whole, kind, part, capsys):
+def test_a_job_that_finds_the_disk_full_fails_cleanly_and_is_continued(stack, whole, kind, part, report):
     run_id = f"full-{default_name(kind)}-{part}"
     folder = stack.folder.artifacts / f"{run_id}~{default_name(kind)}"
-    needed = sum(path.stat().st_size for made in folders(whole[kind]) for path in made.rglob("*") if path.is_file())
+    needed = size_of(folders(whole[kind]))
     room = max(_PAGE, int(needed * part))
     with small_disk(folder, room):
         start(stack, run_id, {} if kind == FIRST else {kind: request_of(kind, stack, whole)})
         failed = wait_for_job(stack, run_id, kind, Job.STATE_FAILED)
         assert failed.error.code == code_pb2.RESOURCE_EXHAUSTED, failed.error.message
-        left = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.endswith((".part", ".tmp"))]
-        assert not left
+        assert not half_written(folder)
         # Of several outputs, those before the last can be whole already.
         check_whole(path.parent for path in folder.glob("*/manifest.json"))
         check_whole(made for job in whole.values() for made in folders(job))
@@ -102,8 +112,77 @@ def test_a_job_that_finds_the_disk_full_fails_cleanly_and_is_continued(stack, wh
         jobs = finish(stack, run_id, kind)
         check(stack, run_id, jobs)
         assert digests({kind: jobs[kind]}) == digests({kind: whole[kind]})
-    table = [
+    report(f"{found_full(failed)}; {len(digests(jobs))} files equal when continued", table(failed, room, needed))
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("whose", ["job", "mlflow"])
+def test_a_registration_that_finds_a_disk_full_leaves_no_version_and_is_continued_to_one(
+    stack, whole, whose, part, report
+):
+    kind = "RegisterModel"
+    run_id = f"full-{whose}-{part}"
+    mlflow = Mlflow(stack)
+    # A registration of this name finds it, and puts its files there.
+    experiment = mlflow.client.create_experiment(run_id)
+    folder = stack.folder.artifacts / f"{run_id}~{default_name(kind)}" if whose == "job" else mlflow.files / experiment
+    needed = size_of(folders(whole["ExportModel"]))
+    room = max(_PAGE, int(needed * part))
+    before = mlflow.contents()
+    with small_disk(folder, room):
+        start(stack, run_id, {kind: {**request_of(kind, stack, whole), "model_name": run_id}})
+        failed = wait_for_job(stack, run_id, kind, Job.STATE_FAILED)
+        assert failed.error.code == code_pb2.RESOURCE_EXHAUSTED, failed.error.message
+        assert not half_written(folder)
+        assert not mlflow.versions(run_id)
+        assert mlflow.versions("room") == [1]
+        assert mlflow.contents().items() >= before.items()
+        check_whole(made for job in whole.values() for made in folders(job))
+        give_room(folder)
+        with stack.owner(kind).connect() as client:
+            client.continue_run(run_id)
+        # That the version is the only one, it checks too.
+        check(stack, run_id, finish(stack, run_id, kind))
+        assert mlflow.served(run_id) == mlflow.served("room")
+    report(f"{found_full(failed)}; no version left, one when continued", table(failed, room, needed))
+
+
+class Mlflow:
+    """What MLflow has, and where its files are."""
+
+    def __init__(self, stack: FaultStack) -> None:
+        uri = f"http://{stack.addresses['mlflow']}"
+        self.client = MlflowClient(uri, uri)
+        self.files = stack.folder.root / "data" / "mlflow" / "artifacts"
+
+    def versions(self, name: str) -> list[int]:
+        return [int(version.version) for version in self.client.search_model_versions(f"name='{name}'")]
+
+    def served(self, name: str) -> dict[str, str]:
+        """SHA-256 of each file that the first version of a model serves with."""
+        folder = Path(urlsplit(self.client.get_model_version_download_uri(name, "1")).path) / "artifacts"
+        return {str(path.relative_to(folder)): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
+
+    def contents(self) -> dict[Path, str]:
+        """SHA-256 of each file."""
+        return {path: sha256_of(path) for path in self.files.rglob("*") if path.is_file()}
+
+
+def half_written(folder: Path) -> list[Path]:
+    """Files that were begun and not finished, and temporary ones."""
+    return [path for path in folder.rglob("*") if path.name.endswith((".part", ".tmp")) or path.name.startswith("tmp")]
+
+
+def size_of(artifacts: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for made in artifacts for path in made.rglob("*") if path.is_file())
+
+
+def found_full(failed: Job) -> str:
+    return f"RESOURCE_EXHAUSTED while {failed.progress.phase or 'beginning'}, all made before it whole"
+
+
+def table(failed: Job, room: int, needed: int) -> list[list[str]]:
+    return [
         ["stage", "room of needed bytes", "in phase", "error"],
-        [kind, f"{room:,} of {needed:,}", failed.progress.phase, failed.error.message],
+        [failed.kind, f"{room:,} of {needed:,}", failed.progress.phase, failed.error.message],
     ]
-    print_report(capsys, table, "earlier artifacts whole, no half-written file, equal artifacts when continued")

@@ -16,12 +16,12 @@ from gpt2.exporter.v1 import exporter_service_pb2 as exporter
 from gpt2.jobs.v1 import job_pb2
 from gpt2.registry.v1 import registry_service_pb2 as registry
 
-from .runs import EXPORT, MODEL, SMALL, Job, check, finish, print_report, start, wait_for_job
+from .runs import EXPORT, MODEL, SMALL, Job, check, finish, start, wait_for_job
 from .services import FaultStack
 
 SECONDS = (30, 120, 180) if os.environ.get("GPT2_FAULTS") == "long" else (5,)
 _BACK_WITHIN_SECONDS = 60
-HEADINGS = ["away", "when", "for s", "what came of it", "back after s", "events"]
+for_seconds = pytest.mark.parametrize("seconds", SECONDS, ids=lambda seconds: f"{seconds} s")
 
 
 def go_without(stack: FaultStack, name: str, seconds: float) -> None:
@@ -40,23 +40,23 @@ def go_on_after(stack: FaultStack, seconds: float, run_id: str, kind: str) -> tu
     return waited, check(stack, run_id, finish(stack, run_id, "EncodeCorpus"))
 
 
-def report(capsys, row: list[object]) -> None:
-    print_report(capsys, [HEADINGS, row], "nothing lost, nothing done twice, in order")
+def seen(outcome: str, waited: float, events: int) -> str:
+    return f"{outcome}, {waited:.1f} s after it was back; {events} events, each change of state once and in order"
 
 
-@pytest.mark.parametrize("seconds", SECONDS)
-def test_a_run_goes_on_when_kafka_was_away_in_its_middle(stack, seconds, capsys):
+@for_seconds
+def test_a_run_goes_on_when_kafka_was_away_in_its_middle(stack, seconds, report):
     run_id = f"kafka-middle-{seconds}"
     start(stack, run_id, SMALL)
     wait_for_job(stack, run_id, "TrainTokenizer")
     stack.backends["kafka"].kill()
     wait_for_job(stack, run_id, "TrainTokenizer", Job.STATE_SUCCEEDED)
     waited, events = go_on_after(stack, seconds, run_id, "EncodeCorpus")
-    report(capsys, ["kafka", "in a run", seconds, "went on", f"{waited:.1f}", events])
+    report(seen("went on", waited, events))
 
 
-@pytest.mark.parametrize("seconds", SECONDS)
-def test_services_that_start_without_kafka_take_calls_and_publish_when_it_is_there(stack, seconds, capsys):
+@for_seconds
+def test_services_that_start_without_kafka_take_calls_and_publish_when_it_is_there(stack, seconds, report):
     run_id = f"kafka-start-{seconds}"
     stack.backends["kafka"].kill()
     started = [stack.services[name] for name in ("exporter", "tokenizer")]
@@ -66,12 +66,12 @@ def test_services_that_start_without_kafka_take_calls_and_publish_when_it_is_the
     start(stack, run_id, SMALL)
     wait_for_job(stack, run_id, "ImportFiles", Job.STATE_SUCCEEDED)
     waited, events = go_on_after(stack, seconds, run_id, "TrainTokenizer")
-    report(capsys, ["kafka", "at the start", seconds, "went on", f"{waited:.1f}", events])
+    report(seen("went on", waited, events))
 
 
-@pytest.mark.parametrize("seconds", SECONDS)
+@for_seconds
 def test_an_export_during_which_mongodb_goes_away_has_every_document_in_the_end(
-    stack, seconds, mongodb_documents, capsys
+    stack, seconds, mongodb_documents, report
 ):
     run_id = f"mongodb-middle-{seconds}"
     source = exporter.MongoSource(database="faults", collections=["many"], text_field="body")
@@ -84,11 +84,11 @@ def test_an_export_during_which_mongodb_goes_away_has_every_document_in_the_end(
     job, outcome, waited = bring_to_its_end(stack, run_id, "ExportCorpus")
     assert job.outputs[0].counts["documents"] == mongodb_documents
     events = check(stack, run_id, {job.kind: job})
-    report(capsys, ["mongodb", "in an export", seconds, outcome, f"{waited:.1f}", events])
+    report(seen(outcome, waited, events))
 
 
-@pytest.mark.parametrize("seconds", SECONDS)
-def test_an_export_that_begins_without_mongodb_ends_well_when_it_is_there(stack, seconds, capsys):
+@for_seconds
+def test_an_export_that_begins_without_mongodb_ends_well_when_it_is_there(stack, seconds, report):
     run_id = f"mongodb-start-{seconds}"
     stack.backends["mongodb"].kill()
     request = exporter.ExportCorpusRequest(job=job_pb2.JobOptions(run_id=run_id, job_id=f"{run_id}/a"))
@@ -97,12 +97,12 @@ def test_an_export_that_begins_without_mongodb_ends_well_when_it_is_there(stack,
     go_without(stack, "mongodb", seconds)
     job, outcome, waited = bring_to_its_end(stack, run_id, "ExportCorpus")
     events = check(stack, run_id, {job.kind: job})
-    report(capsys, ["mongodb", "at the start", seconds, outcome, f"{waited:.1f}", events])
+    report(seen(outcome, waited, events))
 
 
-@pytest.mark.parametrize("seconds", SECONDS)
+@for_seconds
 @pytest.mark.parametrize("when", ["at the start", "in a registration"])
-def test_a_registration_without_mlflow_makes_one_version_when_it_is_there(stack, model_uri, seconds, when, capsys):
+def test_a_registration_without_mlflow_makes_one_version_when_it_is_there(stack, model_uri, seconds, when, report):
     run_id = f"mlflow-{when.split()[-1]}-{seconds}"
     if when == "at the start":
         stack.backends["mlflow"].kill()
@@ -116,7 +116,7 @@ def test_a_registration_without_mlflow_makes_one_version_when_it_is_there(stack,
     go_without(stack, "mlflow", seconds)
     job, outcome, waited = bring_to_its_end(stack, run_id, "RegisterModel")
     events = check(stack, run_id, {job.kind: job})
-    report(capsys, ["mlflow", when, seconds, outcome, f"{waited:.1f}", events])
+    report(seen(outcome, waited, events))
 
 
 def bring_to_its_end(stack: FaultStack, run_id: str, kind: str) -> tuple[Job, str, float]:

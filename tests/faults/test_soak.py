@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from .runs import SMALL, check, finish, print_report, start
+from .runs import SMALL, check, finish, start
 from .services import FaultStack
 
 JOBS_OF_A_RUN = 1 + len(SMALL)
@@ -50,7 +50,7 @@ def run(stack: FaultStack, run_id: str) -> None:
     check(stack, run_id, finish(stack, run_id, "EncodeCorpus"))
 
 
-def test_small_jobs_leave_memory_handles_and_processes_as_they_were(stack, capsys):
+def test_small_jobs_leave_memory_handles_and_processes_as_they_were(stack, report):
     for number in range(WARM_UP_RUNS):
         run(stack, f"warm-{number}")
     assert wait_until(lambda: not any(usage(stack, name).processes for name in stack.services))
@@ -70,6 +70,8 @@ def test_small_jobs_leave_memory_handles_and_processes_as_they_were(stack, capsy
         now = after[name]
         memory = [f"{then.mebibytes:.1f}", f"{now.mebibytes:.1f}", f"{growth[name]:.1%}"]
         table.append([name, *memory, f"{then.handles} to {now.handles}", now.processes])
-    print_report(capsys, table, f"{RUNS * JOBS_OF_A_RUN} jobs after {WARM_UP_RUNS * JOBS_OF_A_RUN} of warm-up")
+    jobs, before_them = RUNS * JOBS_OF_A_RUN, WARM_UP_RUNS * JOBS_OF_A_RUN
+    most = max(growth.values())
+    report(f"{jobs} jobs after {before_them}: memory grew by {most:.1%} at most; nothing else is left", table)
     assert nothing_left
     assert max(growth.values()) < _MOST_GROWTH

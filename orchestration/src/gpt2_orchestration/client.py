@@ -37,6 +37,8 @@ _WATCH_SECONDS = 120.0
 _LOST_SECONDS = 300.0
 """How long a service may be away in the middle of a job before following it is given up."""
 
+_JOBS_A_PAGE = 500
+
 NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """Codes of a service that is away, and may be back."""
 
@@ -156,19 +158,27 @@ class ServiceClient:
         return job
 
     def jobs(
-        self, run_id: str, states: Sequence[job_pb2.Job.State.ValueType] = (), page_size: int = 0
+        self, run_id: str, states: Sequence[job_pb2.Job.State.ValueType] = (), limit: int | None = None
     ) -> list[job_pb2.Job]:
-        """The newest jobs, newest first. Raises ServiceError.
+        """Jobs, newest first, however many pages they take. Raises ServiceError.
 
         Args:
             run_id: Only jobs of this run; of all where it is empty.
             states: Only jobs in one of these; in all where there is none.
-            page_size: Most jobs; 0 for the service's default.
+            limit: Most jobs, the newest; None for all.
         """
-        return self.jobs_page(run_id, states, page_size)[0]
+        found: list[job_pb2.Job] = []
+        token = ""
+        while limit is None or len(found) < limit:
+            size = _JOBS_A_PAGE if limit is None else min(limit - len(found), _JOBS_A_PAGE)
+            page, token = self.jobs_page(run_id, states, size, token)
+            found += page
+            if not token:
+                break
+        return found
 
     def jobs_page(
-        self, run_id: str, states: Sequence[job_pb2.Job.State.ValueType] = (), page_size: int = 0, page_token: str = ""
+        self, run_id: str, states: Sequence[job_pb2.Job.State.ValueType], page_size: int, page_token: str
     ) -> tuple[list[job_pb2.Job], str]:
         """One page of what `jobs` returns, and the token of the next; empty on the last. Raises ServiceError."""
         request = jobs_service_pb2.ListJobsRequest(

@@ -1,4 +1,4 @@
-"""Runs, whoever drives them: listed, shown, followed, cancelled, continued.
+"""Runs, whoever drives them: shown, followed, cancelled, continued. `run_list.py` lists them.
 
 They are read from the services, whose stores are the truth; the event log tells how it came about, and only as far back
 as Kafka keeps it. A test holds the two against each other.
@@ -40,11 +40,6 @@ class Run:
         return [stage.start for stage in self.jobs[-1].plan.stages]
 
 
-def list_runs(settings: ClientSettings) -> list[Run]:
-    """The runs that the services know of, newest first. Raises ServiceError."""
-    return group_by_run(_all_jobs(settings, ""))
-
-
 def group_by_run(jobs: Iterable[job_pb2.Job]) -> list[Run]:
     """Puts jobs of all services together to runs, newest first."""
     by_run: dict[str, list[job_pb2.Job]] = {}
@@ -56,7 +51,7 @@ def group_by_run(jobs: Iterable[job_pb2.Job]) -> list[Run]:
 
 def show_run(settings: ClientSettings, run_id: str) -> Run:
     """One run. Raises ServiceError, also when no service knows of it."""
-    jobs = sorted(_all_jobs(settings, run_id), key=_age)
+    jobs = sorted(_jobs_of(settings, run_id), key=_age)
     if not jobs:
         raise ServiceError(f"no service has a job of run {run_id}: `gpt2 runs list` shows the runs")
     return Run(run_id=run_id, jobs=jobs)
@@ -119,7 +114,7 @@ def continue_run(settings: ClientSettings, run_id: str) -> list[job_pb2.Job]:
     return queued
 
 
-def _all_jobs(settings: ClientSettings, run_id: str) -> Iterator[job_pb2.Job]:
+def _jobs_of(settings: ClientSettings, run_id: str) -> Iterator[job_pb2.Job]:
     for service in DEFAULT_PORTS:
         with connect(service, settings) as client:
             yield from client.jobs(run_id)

@@ -1,3 +1,6 @@
+"""Apache Kafka as a process of the stack: how it is prepared."""
+
+import os
 import shutil
 import uuid
 
@@ -5,8 +8,12 @@ import pytest
 
 from gpt2_orchestration.stack import kafka_server
 
+needs_maven = pytest.mark.skipif(
+    not (shutil.which("java") and shutil.which("mvn")), reason="Apache Kafka needs Java 17 and Maven"
+)
 
-@pytest.mark.skipif(not (shutil.which("java") and shutil.which("mvn")), reason="Apache Kafka needs Java 17 and Maven")
+
+@needs_maven
 def test_storage_is_formatted_whatever_its_id_begins_with(tmp_path, monkeypatch):
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=b"\xf8" * 16))
     (tmp_path / "kafka").mkdir()
@@ -15,3 +22,17 @@ def test_storage_is_formatted_whatever_its_id_begins_with(tmp_path, monkeypatch)
     kafka_server.format_storage(java, configuration, tmp_path / "kafka")
     [properties] = (tmp_path / "kafka").rglob("meta.properties")
     assert "cluster.id=-" in properties.read_text()
+
+
+@needs_maven
+def test_a_start_in_the_same_folder_does_without_maven_until_a_jar_is_gone(tmp_path, monkeypatch):
+    jars = kafka_server.class_path(tmp_path)
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert kafka_server.class_path(tmp_path) == jars
+    [listing] = tmp_path.glob("classpath-*.txt")
+    listing.write_text(f"{jars}{os.pathsep}{tmp_path / 'gone.jar'}")
+    with pytest.raises(FileNotFoundError, match="mvn"):
+        kafka_server.class_path(tmp_path)
+    monkeypatch.setenv("PATH", path)
+    assert kafka_server.class_path(tmp_path) == jars

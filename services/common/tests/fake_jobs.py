@@ -5,6 +5,7 @@ Apart from the service itself, as in the real ones, so that a job's process need
 
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -57,6 +58,15 @@ def do_bug(_context):
 
 def do_disk_full(_context):
     raise OSError(28, "No space left on device", "/data/x")
+
+
+def do_litter(context, path_file, end, *arguments):
+    """Ends in one of the other ways, and leaves a file where libraries put theirs."""
+    (context.work / "finished-part").touch()
+    descriptor, path = tempfile.mkstemp()
+    os.close(descriptor)
+    Path(path_file).write_text(path)
+    return globals()[f"do_{end}"](context, *arguments)
 
 
 def do_die(_context):

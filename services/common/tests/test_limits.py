@@ -24,6 +24,24 @@ def test_a_job_whose_outputs_make_too_large_an_event_fails_and_says_so(service):
     assert "more than a broker takes" in ended.error.message
 
 
+def test_pages_of_jobs_with_large_plans_fit_into_messages_and_together_have_all(service, tmp_path):
+    busy = [service.submit("wait", str(tmp_path / f"pid-{number}")).job_id for number in range(2)]
+    for job_id in busy:
+        service.wait_for_state(job_id, Job.STATE_RUNNING)
+    plan = job_pb2.RunPlan()
+    plan.stages.add(start="ImportFiles", name="second").request.update({"uris": ["x" * 200_000]})
+    made = [service.submit("succeed", run_id=f"large-{number}", plan=plan).job_id for number in range(50)]
+    listed: list[str] = []
+    request = jobs_service_pb2.ListJobsRequest(page_size=1000)
+    while True:
+        page = service.jobs.ListJobs(request, timeout=30)
+        listed += [job.job_id for job in page.jobs]
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert listed == [*reversed(made), *reversed(busy)]
+
+
 def test_a_thousand_watchers_of_a_job_all_see_its_end(service, tmp_path, capsys):
     flag = tmp_path / "go"
     job = service.submit("finish_when", str(flag))

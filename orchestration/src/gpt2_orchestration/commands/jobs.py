@@ -47,7 +47,7 @@ def list_all(
     service: ServiceOption = None,
     run: Annotated[str, typer.Option(help="Only jobs of this run.")] = "",
     state: Annotated[list[State], typer.Option(help="Only jobs in this state. Repeatable.")] = [],  # noqa: B006
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most jobs of each service.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs of each service.")] = 100,
     json: JsonOption = False,
 ) -> None:
     """List jobs, newest first."""

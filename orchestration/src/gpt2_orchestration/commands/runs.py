@@ -14,7 +14,9 @@ from gpt2_orchestration.client import ClientSettings
 from gpt2_orchestration.commands.errors import shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, make_table, print_json, print_table
 from gpt2_orchestration.progress import LineDisplay, describe
-from gpt2_orchestration.runs import Run, cancel_run, continue_run, follow_run, list_runs, show_run
+from gpt2_orchestration.run_list import newest_runs
+from gpt2_orchestration.runs import Run, cancel_run, continue_run, follow_run, show_run
+from gpt2_orchestration.services import open_services
 
 runs = typer.Typer(no_args_is_help=True, help="Runs, whoever drives them: by a plan and events, or by a pipeline.")
 
@@ -24,13 +26,20 @@ _COLUMNS = ("job", "service", "state", "attempt", "error")
 
 @runs.command("list")
 @shows_errors
-def list_all(json: JsonOption = False) -> None:
+def list_all(
+    limit: Annotated[int | None, typer.Option(min=1, help="Most runs, the newest. Default: all.")] = None,
+    json: JsonOption = False,
+) -> None:
     """List the runs that the services know of, newest first."""
-    found = list_runs(_client())
+    with open_services(_client()) as services:
+        found = newest_runs(services, limit)
+    if found.errors:
+        # Without all of its jobs, a run would look as if it waited, or had never been.
+        raise next(iter(found.errors.values()))
     if json:
-        print_json([_run_as_json(run) for run in found])
+        print_json([_run_as_json(run) for run in found.runs])
         return
-    rows = ((run.run_id, run.state, len(run.jobs), ", ".join(run.to_come)) for run in found)
+    rows = ((run.run_id, run.state, len(run.jobs), ", ".join(run.to_come)) for run in found.runs)
     print_table(("run", "state", "jobs", "to come"), rows)
 
 

@@ -14,13 +14,13 @@ from gpt2.events.v1 import events_pb2
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.client import NotFoundError, ServiceClient
 from gpt2_orchestration.dashboard.describing import Json, describe_job, describe_troubles
-from gpt2_orchestration.dashboard.services import Services
 from gpt2_orchestration.event_log import event_message
 from gpt2_orchestration.job_states import UNFINISHED_STATES
+from gpt2_orchestration.services import Services
 
 _POLL_SECONDS = 1.0
 _NEWEST = 20
-_UNFINISHED_PAGE = 200
+_MOST_UNFINISHED = 200
 _WAITING_CHANGES = 1000
 """Changes that a slow listener may be behind; then it is told to read everything again."""
 
@@ -121,8 +121,8 @@ def _finish(queue: asyncio.Queue[str | None]) -> None:
 
 def _recent_jobs(client: ServiceClient, unfinished: frozenset[JobKey]) -> list[job_pb2.Job]:
     """Jobs that may have changed: the newest, those that have not ended, and those that had not when last asked."""
-    jobs = {job.job_id: job for job in client.jobs("", page_size=_NEWEST)}
-    jobs |= {job.job_id: job for job in client.jobs("", UNFINISHED_STATES, page_size=_UNFINISHED_PAGE)}
+    jobs = {job.job_id: job for job in client.jobs("", limit=_NEWEST)}
+    jobs |= {job.job_id: job for job in client.jobs("", UNFINISHED_STATES, limit=_MOST_UNFINISHED)}
     for service, job_id in unfinished:
         if service == client.service and job_id not in jobs:
             with suppress(NotFoundError):

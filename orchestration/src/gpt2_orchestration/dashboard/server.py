@@ -28,8 +28,8 @@ from gpt2_orchestration.dashboard.routes.health import HealthRoutes, alive
 from gpt2_orchestration.dashboard.routes.letters import LetterRoutes
 from gpt2_orchestration.dashboard.routes.models import ModelRoutes
 from gpt2_orchestration.dashboard.routes.runs import RunRoutes
-from gpt2_orchestration.dashboard.services import Services, open_services
 from gpt2_orchestration.dashboard.settings import DashboardSettings
+from gpt2_orchestration.services import Services, open_services
 
 _STATIC = Path(__file__).with_name("static")
 _API = "/api/v1"

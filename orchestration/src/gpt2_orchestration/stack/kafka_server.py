@@ -5,6 +5,7 @@ names into its own cache; after the first time that needs no network. The proces
 """
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
@@ -42,12 +43,18 @@ def require_kafka() -> None:
 
 
 def class_path(folder: Path) -> str:
-    """The jars of Kafka, resolved by Maven. Raises KafkaError."""
-    listing = folder / "classpath.txt"
+    """The jars of Kafka as Maven resolves them; a later start in the folder needs no Maven. Raises KafkaError."""
+    listing = folder / f"classpath-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}.txt"
+    if listing.exists():
+        jars = listing.read_text(encoding="utf-8").strip()
+        if all(Path(jar).is_file() for jar in jars.split(os.pathsep)):
+            return jars
+    part = listing.with_suffix(".part")
     command = ["mvn", "--batch-mode", "--quiet", "--file", str(POM), "dependency:build-classpath"]
-    resolved = subprocess.run([*command, f"-Dmdep.outputFile={listing}"], capture_output=True, text=True)
+    resolved = subprocess.run([*command, f"-Dmdep.outputFile={part}"], capture_output=True, text=True)
     if resolved.returncode != 0:
         raise KafkaError(f"Maven cannot resolve the jars of Kafka: {(resolved.stdout + resolved.stderr)[-1000:]}")
+    part.replace(listing)
     return listing.read_text(encoding="utf-8").strip()
 
 

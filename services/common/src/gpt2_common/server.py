@@ -36,6 +36,7 @@ from gpt2_common.jobs.manager import JobManager, Starter
 from gpt2_common.jobs.service import JobsServicer
 from gpt2_common.jobs.stages import StageStarter
 from gpt2_common.jobs.store import JobStore
+from gpt2_common.jobs.unfinished import WorkSweeper
 from gpt2_common.lease import Lease
 from gpt2_common.logs import configure_logs
 from gpt2_common.metrics import ServiceMetrics
@@ -49,6 +50,8 @@ EXIT_SETTINGS = 78
 
 _CALL_GRACE_SECONDS = 5.0
 _CONSUMER_GRACE_SECONDS = 5.0
+_SWEEPER_GRACE_SECONDS = 2.0
+_DAY_SECONDS = 86_400.0
 _JOBS_SERVICE = jobs_service_pb2.DESCRIPTOR.services_by_name["JobsService"].full_name
 
 
@@ -135,12 +138,16 @@ def _open_surroundings(
     store = JobStore(engine, definition.name, settings.queue_limit, replica, settings.lease_seconds)
     jobs = JobManager(store, definition.kinds, settings, relay.wake, definition.launcher(settings))
     metrics.watch(jobs.running_jobs, partial(count_waiting, engine, f"/gpt2/{definition.name}"))
+    artifacts = ArtifactStore(settings.artifact_root, settings.roots, settings.scratch_folder)
+    sweeper = WorkSweeper(store, artifacts.work, settings.keep_work_days * _DAY_SECONDS)
+    sweeper.start()
+    stack.callback(sweeper.stop, _SWEEPER_GRACE_SECONDS)
     if settings.metrics_listen:
         stack.callback(metrics.serve(settings.metrics_listen))
     return ServiceSurroundings(
         settings=settings,
         jobs=jobs,
-        artifacts=ArtifactStore(settings.artifact_root, settings.roots, settings.scratch_folder),
+        artifacts=artifacts,
         on_stop=stack,
         engine=engine,
         wake_relay=relay.wake,

@@ -74,6 +74,12 @@ class ServiceSettings(BaseSettings):
         max_length=100,
         description="Commit of the code, where it has no checkout that could be asked, as in an image.",
     )
+    keep_work_days: float = Field(
+        7.0,
+        ge=0,
+        description="Days for which the unfinished work of a job that failed or was cancelled is kept, "
+        "to be continued from.",
+    )
     queue_limit: int = Field(1000, ge=1, description="Jobs that may wait; further start calls are refused.")
 
     @model_validator(mode="after")

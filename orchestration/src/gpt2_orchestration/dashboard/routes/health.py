@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from gpt2_orchestration.dashboard.describing import Json
-from gpt2_orchestration.dashboard.services import Services
 from gpt2_orchestration.dashboard.settings import DashboardSettings
+from gpt2_orchestration.services import Services
 
 _SECONDS = 5.0
 

@@ -16,13 +16,12 @@ from gpt2_orchestration.dashboard.curves import TensorBoard
 from gpt2_orchestration.dashboard.describing import Json, describe_job_whole, describe_run, describe_troubles
 from gpt2_orchestration.dashboard.lineage import Finder, lineage
 from gpt2_orchestration.dashboard.routes.bodies import Body, read_body
-from gpt2_orchestration.dashboard.run_list import newest_runs
-from gpt2_orchestration.dashboard.services import Answers, Services
+from gpt2_orchestration.run_list import newest_runs
 from gpt2_orchestration.runs import Run, group_by_run
+from gpt2_orchestration.services import Answers, Services
 
 _DEFAULT_RUNS = 50
 _MOST_RUNS = 5000
-_JOBS_OF_A_RUN = 1000
 _JOBS_SEARCHED = 200
 _TRAINING = "TrainModel"
 
@@ -112,7 +111,7 @@ class RunRoutes:
         return JSONResponse({"jobs": [job.job_id for jobs in answers.found.values() for job in jobs]})
 
     def _run(self, run_id: str) -> tuple[Run, Answers[list[job_pb2.Job]]]:
-        answers = self._services.ask(lambda client: client.jobs(run_id, page_size=_JOBS_OF_A_RUN))
+        answers = self._services.ask(lambda client: client.jobs(run_id))
         runs = group_by_run(job for jobs in answers.require_any().values() for job in jobs)
         if not runs:
             if answers.errors:
@@ -129,7 +128,7 @@ def _finder(services: Services) -> Finder:
         nonlocal known
         if known is None:
             states = (job_pb2.Job.STATE_SUCCEEDED,)
-            answers = services.ask(lambda client: client.jobs("", states, page_size=_JOBS_SEARCHED))
+            answers = services.ask(lambda client: client.jobs("", states, limit=_JOBS_SEARCHED))
             jobs = (job for found in answers.found.values() for job in found)
             known = {item.digest: (job, item) for job in jobs for item in job.outputs if item.kind != "version"}
         return known.get(digest)

@@ -127,7 +127,7 @@ class ListJobsRequest(_message.Message):
     run_id: _builtins.str
     """Only jobs of this run; all runs when empty."""
     page_size: _builtins.int
-    """Most jobs in one answer, 1 to 1000. Default 100."""
+    """Most jobs in one answer, 1 to 1000. Default 100. Jobs with large plans or outputs come fewer at a time."""
     page_token: _builtins.str
     """`next_page_token` of the answer before; empty for the first page."""
     @_builtins.property

@@ -16,6 +16,7 @@ import fsspec
 
 from gpt2_common.artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest, Parent, scan, sha256_of
 from gpt2_common.artifacts.roots import local_path, require_allowed
+from gpt2_common.artifacts.work import WorkFolders, job_folder_name
 from gpt2_common.durable import sync, write_durable
 from gpt2_common.errors import DataLoss, InvalidRequest, NotFound, Unavailable
 from gpt2_common.failpoints import failpoint
@@ -110,21 +111,15 @@ class ArtifactStore:
     def __init__(self, root: str, roots: Sequence[str], scratch: Path) -> None:
         self.root = root
         self.roots = tuple(roots)
-        self._scratch = scratch
+        self.work = WorkFolders(root, scratch)
 
     def require_allowed(self, field: str, uri: str) -> str:
         """Normalises a URI of a request. Raises InvalidRequest, naming the field, when it is outside the roots."""
         return require_allowed(field, uri, self.roots)
 
-    def work_folder(self, job_id: str) -> Path:
-        """Folder of a job's unfinished work, on the same file system as its outputs where those are local."""
-        job_folder = _folder_name(job_id)
-        root = local_path(self.root)
-        return (root / job_folder / ".work") if root is not None else (self._scratch / job_folder)
-
     def output_uri(self, job_id: str, name: str) -> str:
         """URI of one output of a job."""
-        return f"{self.root}/{_folder_name(job_id)}/{name}"
+        return f"{self.root}/{job_folder_name(job_id)}/{name}"
 
     def read_manifest(self, field: str, uri: str, kind: str) -> tuple[str, Manifest]:
         """Reads and checks the manifest alone.
@@ -184,7 +179,7 @@ class ArtifactStore:
         self, job_id: str, name: str, kind: str, producer: Mapping[str, str], parents: Sequence[Artifact] = ()
     ) -> Iterator[ArtifactWriter]:
         """Gives a writer for one output of a job; its folder may hold files of the attempt before."""
-        folder = self.work_folder(job_id) / name
+        folder = self.work.of(job_id) / name
         folder.mkdir(parents=True, exist_ok=True)
         yield ArtifactWriter(self.output_uri(job_id, name), kind, folder, producer, parents)
 
@@ -197,17 +192,13 @@ class ArtifactStore:
         It is no artifact until it is committed.
         """
         uri = self.output_uri(job_id, name)
-        folder = local_path(uri) or self.work_folder(job_id) / name
+        folder = local_path(uri) or self.work.of(job_id) / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
         yield ArtifactWriter(uri, kind, folder, producer, parents)
 
-    def remove_work(self, job_id: str) -> None:
-        """Deletes a job's unfinished work."""
-        shutil.rmtree(self.work_folder(job_id), ignore_errors=True)
-
     def _download(self, uri: str, manifest: Manifest) -> Path:
-        target = self._scratch / "artifacts" / manifest.digest
+        target = self.work.downloads / manifest.digest
         if (target / MANIFEST_NAME).exists():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -247,11 +238,6 @@ def _problem(path: Path, entry: FileEntry, verify: bool) -> str:
     if verify and sha256_of(path) != entry.sha256:
         return "is not what was written (its SHA-256 differs)"
     return ""
-
-
-def _folder_name(job_id: str) -> str:
-    # `~` cannot stand in a job id, so that no two ids share a folder and none lies inside another's.
-    return job_id.replace("/", "~")
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:

@@ -4,12 +4,16 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 from google.rpc import code_pb2, status_pb2
 
 from gpt2.jobs.v1 import job_pb2
+from gpt2_common.artifacts.work import WorkFolders
 from gpt2_common.jobs.attempt import (
     Failed,
     Launcher,
@@ -23,6 +27,7 @@ from gpt2_common.jobs.attempt import (
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.jobs.rows import StoredJob
 from gpt2_common.settings import ServiceSettings
+from gpt2_common.status import status_of
 
 _log = logging.getLogger(__name__)
 _LINE_LIMIT = 1 << 24
@@ -37,10 +42,20 @@ class Child:
         stored: The job, and its request.
         on_progress: Hears how far it is.
         lease_seconds: Silence of its service after which it ends itself.
+        folders: Where jobs work. Temporary files of the process go there too, as a process that is killed cannot
+            delete its own.
     """
 
-    def __init__(self, kind: JobKind, stored: StoredJob, on_progress: ProgressSink, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        kind: JobKind,
+        stored: StoredJob,
+        on_progress: ProgressSink,
+        lease_seconds: float,
+        folders: WorkFolders,
+    ) -> None:
         self._lease_seconds = lease_seconds
+        self._folders = folders
         self._kind = kind
         self._stored = stored
         self._on_progress = on_progress
@@ -54,6 +69,14 @@ class Child:
         Args:
             grace_seconds: Time between being told to stop and being killed.
         """
+        with ExitStack() as stack:
+            try:
+                temporary = stack.enter_context(self._folders.temporary(self._stored.job.job_id))
+            except OSError as error:
+                return Failed(status_of(error))
+            return await self._run(grace_seconds, temporary)
+
+    async def _run(self, grace_seconds: float, temporary: Path) -> Outcome:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -61,6 +84,7 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LINE_LIMIT,
+            env={**os.environ, "TMPDIR": str(temporary.absolute())},
         )
         self._process = process
         killer = asyncio.create_task(self._kill_after(process, grace_seconds))
@@ -155,8 +179,9 @@ class Child:
 
 def child_processes(settings: ServiceSettings) -> Launcher:
     """Each attempt is a child process of the service."""
+    folders = WorkFolders(settings.artifact_root, settings.scratch_folder)
 
     def launch(kind: JobKind, stored: StoredJob, on_progress: ProgressSink) -> Child:
-        return Child(kind, stored, on_progress, settings.lease_seconds)
+        return Child(kind, stored, on_progress, settings.lease_seconds, folders)
 
     return launch

@@ -89,8 +89,8 @@ class JobContext(Generic[Settings]):
 
     @property
     def work(self) -> Path:
-        """Folder for unfinished work. It is kept from attempt to attempt and removed when the job has succeeded."""
-        folder = self._store.work_folder(self.job_id)
+        """Folder for unfinished work, kept from attempt to attempt until the job has succeeded, or is long over."""
+        folder = self._store.work.of(self.job_id)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -160,11 +160,11 @@ class JobContext(Generic[Settings]):
 
     def remove_work(self) -> None:
         """Deletes the unfinished work, once the outputs are committed."""
-        self._store.remove_work(self.job_id)
+        self._store.work.remove(self.job_id)
 
     def remove_half_written(self) -> None:
         """Deletes files that an attempt has begun and not finished; what it has finished stays for the next one."""
-        for part in self._store.work_folder(self.job_id).rglob(".*.part"):
+        for part in self._store.work.of(self.job_id).rglob(".*.part"):
             part.unlink(missing_ok=True)
 
     def _producer(self) -> dict[str, str]:

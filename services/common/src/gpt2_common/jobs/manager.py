@@ -119,9 +119,8 @@ class JobManager:
         """Cancels what a run has here, and keeps events from starting more of it. Returns the jobs that were told."""
         await asyncio.to_thread(mark_cancelled, self.store.engine, self.store.service, run_id, reason)
         unfinished = [state for state in job_pb2.Job.State.values() if state not in FINAL]
-        jobs, _ = await self.page(run_id, unfinished, _LARGEST_PAGE, None)
         told = []
-        for job in jobs:
+        for job in await self._all(run_id, unfinished):
             try:
                 told.append(await self.cancel(job.job_id, reason))
             except FailedPrecondition as error:
@@ -135,7 +134,7 @@ class JobManager:
             FailedPrecondition: The plan's request for a stage was wrong. Others as the start calls.
         """
         await asyncio.to_thread(unmark_cancelled, self.store.engine, self.store.service, run_id)
-        jobs, _ = await self.page(run_id, list(REPEATABLE), _LARGEST_PAGE, None)
+        jobs = await self._all(run_id, list(REPEATABLE))
         return [await self._start_again(job, starters) for job in reversed(jobs)]
 
     async def run(self) -> None:
@@ -164,6 +163,14 @@ class JobManager:
         self._wake_watchers(job_id)
         self._runner.wake()
         self._on_change()
+
+    async def _all(self, run_id: str, states: Sequence[int]) -> list[job_pb2.Job]:
+        """All jobs of a run in some states, newest first."""
+        jobs, before = await self.page(run_id, states, _LARGEST_PAGE, None)
+        while before is not None:
+            older, before = await self.page(run_id, states, _LARGEST_PAGE, before)
+            jobs += older
+        return jobs
 
     async def _start_again(self, job: job_pb2.Job, starters: Mapping[str, Starter]) -> job_pb2.Job:
         stored = await asyncio.to_thread(self.store.get, job.job_id)

@@ -21,6 +21,9 @@ State = job_pb2.Job.State
 FINAL = frozenset({job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED})
 REPEATABLE = frozenset({job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED})
 
+_LARGEST_PAGE_BYTES = 2 << 20
+"""Callers take messages of 4 MiB, and a job fits into an event of one."""
+
 Change = Callable[[job_pb2.Job], None]
 
 
@@ -52,7 +55,7 @@ class JobStore:
     def page(
         self, run_id: str = "", states: Sequence[int] = (), limit: int = 100, before: int | None = None
     ) -> tuple[list[job_pb2.Job], int | None]:
-        """Lists jobs, newest first.
+        """Lists jobs, newest first: as many as fit into one answer, where they are large.
 
         Args:
             run_id: Only jobs of this run, unless empty.
@@ -70,10 +73,17 @@ class JobStore:
             query = query.where(JOBS.c.state.in_(states))
         if before is not None:
             query = query.where(JOBS.c.position < before)
+        jobs: list[job_pb2.Job] = []
+        room = _LARGEST_PAGE_BYTES
+        position = None
         with reading(self.engine) as connection:
-            rows = connection.execute(query.order_by(JOBS.c.position.desc()).limit(limit + 1)).all()
-        jobs = [job_pb2.Job.FromString(row.job) for row in rows[:limit]]
-        return jobs, rows[limit - 1].position if len(rows) > limit else None
+            for row in connection.execute(query.order_by(JOBS.c.position.desc()).limit(limit + 1)):
+                room -= len(row.job)
+                if len(jobs) == limit or (jobs and room < 0):
+                    return jobs, position
+                jobs.append(job_pb2.Job.FromString(row.job))
+                position = row.position
+        return jobs, None
 
     def queued(self) -> list[job_pb2.Job]:
         """Jobs that wait, oldest first."""

@@ -1,16 +1,20 @@
 """The newest runs of many: whole, in order, and without reading all jobs. The services only list jobs here."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
 
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2, jobs_service_pb2_grpc
 from gpt2_orchestration.client import ClientSettings, ServiceError
-from gpt2_orchestration.dashboard.run_list import newest_runs
-from gpt2_orchestration.dashboard.services import Services, open_services
+from gpt2_orchestration.run_list import newest_runs
+from gpt2_orchestration.services import Services, open_services
 
 STAGES = (("exporter", 1), ("tokenizer", 2), ("trainer", 2), ("registry", 1))
 RUNS = 1000
@@ -66,12 +70,41 @@ def test_the_newest_are_whole_and_the_rest_is_not_read(many):
     assert {servicer.pages for servicer in servicers.values()} == {1}
 
 
-def test_all_are_found(many):
+@pytest.mark.parametrize("limit", [None, RUNS, 5000])
+def test_all_are_found(many, limit):
     services, _ = many
-    found = newest_runs(services, 5000)
+    found = newest_runs(services, limit)
     assert len(found.runs) == RUNS
     assert {len(run.jobs) for run in found.runs} == {6}
     assert not found.more
+
+
+def test_the_command_lists_all_runs_or_the_newest_whole(many, tmp_path):
+    services, _ = many
+
+    def list_runs(*options: str, **away: str) -> subprocess.CompletedProcess:
+        addresses = {f"GPT2_{name.upper()}_ADDRESS": client.address for name, client in services.clients.items()}
+        command = [Path(sys.executable).with_name("gpt2"), "runs", "list", "--json", *options]
+        return subprocess.run(command, cwd=tmp_path, env={**addresses, **away}, capture_output=True, text=True)
+
+    everything = json.loads(list_runs().stdout)
+    assert [run["run_id"] for run in everything] == [f"run-{number}" for number in reversed(range(RUNS))]
+    assert {len(run["jobs"]) for run in everything} == {6}
+    assert json.loads(list_runs("--limit", "7").stdout) == everything[:7]
+    # Without the jobs of one service, runs would be told wrong.
+    partly = list_runs(GPT2_TRAINER_ADDRESS="127.0.0.1:1")
+    assert (partly.returncode, partly.stdout) == (1, "")
+    assert "the trainer at 127.0.0.1:1 does not answer" in partly.stderr
+
+
+def test_jobs_are_read_over_their_pages_up_to_a_limit(many):
+    services, servicers = many
+    client = services.clients["trainer"]
+    assert [len(client.jobs("", limit=limit)) for limit in (None, 1, 501, 1234)] == [2 * RUNS, 1, 501, 1234]
+    assert len({job.job_id for job in client.jobs("")}) == 2 * RUNS
+    servicers["trainer"].pages = 0
+    client.jobs("", limit=20)
+    assert servicers["trainer"].pages == 1
 
 
 def test_a_service_that_is_away_is_named_and_none_is_an_error(many):

@@ -1,4 +1,4 @@
-"""The four services as the dashboard asks them: over channels that stay open, all at once, with some of them away."""
+"""The four services asked side by side: over channels that stay open, with some of them away."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.client import ClientSettings, ServiceClient, ServiceError, connect
 
 _CALL_SECONDS = 10.0
-"""Somebody waits in front of the page."""
+"""Somebody waits in front of it."""
 
 Answer = TypeVar("Answer")
 
