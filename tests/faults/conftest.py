@@ -6,9 +6,9 @@ from typing import Protocol
 
 import pytest
 from brokers import require_java
+from fault_report import SEEN, format_table
 from pymongo import MongoClient
 
-from .report import SEEN, format_table, summarize
 from .services import fault_stack
 
 
@@ -16,14 +16,6 @@ class Report(Protocol):
     """Takes what a test has seen, in a line, and the table behind it where there is one."""
 
     def __call__(self, seen: str, table: Sequence[Sequence[object]] = ()) -> None: ...
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    outcomes = ("passed", "failed", "error", "skipped")
-    if lines := summarize(report for outcome in outcomes for report in terminalreporter.getreports(outcome)):
-        terminalreporter.section("what was promised, and what was seen")
-        for line in lines:
-            terminalreporter.write_line(line)
 
 
 @pytest.fixture

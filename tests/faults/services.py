@@ -13,9 +13,10 @@ from gpt2_orchestration.stack.settings import DEFAULT_PORTS, StackFolder, StackS
 
 BACKENDS = ("mongodb", "kafka", "mlflow")
 # Below those that the system gives to clients, which could take a service's while it is dead. Two suites on one machine
-# need different ones.
+# need different ones, as do the workers of one.
 FIRST_PORT = int(os.environ.get("GPT2_FAULTS_PORT", "21050"))
-PORTS = {name: FIRST_PORT + number for number, name in enumerate(DEFAULT_PORTS)}
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = {name: FIRST_PORT + WORKER * len(DEFAULT_PORTS) + number for number, name in enumerate(DEFAULT_PORTS)}
 KINDS = {
     "exporter": ("ImportFiles", "ExportCorpus"),
     "tokenizer": ("TrainTokenizer", "EncodeCorpus", "ImportTokenizer"),
