@@ -9,6 +9,7 @@ from brokers import require_java
 from fault_report import SEEN, format_table
 from pymongo import MongoClient
 
+from .runs import UNDISTURBED, Job, all_stages, check, finish, start
 from .services import fault_stack
 
 
@@ -57,3 +58,12 @@ def stack(tmp_path_factory, canaries):
         with MongoClient(f"mongodb://{running.addresses['mongodb']}") as mongodb:
             mongodb["faults"]["articles"].insert_many({"_id": f"{n:03}", "body": text} for n, text in enumerate(texts))
         yield running
+
+
+@pytest.fixture(scope="session")
+def undisturbed(stack) -> dict[str, Job]:
+    """The jobs, by kind, of a run that nothing disturbed: all kinds there are."""
+    start(stack, UNDISTURBED, all_stages(stack.folder.artifacts.as_uri(), UNDISTURBED))
+    jobs = finish(stack, UNDISTURBED, "RegisterModel")
+    check(stack, UNDISTURBED, jobs)
+    return jobs
