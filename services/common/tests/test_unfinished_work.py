@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine, text
 
 from gpt2.exporter.v1.exporter_service_pb2 import ImportFilesRequest
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
@@ -97,9 +97,19 @@ def test_unfinished_work_is_kept_to_be_continued_and_deleted_when_its_time_is_ov
     assert service.watch(again.job_id)[-1].state == Job.STATE_FAILED
 
 
-def test_work_of_a_job_under_way_in_another_replica_is_left_alone(postgresql, tmp_path):
+@pytest.fixture
+def empty_database(postgresql):
+    """A database of its own: other tests leave jobs in theirs, which these replicas would take up."""
+    engine = create_engine(postgresql.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE DATABASE unfinished_work"))
+    engine.dispose()
+    return postgresql.rpartition("/")[0] + "/unfinished_work"
+
+
+def test_work_of_a_job_under_way_in_another_replica_is_left_alone(empty_database, tmp_path):
     flag = tmp_path / "go"
-    replicas = [FakeService(tmp_path, GPT2_DATABASE_URL=postgresql, **AT_ONCE).start() for _ in range(2)]
+    replicas = [FakeService(tmp_path, GPT2_DATABASE_URL=empty_database, **AT_ONCE).start() for _ in range(2)]
     try:
         for replica in replicas:
             replica.wait_until_ready()
