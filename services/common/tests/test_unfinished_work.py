@@ -201,13 +201,18 @@ def test_what_a_sweeper_that_was_killed_had_put_away_is_deleted_by_the_next(jobs
     assert not aside.exists()
 
 
-def test_scratch_work_of_a_remote_root_is_swept_and_downloads_stay(jobs, tmp_path):
+def test_scratch_work_of_a_remote_root_is_swept_and_whole_downloads_stay(jobs, tmp_path):
     jobs.folders = WorkFolders("s3://bucket/artifacts", tmp_path / "scratch")
     work = jobs.add("run/a", Job.STATE_FAILED, 2, 2)
-    jobs.folders.downloads.mkdir()
+    whole, under_way, broken = (jobs.folders.downloads / name for name in ("digest", ".digest-new", ".digest-old"))
+    for folder, hours in ((whole, 100), (under_way, 2), (broken, 100)):
+        (folder / "part").mkdir(parents=True)
+        then = time.time() - hours * HOUR
+        for path in (folder / "part", folder):
+            os.utime(path, (then, then))
     jobs.sweep()
     assert not work.exists()
-    assert jobs.folders.downloads.exists()
+    assert [folder.exists() for folder in (whole, under_way, broken)] == [True, True, False]
 
 
 def test_a_job_cannot_be_continued_into_work_that_is_being_deleted(jobs):
