@@ -33,6 +33,17 @@ def test_what_was_committed_can_be_opened_with_all_that_was_said_of_it(store):
     assert (opened.folder / "part" / "text.txt").read_text() == "hello"
 
 
+@pytest.mark.parametrize("name", ["with space", "größe", "a+b", "100%", "%20", "a#b", "a::b", "[x]", "emoji 🙂"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    root = (tmp_path / name).as_uri()
+    store = ArtifactStore(root, [root], tmp_path / "scratch")
+    made = make(store)
+    opened = store.open("uri", made.uri, "corpus", verify=True)
+    assert opened.digest == made.digest
+    # Callers may also say where it is by its path.
+    assert store.open("uri", str(made.folder), "corpus").uri == made.uri
+
+
 def test_the_digest_tells_content_and_nothing_else(store):
     first = make(store, "run/a", producer={"job_id": "a", "time": "1"})
     same = make(store, "run/b", producer={"job_id": "b", "time": "2"})

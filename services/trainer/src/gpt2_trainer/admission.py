@@ -7,10 +7,9 @@ import json
 import logging
 from typing import Any
 
-import fsspec
-
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.artifacts import ArtifactStore
+from gpt2_common.artifacts.roots import filesystem_of
 from gpt2_common.errors import InvalidRequest, PipelineError
 from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
 from gpt2_trainer.configuration.training import Problems
@@ -67,6 +66,6 @@ def _read(artifacts: ArtifactStore, field: str, uri: str, kind: str) -> dict[str
     """The description that an artifact of a kind holds."""
     uri, _ = artifacts.read_manifest(field, uri, kind)
     name = {"dataset": "dataset.json", "checkpoint": "config.json"}[kind]
-    filesystem, root = fsspec.core.url_to_fs(uri)
+    filesystem, root = filesystem_of(uri)
     content: dict[str, Any] = json.loads(filesystem.cat_file(f"{root}/{name}"))
     return content

@@ -3,15 +3,35 @@
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from gpt2_common.errors import InvalidRequest
+import fsspec
+
+from gpt2_common.errors import InvalidRequest, Unavailable
 
 
 def local_path(uri: str) -> Path | None:
     """The path of a `file://` URI; None for other schemes."""
     parts = urlsplit(uri)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def filesystem_of(uri: str) -> tuple[Any, str]:
+    """The fsspec file system that a URI is in, and the path in it.
+
+    Raises:
+        Unavailable: The package for the URI's scheme is not installed.
+    """
+    path = local_path(uri)
+    if path is not None:
+        # fsspec would take `%20` for three characters of a name.
+        return fsspec.filesystem("file"), str(path)
+    try:
+        filesystem, root = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise Unavailable(f"{uri} cannot be read here ({error}): install the package for its scheme") from error
+    return filesystem, root
 
 
 def require_allowed(field: str, uri: str, roots: Sequence[str]) -> str:

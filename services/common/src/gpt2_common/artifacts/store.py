@@ -10,15 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import fsspec
 
 from gpt2_common.artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest, Parent, scan, sha256_of
-from gpt2_common.artifacts.roots import local_path, require_allowed
+from gpt2_common.artifacts.roots import filesystem_of, local_path, require_allowed
 from gpt2_common.artifacts.work import WorkFolders, job_folder_name
 from gpt2_common.durable import sync, write_durable
-from gpt2_common.errors import DataLoss, InvalidRequest, NotFound, Unavailable
+from gpt2_common.errors import DataLoss, InvalidRequest, NotFound
 from gpt2_common.failpoints import failpoint
 
 
@@ -91,7 +88,7 @@ class ArtifactWriter:
         return Artifact(self.uri, manifest, target)
 
     def _upload(self, manifest: Manifest) -> Artifact:
-        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        filesystem, root = filesystem_of(self.uri)
         for entry in manifest.files:
             filesystem.put_file(str(self.folder / entry.path), f"{root}/{entry.path}")
         (self.folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
@@ -138,7 +135,7 @@ class ArtifactStore:
             DataLoss, FailedPrecondition: The manifest is damaged, or of an unknown version.
         """
         uri = self.require_allowed(field, uri)
-        filesystem, root = _filesystem(uri)
+        filesystem, root = filesystem_of(uri)
         try:
             text = filesystem.cat_file(f"{root}/{MANIFEST_NAME}").decode("utf-8", errors="replace")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -203,7 +200,7 @@ class ArtifactStore:
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{manifest.digest[:16]}-", dir=target.parent))
-        filesystem, root = _filesystem(uri)
+        filesystem, root = filesystem_of(uri)
         for entry in manifest.files:
             (temporary / entry.path).parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(f"{root}/{entry.path}", str(temporary / entry.path))
@@ -238,14 +235,6 @@ def _problem(path: Path, entry: FileEntry, verify: bool) -> str:
     if verify and sha256_of(path) != entry.sha256:
         return "is not what was written (its SHA-256 differs)"
     return ""
-
-
-def _filesystem(uri: str) -> tuple[Any, str]:
-    try:
-        filesystem, root = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        raise Unavailable(f"{uri} cannot be read here ({error}): install the package for its scheme") from error
-    return filesystem, root
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -4,11 +4,9 @@ import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
-import fsspec
-
-from gpt2_common.errors import FailedPrecondition, InvalidRequest, NotFound, Unavailable
+from gpt2_common.artifacts.roots import filesystem_of
+from gpt2_common.errors import FailedPrecondition, InvalidRequest, NotFound
 
 COMPRESSIONS = (".gz", ".zst")
 PARQUET = ".parquet"
@@ -72,10 +70,7 @@ def list_files(uris: Sequence[str], require_allowed: AllowCheck) -> list[TextFil
 
 
 def _list(field: str, uri: str, require_allowed: AllowCheck) -> list[TextFile]:
-    try:
-        filesystem, root = fsspec.core.url_to_fs(unquote(uri) if uri.startswith("file:") else uri)
-    except (ImportError, ValueError) as error:
-        raise Unavailable(f"{uri} cannot be read here ({error}): install the package for its scheme") from error
+    filesystem, root = filesystem_of(uri)
     base, paths = _expand(field, uri, filesystem, root.rstrip("/"))
     texts = sorted((path for path in paths if path.lower().endswith(SUFFIXES)), key=lambda path: path.split("/"))
     if not texts:

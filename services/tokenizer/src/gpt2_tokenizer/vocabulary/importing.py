@@ -5,9 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import fsspec
-
-from gpt2_common.errors import FailedPrecondition, NotFound, Unavailable
+from gpt2_common.artifacts.roots import filesystem_of
+from gpt2_common.errors import FailedPrecondition, NotFound
 from gpt2_tokenizer.vocabulary.files import ENCODER_FILE, MERGES_FILE, TOKENIZER_FILE, checked_ids, parse_pair
 from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN, UnsoundVocabulary, Vocabulary
 
@@ -132,10 +131,7 @@ def _has_sound_parts(content: Mapping[str, Any]) -> bool:
 
 def _read_files(uri: str) -> dict[str, str]:
     """The text of each file of the folder that matters, by name. A `.json` file itself is a `tokenizer.json`."""
-    try:
-        filesystem, root = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        raise Unavailable(f"{uri} cannot be read here ({error}): install the package for its scheme") from error
+    filesystem, root = filesystem_of(uri)
     names = {TOKENIZER_FILE, *(name for pair in _PAIRS for name in pair)}
     try:
         if root.endswith(".json") and filesystem.isfile(root):

@@ -6,11 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
+from gpt2_common.artifacts.roots import filesystem_of
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_trainer.configuration.architecture import Architecture
@@ -115,8 +114,9 @@ class _Evaluation:
 
         codec = TextCodec(self._tokenizer, architecture.end_token_id)
         uri = self._context.require_allowed(field, self._request.last_words_uri)
+        filesystem, path = filesystem_of(uri)
         try:
-            with fsspec.open(uri, "rb") as file:
+            with filesystem.open(path, "rb") as file:
                 self._words_digest = hashlib.file_digest(file, "sha256").hexdigest()
                 file.seek(0)
                 text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")

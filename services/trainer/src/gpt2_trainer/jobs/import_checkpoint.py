@@ -6,13 +6,11 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import fsspec
-
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
-from gpt2_common.artifacts.roots import local_path
-from gpt2_common.errors import DataLoss, InvalidRequest, Unavailable
+from gpt2_common.artifacts.roots import filesystem_of, local_path
+from gpt2_common.errors import DataLoss, InvalidRequest
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_trainer.configuration.architecture import OFFICIAL_NAMES, PRESETS, Architecture
 from gpt2_trainer.formats.checkpoint import (
@@ -128,11 +126,8 @@ def _local_copy(uri: str, context: JobContext[TrainerSettings]) -> Path:
         if not folder.is_dir():
             raise InvalidRequest([("uri", f"{folder} is no folder")])
         return folder
-    try:
-        filesystem, root = fsspec.core.url_to_fs(uri)
-        paths = filesystem.find(root, maxdepth=2)
-    except (ImportError, ValueError) as error:
-        raise Unavailable(f"{uri} cannot be read here ({error}): install the package for its scheme") from error
+    filesystem, root = filesystem_of(uri)
+    paths = filesystem.find(root, maxdepth=2)
     if not paths:
         raise InvalidRequest([("uri", f"{uri} is no folder, or an empty one")])
     target = context.work / "source"
