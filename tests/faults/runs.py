@@ -3,8 +3,6 @@
 import re
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from history import check_history, history, stray_files
 from mlflow import MlflowClient
@@ -12,6 +10,7 @@ from mlflow import MlflowClient
 from gpt2.exporter.v1 import exporter_service_pb2 as exporter
 from gpt2.jobs.v1 import job_pb2
 from gpt2_common.artifacts import Manifest
+from gpt2_common.artifacts.roots import local_path
 
 from .services import FaultStack
 
@@ -110,8 +109,9 @@ def check(stack: FaultStack, run_id: str, jobs: Mapping[str, Job]) -> int:
 
 def digests(jobs: Mapping[str, Job]) -> dict[tuple[str, str], str]:
     """SHA-256 of each file that the jobs have made, but of those that hold times or ids."""
-    folders = [(kind, Path(urlsplit(output.uri).path)) for kind, job in jobs.items() for output in job.outputs]
-    manifests = [(kind, folder / "manifest.json") for kind, folder in folders if kind != "RegisterModel"]
+    folders = [(kind, local_path(output.uri)) for kind, job in jobs.items() for output in job.outputs]
+    # A version is in no folder of ours.
+    manifests = [(kind, folder / "manifest.json") for kind, folder in folders if folder is not None]
     files = [
         (kind, f"{path.parent.name}/{entry.path}", entry.sha256)
         for kind, path in manifests

@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from google.rpc import code_pb2
@@ -18,6 +17,7 @@ from mlflow import MlflowClient
 
 from gpt2_common.artifacts import Manifest
 from gpt2_common.artifacts.manifest import sha256_of
+from gpt2_common.artifacts.roots import local_path
 from gpt2_common.artifacts.store import Artifact, check_files
 from gpt2_common.jobs.options import default_name
 
@@ -62,7 +62,7 @@ def give_room(folder: Path) -> None:
 
 def folders(job: Job) -> list[Path]:
     """Those of a job's artifacts; a version is none of this disk."""
-    return [] if job.kind == "RegisterModel" else [Path(urlsplit(output.uri).path) for output in job.outputs]
+    return [folder for output in job.outputs if (folder := local_path(output.uri)) is not None]
 
 
 def check_whole(artifacts: Iterable[Path]) -> None:
@@ -140,7 +140,9 @@ class Mlflow:
 
     def served(self, name: str) -> dict[str, str]:
         """SHA-256 of each file that the first version of a model serves with."""
-        folder = Path(urlsplit(self.client.get_model_version_download_uri(name, "1")).path) / "artifacts"
+        model = local_path(self.client.get_model_version_download_uri(name, "1"))
+        assert model is not None
+        folder = model / "artifacts"
         return {str(path.relative_to(folder)): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
 
     def contents(self) -> dict[Path, str]:
