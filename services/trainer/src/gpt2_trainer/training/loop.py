@@ -26,7 +26,8 @@ from gpt2_trainer.training.data import TrainingData, ValidationData
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.reports import REPORTED, TrainingLogs, log_report
 from gpt2_trainer.training.speed import flops_per_token
-from gpt2_trainer.training.step import Stepper, StepResult, TrainingStep, create_stepper
+from gpt2_trainer.training.step import StepResult, TrainingStep
+from gpt2_trainer.training.stepper import Stepper, create_stepper
 
 _log = logging.getLogger(__name__)
 
