@@ -42,7 +42,8 @@ def train_steps(architecture, weights, options, batches, with_slots=False, **net
     With slots, it also returns the slots after each step, and whether each step was made.
     """
     from gpt2_trainer.model.network import Network
-    from gpt2_trainer.training.step import TrainingStep, create_stepper
+    from gpt2_trainer.training.step import TrainingStep
+    from gpt2_trainer.training.stepper import create_stepper
 
     network = Network(architecture=architecture, precision=options.precision, **network_options)
     stepper = create_stepper(TrainingStep(network, options), pad_vocabulary(weights, architecture), None)
@@ -58,7 +59,8 @@ def train_steps(architecture, weights, options, batches, with_slots=False, **net
 
 def validation_losses(architecture, weights, options, inputs, targets, **network_options):
     from gpt2_trainer.model.network import Network
-    from gpt2_trainer.training.step import TrainingStep, create_stepper
+    from gpt2_trainer.training.step import TrainingStep
+    from gpt2_trainer.training.stepper import create_stepper
 
     step = TrainingStep(Network(architecture=architecture, **network_options), options)
     return create_stepper(step, pad_vocabulary(weights, architecture), None).validate(inputs, targets)
@@ -67,7 +69,8 @@ def validation_losses(architecture, weights, options, inputs, targets, **network
 def step_layouts(architecture, weights, options):
     """Devices, and the shape of the part that each of them has, of every weight and slot after a step."""
     from gpt2_trainer.model.network import Network
-    from gpt2_trainer.training.step import TrainingStep, create_stepper
+    from gpt2_trainer.training.step import TrainingStep
+    from gpt2_trainer.training.stepper import create_stepper
 
     network = Network(architecture=architecture, precision=options.precision)
     stepper = create_stepper(TrainingStep(network, options), pad_vocabulary(weights, architecture), None)
