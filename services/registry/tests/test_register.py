@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import mlflow
 import pytest
+from free_ports import free_port
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2_common.database import open_database
@@ -15,7 +16,7 @@ from gpt2_common.jobs.context import Interruption
 from gpt2_registry.jobs import register_model
 from gpt2_registry.mlflow_versions import VersionWriter
 
-from .conftest import PROVENANCE, free_port
+from .conftest import PROVENANCE
 
 METRICS = [
     {"step": 1, "loss": 9.5, "learning_rate": 0.001, "gradient_norm": None},
