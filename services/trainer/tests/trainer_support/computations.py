@@ -216,3 +216,37 @@ def import_from_memory(folder, root):
     request = trainer_service_pb2.ImportCheckpointRequest(uri=f"memory://{name}").SerializeToString()
     job = ("gpt2_trainer.jobs.import_checkpoint", "import_checkpoint", "ImportCheckpointRequest")
     return run_job(*job, request, root, f"import-{name}", allowed_roots=f"memory://{name}")
+
+
+def reads_of_flipped(folder, name, most):
+    """What a reader says to a model with one of the first bytes of a file changed, each in turn.
+
+    Returns `refused`, `the same` where the weights are as before, or else what came, for each byte.
+    """
+    from gpt2_common.errors import InvalidRequest
+
+    folder = Path(folder)
+    if (folder / "hparams.json").is_file():
+        from gpt2_trainer.formats.openai import read_openai
+
+        def read():
+            return read_openai(folder, None, "uri")
+    else:
+        from gpt2_trainer.formats.huggingface import read_huggingface
+
+        def read():
+            return read_huggingface(folder, "uri")
+
+    content, (architecture, weights) = (folder / name).read_bytes(), read()
+    outcomes = []
+    for place in range(min(most, len(content))):
+        flipped = content[place] ^ (1 << place % 8)
+        (folder / name).write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
+        try:
+            found, values = read()
+        except InvalidRequest:
+            outcomes.append("refused")
+            continue
+        same = found == architecture and all(np.array_equal(values[key], weights[key]) for key in weights)
+        outcomes.append("the same" if same else f"other weights by a change of byte {place}")
+    return outcomes
