@@ -11,6 +11,7 @@ from typing import Any
 import hypothesis
 import pytest
 import yaml
+from fault_report import summarize
 from postgresql import PostgreSql
 
 _KUBEFLOW_TRAINER = "github.com/kubeflow/trainer/v2@v2.2.0"
@@ -25,6 +26,15 @@ def pytest_configure() -> None:
     # How long an example takes says how busy the machine is.
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("untimed")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Adds the report of the fault suite, which workers of pytest-xdist could not print."""
+    outcomes = ("passed", "failed", "error", "skipped")
+    if lines := summarize(report for outcome in outcomes for report in terminalreporter.getreports(outcome)):
+        terminalreporter.section("what was promised, and what was seen")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,10 @@ from typing import Protocol
 
 import pytest
 from brokers import require_java
+from fault_report import SEEN, format_table
 from pymongo import MongoClient
 
-from .report import SEEN, format_table, summarize
+from .runs import UNDISTURBED, Job, all_stages, check, finish, start
 from .services import fault_stack
 
 
@@ -16,14 +17,6 @@ class Report(Protocol):
     """Takes what a test has seen, in a line, and the table behind it where there is one."""
 
     def __call__(self, seen: str, table: Sequence[Sequence[object]] = ()) -> None: ...
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    outcomes = ("passed", "failed", "error", "skipped")
-    if lines := summarize(report for outcome in outcomes for report in terminalreporter.getreports(outcome)):
-        terminalreporter.section("what was promised, and what was seen")
-        for line in lines:
-            terminalreporter.write_line(line)
 
 
 @pytest.fixture
@@ -65,3 +58,12 @@ def stack(tmp_path_factory, canaries):
         with MongoClient(f"mongodb://{running.addresses['mongodb']}") as mongodb:
             mongodb["faults"]["articles"].insert_many({"_id": f"{n:03}", "body": text} for n, text in enumerate(texts))
         yield running
+
+
+@pytest.fixture(scope="session")
+def undisturbed(stack) -> dict[str, Job]:
+    """The jobs, by kind, of a run that nothing disturbed: all kinds there are."""
+    start(stack, UNDISTURBED, all_stages(stack.folder.artifacts.as_uri(), UNDISTURBED))
+    jobs = finish(stack, UNDISTURBED, "RegisterModel")
+    check(stack, UNDISTURBED, jobs)
+    return jobs

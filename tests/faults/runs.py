@@ -17,12 +17,18 @@ from .services import FaultStack
 
 Job = job_pb2.Job
 FIRST = "ImportFiles"
+UNDISTURBED = "undisturbed"
+"""The run of all kinds of job that others are held against."""
 MODEL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 16}
 EXPORT = {"source": {"database": "faults", "collections": ["articles"], "text_field": "body"}}
 SMALL = {"TrainTokenizer": {"vocabulary_size": 300}, "EncodeCorpus": {"validation_fraction": 0.3}}
 """The stages of a run that is over in seconds."""
-# TensorFlow puts a random number into its fingerprint, logs have times, an imported checkpoint names its source.
-_DIFFERS = re.compile(r"saved_model/fingerprint\.pb$|^TrainModel/logs/|^ImportCheckpoint/checkpoint/state\.json$")
+# TensorFlow puts a random number into its fingerprint, logs have times, an imported checkpoint names its source and an
+# evaluation its dataset.
+_DIFFERS = re.compile(
+    r"saved_model/fingerprint\.pb$|^TrainModel/logs/"
+    r"|^ImportCheckpoint/checkpoint/state\.json$|^EvaluateModel/evaluation/evaluation\.json$"
+)
 
 
 def all_stages(artifacts: str, run_id: str) -> dict[str, dict]:
@@ -40,14 +46,32 @@ def all_stages(artifacts: str, run_id: str) -> dict[str, dict]:
     }
 
 
+def request_of(kind: str, stack: FaultStack, undisturbed: Mapping[str, Job]) -> dict:
+    """The request of one stage alone, with the artifacts of the run that nothing disturbed."""
+    made = {name: job.outputs[0].uri for name, job in undisturbed.items()}
+    inputs = {
+        FIRST: {"uris": [texts(stack)]},
+        "TrainTokenizer": {"corpus_uri": made["ExportCorpus"]},
+        "EncodeCorpus": {"corpus_uri": made["ExportCorpus"], "tokenizer_uri": made["TrainTokenizer"]},
+        "TrainModel": {"dataset_uri": made["EncodeCorpus"]},
+        "ExportModel": {"checkpoint_uri": made["TrainModel"]},
+        "RegisterModel": {"model_uri": made["ExportModel"], "logs_uri": undisturbed["TrainModel"].outputs[1].uri},
+    }
+    planned = all_stages(stack.folder.artifacts.as_uri(), UNDISTURBED)
+    return {**planned.get(kind, {}), **inputs.get(kind, {})}
+
+
+def texts(stack: FaultStack) -> str:
+    """The folder of the files that the suite's runs begin with."""
+    return str(stack.folder.root.parent / "text")
+
+
 def start(stack: FaultStack, run_id: str, stages: Mapping[str, dict]) -> None:
     """Starts a run whose first stage reads the files of the suite."""
     planned = job_pb2.RunPlan()
     for name, request in stages.items():
         planned.stages.add(start=name).request.update(request)
-    request = exporter.ImportFilesRequest(
-        uris=[str(stack.folder.root.parent / "text")], job=job_pb2.JobOptions(run_id=run_id, plan=planned)
-    )
+    request = exporter.ImportFilesRequest(uris=[texts(stack)], job=job_pb2.JobOptions(run_id=run_id, plan=planned))
     stack.services["exporter"].call(FIRST, request)
 
 

@@ -1,21 +1,24 @@
 """The stack as processes that a test kills and starts: backends and services alike."""
 
 import os
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.client import ClientSettings, ServiceError, connect
 from gpt2_orchestration.stack.definitions import SERVICES, ProcessDefinition, define_stack
 from gpt2_orchestration.stack.settings import DEFAULT_PORTS, StackFolder, StackSettings
 
 BACKENDS = ("mongodb", "kafka", "mlflow")
 # Below those that the system gives to clients, which could take a service's while it is dead. Two suites on one machine
-# need different ones.
+# need different ones, as do the workers of one.
 FIRST_PORT = int(os.environ.get("GPT2_FAULTS_PORT", "21050"))
-PORTS = {name: FIRST_PORT + number for number, name in enumerate(DEFAULT_PORTS)}
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = {name: FIRST_PORT + WORKER * len(DEFAULT_PORTS) + number for number, name in enumerate(DEFAULT_PORTS)}
 KINDS = {
     "exporter": ("ImportFiles", "ExportCorpus"),
     "tokenizer": ("TrainTokenizer", "EncodeCorpus", "ImportTokenizer"),
@@ -69,6 +72,7 @@ class KillableService(KillableProcess):
     ) -> None:
         super().__init__(definition, folder, further)
         self._client = ClientSettings(addresses={self.name: self.address}, token=token)
+        self._database = folder.root / "data" / f"{definition.name}.db"
 
     def connect(self):
         return connect(self.name, self._client)
@@ -76,6 +80,12 @@ class KillableService(KillableProcess):
     def call(self, method: str, request):
         with self.connect() as client:
             return client.call(method, request)
+
+    def stored_job(self, job_id: str) -> job_pb2.Job:
+        """A job as the database has it, while the service is dead."""
+        with closing(sqlite3.connect(self._database)) as database:
+            [[job]] = database.execute("SELECT job FROM jobs WHERE job_id = ?", (job_id,))
+        return job_pb2.Job.FromString(job)
 
     def jobs(self, run_id: str) -> list:
         """The jobs of a run; none while the service is away."""

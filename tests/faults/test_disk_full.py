@@ -21,7 +21,7 @@ from gpt2_common.artifacts.manifest import sha256_of
 from gpt2_common.artifacts.store import Artifact, check_files
 from gpt2_common.jobs.options import default_name
 
-from .runs import FIRST, Job, all_stages, check, digests, finish, start, wait_for_job
+from .runs import FIRST, UNDISTURBED, Job, check, digests, finish, request_of, start, wait_for_job
 from .services import FaultStack
 
 LONG = os.environ.get("GPT2_FAULTS") == "long"
@@ -60,26 +60,6 @@ def give_room(folder: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=1g", str(folder)], check=True)
 
 
-@pytest.fixture(scope="module")
-def whole(stack) -> dict[str, Job]:
-    """The jobs of a run with room enough."""
-    start(stack, "room", all_stages(stack.folder.artifacts.as_uri(), "room"))
-    return finish(stack, "room", "RegisterModel")
-
-
-def request_of(kind: str, stack: FaultStack, whole: dict[str, Job]) -> dict:
-    """A stage's request, with the artifacts of the run that had room."""
-    made = {name: job.outputs[0].uri for name, job in whole.items()}
-    inputs = {
-        "TrainTokenizer": {"corpus_uri": made["ExportCorpus"]},
-        "EncodeCorpus": {"corpus_uri": made["ExportCorpus"], "tokenizer_uri": made["TrainTokenizer"]},
-        "TrainModel": {"dataset_uri": made["EncodeCorpus"]},
-        "ExportModel": {"checkpoint_uri": made["TrainModel"]},
-        "RegisterModel": {"model_uri": made["ExportModel"], "logs_uri": whole["TrainModel"].outputs[1].uri},
-    }
-    return {**all_stages(stack.folder.artifacts.as_uri(), "room")[kind], **inputs.get(kind, {})}
-
-
 def folders(job: Job) -> list[Path]:
     """Those of a job's artifacts; a version is none of this disk."""
     return [] if job.kind == "RegisterModel" else [Path(urlsplit(output.uri).path) for output in job.outputs]
@@ -93,32 +73,32 @@ def check_whole(artifacts: Iterable[Path]) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kind", KINDS + (KINDS_OF_LONG_FORM if LONG else ()))
-def test_a_job_that_finds_the_disk_full_fails_cleanly_and_is_continued(stack, whole, kind, part, report):
+def test_a_job_that_finds_the_disk_full_fails_cleanly_and_is_continued(stack, undisturbed, kind, part, report):
     run_id = f"full-{default_name(kind)}-{part}"
     folder = stack.folder.artifacts / f"{run_id}~{default_name(kind)}"
-    needed = size_of(folders(whole[kind]))
+    needed = size_of(folders(undisturbed[kind]))
     room = max(_PAGE, int(needed * part))
     with small_disk(folder, room):
-        start(stack, run_id, {} if kind == FIRST else {kind: request_of(kind, stack, whole)})
+        start(stack, run_id, {} if kind == FIRST else {kind: request_of(kind, stack, undisturbed)})
         failed = wait_for_job(stack, run_id, kind, Job.STATE_FAILED)
         assert failed.error.code == code_pb2.RESOURCE_EXHAUSTED, failed.error.message
         assert not half_written(folder)
         # Of several outputs, those before the last can be whole already.
         check_whole(path.parent for path in folder.glob("*/manifest.json"))
-        check_whole(made for job in whole.values() for made in folders(job))
+        check_whole(made for job in undisturbed.values() for made in folders(job))
         give_room(folder)
         with stack.owner(kind).connect() as client:
             client.continue_run(run_id)
         jobs = finish(stack, run_id, kind)
         check(stack, run_id, jobs)
-        assert digests({kind: jobs[kind]}) == digests({kind: whole[kind]})
+        assert digests({kind: jobs[kind]}) == digests({kind: undisturbed[kind]})
     report(f"{found_full(failed)}; {len(digests(jobs))} files equal when continued", table(failed, room, needed))
 
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("whose", ["job", "mlflow"])
 def test_a_registration_that_finds_a_disk_full_leaves_no_version_and_is_continued_to_one(
-    stack, whole, whose, part, report
+    stack, undisturbed, whose, part, report
 ):
     kind = "RegisterModel"
     run_id = f"full-{whose}-{part}"
@@ -126,24 +106,24 @@ def test_a_registration_that_finds_a_disk_full_leaves_no_version_and_is_continue
     # A registration of this name finds it, and puts its files there.
     experiment = mlflow.client.create_experiment(run_id)
     folder = stack.folder.artifacts / f"{run_id}~{default_name(kind)}" if whose == "job" else mlflow.files / experiment
-    needed = size_of(folders(whole["ExportModel"]))
+    needed = size_of(folders(undisturbed["ExportModel"]))
     room = max(_PAGE, int(needed * part))
     before = mlflow.contents()
     with small_disk(folder, room):
-        start(stack, run_id, {kind: {**request_of(kind, stack, whole), "model_name": run_id}})
+        start(stack, run_id, {kind: {**request_of(kind, stack, undisturbed), "model_name": run_id}})
         failed = wait_for_job(stack, run_id, kind, Job.STATE_FAILED)
         assert failed.error.code == code_pb2.RESOURCE_EXHAUSTED, failed.error.message
         assert not half_written(folder)
         assert not mlflow.versions(run_id)
-        assert mlflow.versions("room") == [1]
+        assert mlflow.versions(UNDISTURBED) == [1]
         assert mlflow.contents().items() >= before.items()
-        check_whole(made for job in whole.values() for made in folders(job))
+        check_whole(made for job in undisturbed.values() for made in folders(job))
         give_room(folder)
         with stack.owner(kind).connect() as client:
             client.continue_run(run_id)
         # That the version is the only one, it checks too.
         check(stack, run_id, finish(stack, run_id, kind))
-        assert mlflow.served(run_id) == mlflow.served("room")
+        assert mlflow.served(run_id) == mlflow.served(UNDISTURBED)
     report(f"{found_full(failed)}; no version left, one when continued", table(failed, room, needed))
 
 

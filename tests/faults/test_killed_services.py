@@ -1,8 +1,8 @@
-"""Planned runs over the real services and Apache Kafka, while each service is killed at random points.
+"""Services killed at random points of their jobs, over real processes and Apache Kafka.
 
-Whatever was killed: every stage has SUCCEEDED, its artifacts are those of a run that nobody killed, one version is
+Whatever was killed: every job has SUCCEEDED, its artifacts are those of a run that nobody killed, one version is
 registered, the event log tells each change of state once and in order, and no temporary file is left.
-GPT2_FAULTS=long kills the service of each of the ten kinds of job 20 times.
+GPT2_FAULTS=long kills the service of each of the ten kinds of job 20 times before the job has ended.
 """
 
 import os
@@ -11,68 +11,94 @@ import time
 from collections import Counter
 
 import pytest
+from google.protobuf import json_format
 
-from .runs import FIRST, Job, all_stages, check, digests, finish, start, wait_for_job
-from .services import KINDS, FaultStack
+from gpt2.jobs.v1 import job_pb2
+from gpt2_common.jobs.options import default_name
+from gpt2_orchestration.calls import EVALUATE_MODEL, START_CALLS
+
+from .runs import Job, all_stages, check, digests, finish, request_of, start, wait_for_job
+from .services import KINDS, FaultStack, KillableService
 
 LONG = os.environ.get("GPT2_FAULTS") == "long"
-RUNS, KILLS_OF_A_STAGE = (10, 2) if LONG else (1, 1)
-# A short run's kills are at one stage of each service, of the long form's at all.
-SHORT_STAGES = ("ExportCorpus", "EncodeCorpus", "TrainModel", "RegisterModel")
-
-
-def run_all(stack: FaultStack, run_id: str) -> None:
-    start(stack, run_id, all_stages(stack.folder.artifacts.as_uri(), run_id))
-
-
-def check_all(stack: FaultStack, run_id: str, jobs: dict[str, Job]) -> int:
-    """Holds the jobs of a run of all kinds against what was promised. Returns the number of its events."""
-    assert {kind for kinds in KINDS.values() for kind in kinds} == set(jobs)
-    return check(stack, run_id, jobs)
+ALL_KINDS = tuple(kind for kinds in KINDS.values() for kind in kinds)
+KILLS = 20 if LONG else 1
+MOST_KILLS_OF_A_JOB = 4
+# In the short form, one that is over in a moment and one that makes a version.
+KILLED_KINDS = ALL_KINDS if LONG else ("EncodeCorpus", "RegisterModel")
+CALLS = {**START_CALLS, "EvaluateModel": EVALUATE_MODEL}
+HEADINGS = ["run", "service", "stage", "killed after s", "state", "phase"]
+UNFINISHED = (Job.STATE_QUEUED, Job.STATE_RUNNING)
 
 
 def seconds(job: Job) -> float:
     return job.end_time.ToDatetime().timestamp() - job.create_time.ToDatetime().timestamp()
 
 
-def kill_at_random(stack: FaultStack, run_id: str, kind: str, within: float, dice: random.Random) -> list[str]:
-    """Kills the service of a kind of job at a random point of the job's life. Returns what the table says of it."""
-    service = stack.owner(kind)
-    wait_for_job(stack, run_id, kind)
+def kill_at_random(service: KillableService, job_id: str, within: float, dice: random.Random) -> tuple[Job, list[str]]:
+    """Kills a service at a random point of a job's life. Returns the job at that moment, and a row of the table."""
     after = dice.uniform(0, within)
     time.sleep(after)
-    [job] = [job for job in service.jobs(run_id) if job.kind == kind]
     service.kill()
+    job = service.stored_job(job_id)
     service.start().wait_until_ready()
-    return [run_id, service.name, kind, f"{after:.2f}", Job.State.Name(job.state)[6:], job.progress.phase]
+    state = Job.State.Name(job.state).removeprefix("STATE_")
+    return job, [job.run_id, service.name, job.kind, f"{after:.2f}", state, job.progress.phase]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(stack) -> dict[str, Job]:
-    """The jobs of a run that nobody killed."""
-    run_all(stack, "undisturbed")
-    jobs = finish(stack, "undisturbed", "RegisterModel")
-    check_all(stack, "undisturbed", jobs)
-    return jobs
+def submit(stack: FaultStack, kind: str, run_id: str, request: dict) -> str:
+    """Starts one job of a kind by a call. Returns its id."""
+    options = job_pb2.JobOptions(run_id=run_id, job_id=f"{run_id}/{default_name(kind)}")
+    message = json_format.ParseDict(request, CALLS[kind].request())
+    message.job.CopyFrom(options)
+    stack.owner(kind).call(kind, message)
+    return options.job_id
 
 
-@pytest.mark.parametrize("number", range(RUNS))
-def test_killed_services_bring_a_run_to_the_end_of_one_that_nobody_killed(stack, undisturbed, number, report):
-    run_id = f"killed-{number}"
-    dice = random.Random(number)
-    table = [["run", "service", "stage", "killed after s", "state", "phase"]]
-    run_all(stack, run_id)
-    for kind in (FIRST, *all_stages("", "")) if LONG else SHORT_STAGES:
-        for _ in range(KILLS_OF_A_STAGE):
-            table.append(kill_at_random(stack, run_id, kind, seconds(undisturbed[kind]), dice))
+@pytest.mark.parametrize("kind", KILLED_KINDS)
+def test_a_job_whose_service_is_killed_ends_as_one_that_nobody_killed(stack, undisturbed, kind, report):
+    dice = random.Random(kind)
+    service = stack.owner(kind)
+    table, killed, late, runs, events = [HEADINGS], 0, 0, 0, 0
+    while killed < KILLS:
+        run_id = f"killed-{default_name(kind)}-{runs}"
+        request = request_of(kind, stack, undisturbed)
+        job_id = submit(stack, kind, run_id, request | ({"model_name": run_id} if kind == "RegisterModel" else {}))
+        for _ in range(min(MOST_KILLS_OF_A_JOB, KILLS - killed)):
+            job, row = kill_at_random(service, job_id, seconds(undisturbed[kind]), dice)
+            table.append(row)
+            if job.state not in UNFINISHED:
+                late += 1
+                break
+            killed += 1
+        jobs = finish(stack, run_id, kind)
+        events += check(stack, run_id, jobs)
+        assert digests(jobs) == digests({kind: undisturbed[kind]})
+        runs += 1
+    report(
+        f"{killed} kills before the end, {late} just after it: {runs} of {runs} jobs SUCCEEDED, files equal, "
+        f"{events} events in order",
+        table,
+    )
+
+
+def test_a_planned_run_whose_services_are_killed_ends_as_one_that_nobody_killed(stack, undisturbed, report):
+    run_id = "killed-run"
+    dice = random.Random(0)
+    table = [HEADINGS]
+    start(stack, run_id, all_stages(stack.folder.artifacts.as_uri(), run_id))
+    for kind in ("ExportCorpus", "EncodeCorpus", "TrainModel", "RegisterModel"):
+        job = wait_for_job(stack, run_id, kind)
+        table.append(kill_at_random(stack.owner(kind), job.job_id, seconds(undisturbed[kind]), dice)[1])
     jobs = finish(stack, run_id, "RegisterModel")
-    events = check_all(stack, run_id, jobs)
+    assert set(jobs) == set(ALL_KINDS)
+    events = check(stack, run_id, jobs)
     expected = digests(undisturbed)
     assert {kind for kind, _ in expected} == set(jobs) - {"RegisterModel"}
     assert digests(jobs) == expected
     kills = Counter(row[1] for row in table[1:])
     report(
-        f"{kills.total()} kills ({', '.join(f'{name} {count}' for name, count in kills.items())}): {len(jobs)} jobs "
-        f"SUCCEEDED, {len(expected)} files equal, 1 version, {events} events in order",
+        f"{kills.total()} kills ({', '.join(kills)}): {len(jobs)} jobs SUCCEEDED, {len(expected)} files equal, "
+        f"1 version, {events} events in order",
         table,
     )

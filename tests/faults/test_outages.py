@@ -16,7 +16,7 @@ from gpt2.exporter.v1 import exporter_service_pb2 as exporter
 from gpt2.jobs.v1 import job_pb2
 from gpt2.registry.v1 import registry_service_pb2 as registry
 
-from .runs import EXPORT, MODEL, SMALL, Job, check, finish, start, wait_for_job
+from .runs import EXPORT, SMALL, Job, check, finish, start, wait_for_job
 from .services import FaultStack
 
 SECONDS = (30, 120, 180) if os.environ.get("GPT2_FAULTS") == "long" else (5,)
@@ -102,12 +102,14 @@ def test_an_export_that_begins_without_mongodb_ends_well_when_it_is_there(stack,
 
 @for_seconds
 @pytest.mark.parametrize("when", ["at the start", "in a registration"])
-def test_a_registration_without_mlflow_makes_one_version_when_it_is_there(stack, model_uri, seconds, when, report):
+def test_a_registration_without_mlflow_makes_one_version_when_it_is_there(stack, undisturbed, seconds, when, report):
     run_id = f"mlflow-{when.split()[-1]}-{seconds}"
     if when == "at the start":
         stack.backends["mlflow"].kill()
     options = job_pb2.JobOptions(run_id=run_id, job_id=f"{run_id}/a")
-    request = registry.RegisterModelRequest(model_uri=model_uri, model_name=run_id, label="staging", job=options)
+    request = registry.RegisterModelRequest(
+        model_uri=undisturbed["ExportModel"].outputs[0].uri, model_name=run_id, label="staging", job=options
+    )
     stack.services["registry"].call("RegisterModel", request)
     if when != "at the start":
         while wait_for_job(stack, run_id, "RegisterModel").progress.phase in ("", "verifying"):
@@ -140,12 +142,3 @@ def mongodb_documents(stack) -> int:
     with MongoClient(f"mongodb://{stack.addresses['mongodb']}") as client:
         client["faults"]["many"].insert_many({"_id": f"{n:06}", "body": f"{n} " * 100} for n in range(count))
     return count
-
-
-@pytest.fixture(scope="module")
-def model_uri(stack) -> str:
-    """A model to register."""
-    train = {"model": MODEL, "config": {"steps": 2}}
-    start(stack, "outage-model", {**SMALL, "TrainModel": train, "ExportModel": {}})
-    jobs = finish(stack, "outage-model", "ExportModel")
-    return jobs["ExportModel"].outputs[0].uri

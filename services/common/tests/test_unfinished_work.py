@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine, text
 
 from gpt2.exporter.v1.exporter_service_pb2 import ImportFilesRequest
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
@@ -97,9 +97,19 @@ def test_unfinished_work_is_kept_to_be_continued_and_deleted_when_its_time_is_ov
     assert service.watch(again.job_id)[-1].state == Job.STATE_FAILED
 
 
-def test_work_of_a_job_under_way_in_another_replica_is_left_alone(postgresql, tmp_path):
+@pytest.fixture
+def empty_database(postgresql):
+    """A database of its own: other tests leave jobs in theirs, which these replicas would take up."""
+    engine = create_engine(postgresql.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE DATABASE unfinished_work"))
+    engine.dispose()
+    return postgresql.rpartition("/")[0] + "/unfinished_work"
+
+
+def test_work_of_a_job_under_way_in_another_replica_is_left_alone(empty_database, tmp_path):
     flag = tmp_path / "go"
-    replicas = [FakeService(tmp_path, GPT2_DATABASE_URL=postgresql, **AT_ONCE).start() for _ in range(2)]
+    replicas = [FakeService(tmp_path, GPT2_DATABASE_URL=empty_database, **AT_ONCE).start() for _ in range(2)]
     try:
         for replica in replicas:
             replica.wait_until_ready()
@@ -191,13 +201,18 @@ def test_what_a_sweeper_that_was_killed_had_put_away_is_deleted_by_the_next(jobs
     assert not aside.exists()
 
 
-def test_scratch_work_of_a_remote_root_is_swept_and_downloads_stay(jobs, tmp_path):
+def test_scratch_work_of_a_remote_root_is_swept_and_whole_downloads_stay(jobs, tmp_path):
     jobs.folders = WorkFolders("s3://bucket/artifacts", tmp_path / "scratch")
     work = jobs.add("run/a", Job.STATE_FAILED, 2, 2)
-    jobs.folders.downloads.mkdir()
+    whole, under_way, broken = (jobs.folders.downloads / name for name in ("digest", ".digest-new", ".digest-old"))
+    for folder, hours in ((whole, 100), (under_way, 2), (broken, 100)):
+        (folder / "part").mkdir(parents=True)
+        then = time.time() - hours * HOUR
+        for path in (folder / "part", folder):
+            os.utime(path, (then, then))
     jobs.sweep()
     assert not work.exists()
-    assert jobs.folders.downloads.exists()
+    assert [folder.exists() for folder in (whole, under_way, broken)] == [True, True, False]
 
 
 def test_a_job_cannot_be_continued_into_work_that_is_being_deleted(jobs):

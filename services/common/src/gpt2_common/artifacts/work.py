@@ -55,12 +55,7 @@ class WorkFolders:
 
     def last_change(self, job_id: str) -> float:
         """When something in a job's folder last changed, in seconds since 1970; 0 where it is not there."""
-        folder = self.of(job_id)
-        times = [0.0]
-        for path in (folder, *folder.rglob("*")):
-            with suppress(FileNotFoundError):
-                times.append(path.lstat().st_mtime)
-        return max(times)
+        return _last_change(self.of(job_id))
 
     @contextmanager
     def temporary(self, job_id: str) -> Iterator[Path]:
@@ -104,3 +99,17 @@ class WorkFolders:
         """Deletes what has been put away, now or by a process that died before it came to this."""
         for folder in self._place.glob(f"{_DISCARDED}*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def delete_broken_downloads(self, before: float) -> None:
+        """Deletes what downloads have left that ended in the middle and in which nothing changed since a time."""
+        for folder in self.downloads.glob(".*"):
+            if _last_change(folder) < before:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_change(folder: Path) -> float:
+    times = [0.0]
+    for path in (folder, *folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            times.append(path.lstat().st_mtime)
+    return max(times)

@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_SECONDS = 3600.0
 _SHORTEST_PAUSE_SECONDS = 2.0
 _SWEEPS_IN_TIME_KEPT = 24
+_SILENT_DOWNLOAD_SECONDS = 86_400.0
 
 
 class WorkSweeper:
@@ -58,6 +59,8 @@ class WorkSweeper:
             if self._folders.last_change(job_id) <= time.time() - self._keep_seconds:
                 self._put_away(job_id)
         self._folders.delete_put_away()
+        # One that is under way changes all the time.
+        self._folders.delete_broken_downloads(time.time() - max(self._keep_seconds, _SILENT_DOWNLOAD_SECONDS))
 
     def _put_away(self, job_id: str) -> None:
         """Takes a job's work away, unless it may still be needed.

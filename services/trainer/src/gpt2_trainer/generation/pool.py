@@ -6,7 +6,9 @@ The service itself never loads a model: it stays small, and the memory of a mode
 import asyncio
 import json
 import logging
+import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
@@ -106,6 +108,7 @@ class _Worker:
         self.used_at = time.monotonic()
         self._arguments = (str(folder), backend)
         self._process: asyncio.subprocess.Process | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._stopping: asyncio.Task[None] | None = None
 
     async def run(self, task: GenerationTask) -> AsyncGenerator[Piece, None]:
@@ -137,13 +140,18 @@ class _Worker:
                 await asyncio.shield(self._stopping)
 
     def kill(self) -> None:
-        """Ends the process."""
+        """Ends the process, and deletes its temporary files: it is killed, and cannot do so itself."""
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.kill()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
 
     async def _started(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
+            self.kill()
+            self._temporary = tempfile.TemporaryDirectory(prefix="gpt2-generate-", ignore_cleanup_errors=True)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -152,6 +160,7 @@ class _Worker:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=_LINE_LIMIT,
+                env={**os.environ, "TMPDIR": self._temporary.name},
             )
         return self._process
 

@@ -1,4 +1,4 @@
-"""What the suite says at its end: of each thing that was promised, under which fault, and what was seen of it.
+"""What the fault suite says at its end: of each thing that was promised, under which fault, and what was seen of it.
 
 The promise is the test's name, the fault its parameters; what was seen the test says itself.
 """
@@ -20,7 +20,7 @@ def format_table(rows: Sequence[Sequence[object]]) -> list[str]:
 
 
 def summarize(reports: Iterable[pytest.TestReport]) -> list[str]:
-    """Lines that say what became of the tests of this suite; none where it has not run."""
+    """Lines that say what became of the tests of that suite; none where it has not run."""
     rows = [_row(report) for report in reports if _SUITE in report.nodeid and _counts(report)]
     return format_table([("promised", "fault", "seen"), *rows]) if rows else []
 

@@ -1,8 +1,8 @@
-"""The suite's own report: a test that failed, or was not run, can be missed in it as little as one that passed."""
+"""The report of the fault suite: what failed, or was not run, can be missed in it as little as what passed."""
 
 import pytest
 
-from .report import summarize
+from .fault_report import summarize
 
 
 def made(name: str, outcome: str, when: str = "call", why: object = None, seen: str = "") -> pytest.TestReport:
