@@ -16,7 +16,8 @@ def build(setting: dict) -> Work:
     from gpt2_trainer.configuration.training import TrainingOptions
     from gpt2_trainer.model.network import Network
     from gpt2_trainer.model.weights import initial_weights, pad_vocabulary
-    from gpt2_trainer.training.step import TrainingStep, create_stepper
+    from gpt2_trainer.training.step import TrainingStep
+    from gpt2_trainer.training.stepper import create_stepper
 
     sizes = LayerSizes(**{name: setting[name] for name in ("n_layer", "n_head", "n_embd", "n_ctx")})
     vocabulary = setting["vocabulary"]

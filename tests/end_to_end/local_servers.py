@@ -6,14 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from gpt2_orchestration.stack.ports import choose_ports
-
 Found = TypeVar("Found")
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    return choose_ports({"": 0})[""]
 
 
 def wait_for(condition: Callable[[], Found], seconds: float) -> Found:

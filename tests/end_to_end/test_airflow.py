@@ -14,11 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from free_ports import free_port
 
 from gpt2.registry.v1 import registry_service_pb2
 from gpt2_orchestration.client import connect
 
-from .local_servers import database_dump, free_port, holders, wait_for
+from .local_servers import database_dump, holders, wait_for
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / ".airflow" / "bin" / "airflow"

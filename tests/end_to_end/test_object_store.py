@@ -11,6 +11,7 @@ from pathlib import Path
 import fsspec
 import grpc
 import pytest
+from free_ports import free_port
 
 from gpt2.registry.v1 import registry_service_pb2
 from gpt2_orchestration.calls import DEFAULT_PORTS
@@ -19,7 +20,7 @@ from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.runners import run_pipeline
 from gpt2_orchestration.specification import parse_specification
 
-from .local_servers import database_dump, free_port, holders, wait_for
+from .local_servers import database_dump, holders, wait_for
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "canary-of-the-s3-key",

@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from free_ports import free_port
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gpt2.exporter.v1 import exporter_service_pb2 as exporter
@@ -15,12 +15,6 @@ from gpt2.exporter.v1 import exporter_service_pb2_grpc
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2, jobs_service_pb2_grpc
 
 HERE = Path(__file__).parent
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class FakeService:

@@ -4,6 +4,7 @@ import random
 import time
 
 import pytest
+from free_ports import free_port
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from gpt2.events.v1 import events_pb2
@@ -11,7 +12,7 @@ from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
 from gpt2_common.jobs.rows import job_event
 
 from .brokers import TOPIC, ApacheKafka, EmbeddedBroker, require_java
-from .conftest import FakeService, free_port
+from .conftest import FakeService
 
 Job = job_pb2.Job
 QUEUE_LIMIT = 20

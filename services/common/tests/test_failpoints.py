@@ -6,11 +6,12 @@
 import time
 
 import pytest
+from free_ports import free_port
 
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
 
 from .brokers import ApacheKafka, require_java
-from .conftest import FakeService, free_port
+from .conftest import FakeService
 from .history import check_history, history, stray_files
 
 Job = job_pb2.Job

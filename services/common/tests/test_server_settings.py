@@ -9,17 +9,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+from free_ports import free_port
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from gpt2.jobs.v1 import job_pb2
 
 EXIT_SETTINGS = 78
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def fails_to_start(service) -> str:

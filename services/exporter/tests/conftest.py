@@ -12,17 +12,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pymongo
 import pytest
+from free_ports import free_port
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.jobs.context import Interruption, JobContext, JobIdentity
 from gpt2_exporter.jobs import export_corpus, import_files
 from gpt2_exporter.settings import ExporterSettings
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class MongoServer:

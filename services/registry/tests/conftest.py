@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import grpc
 import mlflow
 import pytest
+from free_ports import free_port
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2, jobs_service_pb2_grpc
@@ -36,12 +36,6 @@ PROVENANCE = {
     "validations": [{"step": 10, "loss": 4.0}, {"step": 20, "loss": 3.25}],
     "samples": ["Grüße", "zwei"],
 }
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:

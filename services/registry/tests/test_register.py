@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import mlflow
 import pytest
+from free_ports import free_port
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2_common.database import open_database
@@ -15,7 +16,7 @@ from gpt2_common.jobs.context import Interruption
 from gpt2_registry.jobs import register_model
 from gpt2_registry.mlflow_versions import VersionWriter
 
-from .conftest import PROVENANCE, free_port
+from .conftest import PROVENANCE
 
 METRICS = [
     {"step": 1, "loss": 9.5, "learning_rate": 0.001, "gradient_norm": None},
@@ -74,16 +75,27 @@ def test_version_has_all_of_it(client, name, artifacts, make_context):
         (3, 8.5),
     ]
     assert [item.value for item in client.get_metric_history(version.run_id, "gradient_norm")] == [1.0]
-    assert run.data.metrics["validation_perplexity"] == pytest.approx(math.exp(3.5))
+    assert run.data.metrics["validation_perplexity"] == pytest.approx(math.exp(3.25))
     assert "Grüße" in mlflow.artifacts.load_text(f"{run.info.artifact_uri}/samples.txt")
 
+    [logged] = client.search_logged_models([run.info.experiment_id])
+    assert (str(logged.status), logged.source_run_id) == ("READY", version.run_id)
+    assert logged.params["train.learning_rate"] == "0.0006"
+    assert {(item.key, item.value, item.step) for item in logged.metrics} == {
+        ("validation_loss", 3.25, 20),
+        ("validation_perplexity", math.exp(3.25), 20),
+    }
+    assert [output.model_id for output in run.outputs.model_outputs] == [logged.model_id]
 
-def test_nothing_is_pickled_and_tensorflow_is_not_imported(client, name, artifacts, make_context, tmp_path):
-    before = "tensorflow" in sys.modules
+
+def test_nothing_is_pickled_and_tensorflow_is_not_imported(
+    client, name, artifacts, make_context, tmp_path, monkeypatch
+):
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
     [output] = register_model(
         pb.RegisterModelRequest(model_uri=artifacts.model(), model_name=name), make_context("pickle")
     )
-    assert ("tensorflow" in sys.modules) == before
+    assert "tensorflow" not in sys.modules
     [version] = versions_of(client, name)
     downloads = tmp_path / "downloads"
     mlflow.artifacts.download_artifacts(output.uri, dst_path=str(downloads), tracking_uri=client.tracking_uri)

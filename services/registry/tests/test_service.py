@@ -7,14 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from free_ports import free_port
 
 from gpt2.events.v1 import events_pb2
 from gpt2.jobs.v1 import job_pb2
 from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2_common.database import open_database
 from gpt2_common.events.outbox import waiting_events
-
-from .conftest import free_port
 
 
 @pytest.fixture

@@ -74,6 +74,23 @@ def test_both_libraries_give_the_same_ids(both, texts):
     assert fast.encode_batch(texts) == slow.encode_batch(texts)
 
 
+@given(st.lists(st.one_of(st.text(), st.sampled_from(NAMES)), max_size=5))
+def test_an_end_token_stands_after_each_text_where_it_is_asked_for(both, texts):
+    for encoder in both:
+        ids, offsets = encoder.encode_flat(texts, end_tokens=True)
+        found = [ids[begin:end].tolist() for begin, end in pairwise(offsets)]
+        assert found == [[*item, encoder.end_token_id] for item in encoder.encode_batch(texts)]
+
+
+def test_texts_in_pieces_have_their_end_tokens_too(openai_encoder):
+    long = "two words " * (cutting.PIECE_CHARACTERS // 7)
+    texts = ["", long, "", "short", long * 3, "<|endoftext|>", ""]
+    ids, offsets = openai_encoder.encode_flat(texts, end_tokens=True)
+    found = [ids[begin:end].tolist() for begin, end in pairwise(offsets)]
+    assert found == [[*openai_encoder.encode(text), openai_encoder.end_token_id] for text in texts]
+    assert len(openai_encoder.encode_flat([], end_tokens=True)[0]) == 0
+
+
 @pytest.mark.parametrize("change", ["shuffled ids", "tokens that no merge makes"])
 def test_a_vocabulary_numbered_otherwise_has_the_ids_of_tokenizers(german, change):
     if change == "shuffled ids":
@@ -104,8 +121,8 @@ def test_a_library_with_newer_tables_of_unicode_is_found(german, openai_vocabula
     """U+A7CE is a letter since Unicode 17, so that what follows it would be a contraction; here it is none yet."""
 
     class Newer(FastEngine):
-        def encode(self, texts):
-            return super().encode([text.replace("\ua7ce", "\ua7ca") for text in texts])
+        def encode(self, texts, *, end_tokens=False):
+            return super().encode([text.replace("\ua7ce", "\ua7ca") for text in texts], end_tokens=end_tokens)
 
     newer = Newer(choose_engine(openai_vocabulary)._tokenizer)
     probes = ["\ua7ce'll"]

@@ -54,6 +54,32 @@ def test_one_letter_or_nothing_is_learned_in_linear_time():
     assert Encoder(vocabulary).encode("a" * 100_000) == [vocabulary.size - 2]
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text("ab é'\n\t7.", max_size=60), max_size=30))
+def test_parentheses_in_the_pattern_change_no_vocabulary(texts):
+    plain = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+    found = train_vocabulary(lambda: texts, 600, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt2_tokenizer.training._PATTERN", plain)
+        assert train_vocabulary(lambda: texts, 600, 1) == found
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text("ab ", max_size=40), max_size=20), st.integers(2, 9))
+def test_a_frequency_is_how_often_the_token_comes_out_whichever_library_counts(texts, least):
+    found = train_vocabulary(lambda: texts, 600, least)
+    if found.merges:
+        ids = Encoder(found, fast=False).encode_batch(texts)
+        assert sum(item.count(found.end_token_id - 1) for item in ids) >= least
+    more = train_vocabulary(lambda: texts, 258 + len(found.merges), 1)
+    if len(more.merges) > len(found.merges):
+        ids = Encoder(more, fast=False).encode_batch(texts)
+        assert sum(item.count(more.end_token_id - 1) for item in ids) < least
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt2_tokenizer.training._SHORT_CHARACTERS", -1)
+        assert train_vocabulary(lambda: texts, 600, least) == found
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.text("ab", min_size=50, max_size=900))
 def test_long_tokens_come_of_the_same_merges(text):

@@ -17,6 +17,7 @@ from trainer_support.data import (
     small_architecture,
     write_pair,
 )
+from trainer_support.sources import openai_variables, write_hparams, write_huggingface_files, write_shards
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_trainer.formats.checkpoint import read_checkpoint
@@ -26,34 +27,6 @@ IMPORT = ("gpt2_trainer.jobs.import_checkpoint", "import_checkpoint", "ImportChe
 EXPORT = ("gpt2_trainer.jobs.export", "export_model", "ExportModelRequest")
 ARCHITECTURE = small_architecture()
 WEIGHTS = random_weights(ARCHITECTURE)
-
-
-def openai_variables():
-    """The weights under the names and shapes that OpenAI's code gives them, written out rather than derived."""
-    variables = {"model/wte": WEIGHTS["wte.weight"], "model/wpe": WEIGHTS["wpe.weight"]}
-    variables |= {"model/ln_f/g": WEIGHTS["ln_f.weight"], "model/ln_f/b": WEIGHTS["ln_f.bias"]}
-    for layer in range(2):
-        for norm in ("ln_1", "ln_2"):
-            variables[f"model/h{layer}/{norm}/g"] = WEIGHTS[f"h.{layer}.{norm}.weight"]
-            variables[f"model/h{layer}/{norm}/b"] = WEIGHTS[f"h.{layer}.{norm}.bias"]
-        for matrix in ("attn/c_attn", "attn/c_proj", "mlp/c_fc", "mlp/c_proj"):
-            name = f"h.{layer}.{matrix.replace('/', '.')}"
-            variables[f"model/h{layer}/{matrix}/w"] = WEIGHTS[f"{name}.weight"][None]
-            variables[f"model/h{layer}/{matrix}/b"] = WEIGHTS[f"{name}.bias"]
-    return variables
-
-
-def write_hparams(folder, **changes):
-    sizes = {"n_vocab": VOCABULARY_SIZE, "n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
-    (folder / "hparams.json").write_text(json.dumps(sizes | changes))
-
-
-def write_huggingface_files(folder, prefix="", extra=None, **config):
-    tensors = {prefix + name: value for name, value in WEIGHTS.items()} | (extra or {})
-    save_file({name: value for name, value in tensors.items() if value is not None}, folder / "model.safetensors")
-    sizes = {"n_positions": 16, "n_embd": 16, "n_head": 2, "n_layer": 2, "vocab_size": VOCABULARY_SIZE}
-    content = {"model_type": "gpt2", "eos_token_id": END_TOKEN_ID, **sizes, **config}
-    (folder / "config.json").write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -89,7 +62,7 @@ def assert_imported(outputs):
 
 
 def test_openai_to_ours_to_huggingface_to_ours(tensorflow_process, import_from, source, tmp_path):
-    tensorflow_process(computations.write_openai_checkpoint, str(source), openai_variables())
+    tensorflow_process(computations.write_openai_checkpoint, str(source), openai_variables(WEIGHTS))
     write_hparams(source)
     write_pair(source)
     outputs = import_from(source.as_uri())
@@ -105,7 +78,7 @@ def test_openai_to_ours_to_huggingface_to_ours(tensorflow_process, import_from, 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_huggingface_names_with_masks_and_head(import_from, source, prefix):
     masks = {f"{prefix}h.0.attn.bias": np.ones((1, 1, 16, 16), np.float32), "lm_head.weight": WEIGHTS["wte.weight"]}
-    write_huggingface_files(source, prefix, masks)
+    write_huggingface_files(source, WEIGHTS, prefix, masks)
     write_pair(source, ("vocab.json", "merges.txt"))
     outputs = import_from(source.as_uri())
     assert_imported(outputs)
@@ -113,14 +86,14 @@ def test_huggingface_names_with_masks_and_head(import_from, source, prefix):
 
 
 def test_a_source_without_tokenizer_gives_none(import_from, source):
-    write_huggingface_files(source)
+    write_huggingface_files(source, WEIGHTS)
     outputs = import_from(source.as_uri())
     assert set(outputs) == {"checkpoint"}
     assert not (assert_imported(outputs) / "tokenizer").exists()
 
 
 def test_imported_tokenizer_encodes_as_openais(import_from, source):
-    write_huggingface_files(source)
+    write_huggingface_files(source, WEIGHTS)
     write_pair(source)
     folder = Path(import_from(source.as_uri())["tokenizer"]["uri"].removeprefix("file://"))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -131,7 +104,7 @@ def test_imported_tokenizer_encodes_as_openais(import_from, source):
 
 @pytest.mark.parametrize("name", ["model/wte", "model/h1/mlp/c_fc/w", "model/ln_f/b"])
 def test_a_tensor_that_openais_checkpoint_lacks_is_named(tensorflow_process, import_from, source, name):
-    variables = openai_variables()
+    variables = openai_variables(WEIGHTS)
     del variables[name]
     tensorflow_process(computations.write_openai_checkpoint, str(source), variables)
     write_hparams(source)
@@ -139,7 +112,7 @@ def test_a_tensor_that_openais_checkpoint_lacks_is_named(tensorflow_process, imp
 
 
 def test_a_tensor_of_another_shape_is_named(tensorflow_process, import_from, source):
-    tensorflow_process(computations.write_openai_checkpoint, str(source), openai_variables())
+    tensorflow_process(computations.write_openai_checkpoint, str(source), openai_variables(WEIGHTS))
     write_hparams(source, n_ctx=32)
     assert "the tensor model/wpe has shape [16, 16] where hparams.json asks for [32, 16]" in refusal(
         import_from(source.as_uri())
@@ -153,7 +126,7 @@ def test_broken_hparams_are_named(import_from, source, content):
 
 
 def test_a_damaged_tensorflow_checkpoint_is_refused(tensorflow_process, import_from, source):
-    tensorflow_process(computations.write_openai_checkpoint, str(source), openai_variables())
+    tensorflow_process(computations.write_openai_checkpoint, str(source), openai_variables(WEIGHTS))
     write_hparams(source)
     data = source / "model.ckpt.data-00000-of-00001"
     content = bytearray(data.read_bytes())
@@ -185,12 +158,12 @@ def test_a_damaged_tensorflow_checkpoint_is_refused(tensorflow_process, import_f
     ],
 )
 def test_what_is_no_gpt2_is_refused(import_from, source, extra, config, part):
-    write_huggingface_files(source, "", extra, **config)
+    write_huggingface_files(source, WEIGHTS, "", extra, **config)
     assert part in refusal(import_from(source.as_uri()))
 
 
 def test_cut_safetensors_and_pickles_are_refused(import_from, source):
-    write_huggingface_files(source)
+    write_huggingface_files(source, WEIGHTS)
     path = source / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
     assert "model.safetensors cannot be read" in refusal(import_from(source.as_uri()))
@@ -200,21 +173,8 @@ def test_cut_safetensors_and_pickles_are_refused(import_from, source):
     assert "save_pretrained" in message
 
 
-def write_shards(folder, count=3):
-    """The weights divided among several files, as `save_pretrained` does with large models."""
-    write_huggingface_files(folder)
-    (folder / "model.safetensors").unlink()
-    names = [f"model-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)]
-    places = {f"transformer.{name}": names[number % count] for number, name in enumerate(WEIGHTS)}
-    for shard in names:
-        tensors = {name: WEIGHTS[name.removeprefix("transformer.")] for name in places if places[name] == shard}
-        save_file(tensors, folder / shard)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    return names
-
-
 def test_weights_divided_among_files(import_from, source):
-    names = write_shards(source)
+    names = write_shards(source, WEIGHTS)
     assert_imported(import_from(source.as_uri()))
     (source / names[1]).unlink()
     assert f"{names[1]} is missing, which model.safetensors.index.json names" in refusal(import_from(source.as_uri()))
@@ -230,7 +190,7 @@ def test_weights_divided_among_files(import_from, source):
     ],
 )
 def test_a_broken_index_is_named(import_from, source, content, part):
-    write_shards(source)
+    write_shards(source, WEIGHTS)
     (source / "model.safetensors.index.json").write_text(content)
     message = refusal(import_from(source.as_uri()))
     assert "model.safetensors.index.json" in message
@@ -242,7 +202,7 @@ def test_half_precision_is_read_exactly(import_from, source, kind):
     import ml_dtypes
 
     half = {"F16": np.float16, "BF16": ml_dtypes.bfloat16}[kind]
-    write_huggingface_files(source)
+    write_huggingface_files(source, WEIGHTS)
     save_file({name: value.astype(half) for name, value in WEIGHTS.items()}, source / "model.safetensors")
     folder = Path(import_from(source.as_uri())["checkpoint"]["uri"].removeprefix("file://"))
     for name, value in read_checkpoint(folder, with_optimizer=False).weights.items():
@@ -260,7 +220,7 @@ def test_a_checkpoint_of_ours_with_its_tokenizer(import_from, tmp_path):
 
 def test_weights_in_an_object_store(tensorflow_process, tmp_path, source):
     made = make_checkpoint(tmp_path / "ours", ARCHITECTURE, WEIGHTS)
-    write_huggingface_files(source)
+    write_huggingface_files(source, WEIGHTS)
     for folder in (made.folder, source):
         result = tensorflow_process(computations.import_from_memory, str(folder), str(tmp_path))
         assert_imported(result)
@@ -275,7 +235,7 @@ def test_a_folder_with_neither_is_refused(import_from, source):
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"a": 0}'])
 def test_a_broken_tokenizer_is_refused(import_from, source, content):
-    write_huggingface_files(source)
+    write_huggingface_files(source, WEIGHTS)
     write_pair(source)
     (source / "encoder.json").write_text(content)
     assert "encoder.json" in refusal(import_from(source.as_uri()))

@@ -67,6 +67,17 @@ def test_outputs_tell_what_happened(train):
     assert [parent["kind"] for parent in parents] == ["dataset"]
 
 
+def test_samples_are_taken_before_the_first_update_and_after_some(train):
+    def texts(**config):
+        samples = folder(train(sample_every=4, sample_length=12, **config)["samples"])
+        return {path.name: path.read_text() for path in samples.glob("samples-*")}
+
+    slow, fast = texts(learning_rate=1e-9), texts(learning_rate=0.02, job_id="fast")
+    assert set(slow) == {"samples-0.txt", "samples-4.txt", "samples-6.txt"}
+    assert fast["samples-0.txt"] == slow["samples-0.txt"]
+    assert fast["samples-6.txt"] != slow["samples-6.txt"]
+
+
 def test_tensorboard_has_figures_config_and_samples(train):
     outputs = train(report_every=3, settings={"device_peak_flops": 1e9})
     [events] = folder(outputs["logs"]).glob("events.out.tfevents.*")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from gpt2_common.errors import FailedPrecondition, JobInterrupted, PipelineError
@@ -109,7 +110,7 @@ class VersionWriter:
                 if str(found.status) == "READY":
                     return str(found.model_id)
                 client.delete_logged_model(found.model_id)
-            return self._upload(run, facts)
+            return self._upload(client, run, facts)
 
     def create_version(self, run: "Run", model_id: str, tags: Mapping[str, str], description: str) -> int:
         """Creates the version, with all of its tags. Returns its number."""
@@ -178,21 +179,60 @@ class VersionWriter:
         found = client.search_logged_models([run.info.experiment_id], self._filter)
         return [model for model in found if model.source_run_id == run.info.run_id]
 
-    def _upload(self, run: "Run", facts: ModelFacts) -> str:
-        import mlflow
+    def _upload(self, client: "MlflowClient", run: "Run", facts: ModelFacts) -> str:
+        """Uploads the served model in the steps of MLflow's own `log_model`, without its trial call.
 
-        with mlflow.start_run(run_id=run.info.run_id), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            logged = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(_SERVING_CODE),
-                artifacts=facts.served_files(),
-                signature=serving_signature(),
-                input_example=(list(_EXAMPLE), {"max_tokens": 64, "temperature": 0.8, "seed": 1}),
-                pip_requirements=list(_REQUIREMENTS),
-                tags=self._identity,
-            )
+        That would load the model, however large it is, into this process. The trainer has tried the graph already.
+        """
+        from mlflow.entities import LoggedModelOutput
+
+        logged = client.create_logged_model(
+            run.info.experiment_id, "model", run.info.run_id, tags=self._identity, params=facts.parameters()
+        )
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "model"
+            _save_served_model(path, logged, facts)
+            client.log_model_artifacts(logged.model_id, str(path))
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        _log_figures(client, run, logged, facts)
+        client.finalize_logged_model(logged.model_id, "READY")
         return str(logged.model_id)
+
+
+def _save_served_model(path: Path, logged: "LoggedModel", facts: ModelFacts) -> None:
+    """Writes the folder that MLflow serves: code, graph, tokenizer, signature and an example of its input."""
+    import mlflow
+    from mlflow.models import Model
+
+    described = Model(
+        artifact_path=logged.artifact_location,
+        run_id=logged.source_run_id,
+        model_uuid=logged.model_id,
+        model_id=logged.model_id,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        mlflow.pyfunc.save_model(
+            path,
+            mlflow_model=described,
+            python_model=str(_SERVING_CODE),
+            artifacts=facts.served_files(),
+            signature=serving_signature(),
+            input_example=(list(_EXAMPLE), {"max_tokens": 64, "temperature": 0.8, "seed": 1}),
+            pip_requirements=list(_REQUIREMENTS),
+        )
+
+
+def _log_figures(client: "MlflowClient", run: "Run", logged: "LoggedModel", facts: ModelFacts) -> None:
+    """Logs how well the model predicts where MLflow's list of models shows it."""
+    from mlflow.entities import Metric
+
+    time = run.info.start_time
+    metrics = [
+        Metric(name, value, time, facts.step, model_id=logged.model_id, run_id=run.info.run_id)
+        for name, value in facts.figures().items()
+    ]
+    client.log_batch(run.info.run_id, metrics=metrics)
 
 
 def serving_signature() -> "ModelSignature":

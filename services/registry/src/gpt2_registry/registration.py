@@ -17,6 +17,7 @@ SAMPLES_FILE = "samples.txt"
 """Where the texts that a model generated are in its run."""
 
 _LONGEST_PARAMETER = 6000
+_GREATEST_EXPONENT = 700.0
 _SHAPE = {"n_layer": "layers", "n_head": "heads", "n_embd": "wide", "n_ctx": "tokens of context"}
 _LINEAGE = ("checkpoint_digest", "dataset_digest", "tokenizer_digest")
 _SERVED = {"saved_model": "saved_model", "tokenizer": "tokenizer.json", "config": "config.json"}
@@ -54,6 +55,17 @@ class ModelFacts:
     def initial_validation_loss(self) -> float | None:
         """Nats per token, before training; None where nobody measured it."""
         return _number(self.provenance.get("initial_validation_loss"))
+
+    @property
+    def step(self) -> int:
+        """Steps that it was trained for; 0 where that is not known."""
+        return int(_number(self.provenance.get("step")) or 0)
+
+    def figures(self) -> dict[str, float]:
+        """How well the weights that are registered predict, as far as it was measured."""
+        if (loss := self.validation_loss) is None:
+            return {}
+        return {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, _GREATEST_EXPONENT))}
 
     def parameters(self) -> dict[str, str]:
         """Parameters of an MLflow run: how the model was trained, and its sizes."""
@@ -105,13 +117,12 @@ class ModelFacts:
 
     def metrics(self) -> Iterator[MetricPoint]:
         """What `model.json` says was measured, for models without training logs."""
-        step = int(_number(self.provenance.get("step")) or 0)
         validations = self.provenance.get("validations") or []
         for item in validations:
             if (loss := _number(item.get("loss"))) is not None:
                 yield MetricPoint("validation_loss", loss, int(item.get("step", 0)))
         if not validations and self.validation_loss is not None:
-            yield MetricPoint("validation_loss", self.validation_loss, step)
+            yield MetricPoint("validation_loss", self.validation_loss, self.step)
 
     def samples(self) -> list[str]:
         """Texts that the model generated when it was exported."""

@@ -7,11 +7,11 @@ from itertools import chain, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_tokenizer.corpus.pieces import pieces
+from gpt2_tokenizer.corpus.pieces import PIECE_CHARACTERS, pieces
 from gpt2_tokenizer.engines import Offsets, Tokens, choose_engine
 from gpt2_tokenizer.vocabulary.vocabulary import Vocabulary
 
-_CALL_CHARACTERS = 1 << 22
+_CALL_CHARACTERS = 1 << 20
 
 
 class Encoder:
@@ -51,14 +51,28 @@ class Encoder:
         ids, offsets = self.encode_flat(texts)
         return [ids[begin:end].tolist() for begin, end in pairwise(offsets)]
 
-    def encode_flat(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
+    def encode_flat(self, texts: Sequence[str], *, end_tokens: bool = False) -> tuple[Tokens, Offsets]:
         """Token ids of all texts, one after another.
 
-        Long texts go to the library in pieces, a few MiB in one call, as its memory grows with what it has at once.
+        Long texts go to the library in pieces, about 1 MiB in one call, as its memory grows with what it has at once.
+
+        Args:
+            texts: Texts without lone surrogates.
+            end_tokens: Whether an end token stands after each text, and counts as one of its ids.
 
         Returns:
             The ids, and offsets into them: those of text i are from offset i to offset i + 1.
         """
+        sizes = list(map(len, texts))
+        if max(sizes, default=0) <= PIECE_CHARACTERS and sum(sizes) <= _CALL_CHARACTERS:
+            return self._engine.encode(texts, end_tokens=end_tokens)
+        ids, offsets = self._encode_in_calls(texts)
+        if not end_tokens:
+            return ids, offsets
+        ended: Tokens = np.insert(ids, offsets[1:], self.end_token_id)
+        return ended, offsets + np.arange(len(offsets))
+
+    def _encode_in_calls(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
         counts = np.zeros(len(texts) + 1, np.int64)
         parts: list[Tokens] = []
         for group, owners in _calls(texts):

@@ -47,11 +47,12 @@ class Engine(Protocol):
 
     name: str
 
-    def encode(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
+    def encode(self, texts: Sequence[str], *, end_tokens: bool = False) -> tuple[Tokens, Offsets]:
         """The ids of all texts, one after another, and where those of each text begin and end.
 
         Args:
             texts: Texts without lone surrogates; UnicodeEncodeError otherwise.
+            end_tokens: Whether an end token stands after each text, and counts as one of its ids.
 
         Returns:
             Ids, and offsets into them, one more than there are texts.
@@ -62,7 +63,7 @@ class ReferenceEngine:
     """`tokenizers`: slow, and takes every vocabulary.
 
     Args:
-        tokenizer: Encodes text alone.
+        tokenizer: Encodes text alone, as `text_tokenizer` makes it.
     """
 
     name = "tokenizers"
@@ -70,11 +71,11 @@ class ReferenceEngine:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def encode(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
+    def encode(self, texts: Sequence[str], *, end_tokens: bool = False) -> tuple[Tokens, Offsets]:
         """See Engine."""
         for text in texts:
             text.encode()  # It would say TypeError, and not where.
-        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=end_tokens)
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(item) for item in encoded], out=offsets[1:])
         ids = np.empty(offsets[-1], np.uint32)
@@ -87,7 +88,7 @@ class FastEngine:
     """fastokens, which gives the ids of a batch as bytes.
 
     Args:
-        tokenizer: A `fastokens.Tokenizer` without added tokens.
+        tokenizer: A `fastokens.Tokenizer` without added tokens, with the template of `text_tokenizer`.
     """
 
     name = "fastokens"
@@ -95,9 +96,10 @@ class FastEngine:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
-    def encode(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
+    def encode(self, texts: Sequence[str], *, end_tokens: bool = False) -> tuple[Tokens, Offsets]:
         """See Engine."""
-        ids, offsets = self._tokenizer.encode_batch_flat(texts if isinstance(texts, list) else list(texts))
+        given = texts if isinstance(texts, list) else list(texts)
+        ids, offsets = self._tokenizer.encode_batch_flat(given, add_special_tokens=end_tokens)
         return np.frombuffer(ids, np.uint32), np.frombuffer(offsets, np.int64)
 
 
@@ -126,8 +128,8 @@ def choose_engine(vocabulary: Vocabulary, *, fast: bool = True) -> Engine:
 
 def find_difference(engine: Engine, reference: Engine, texts: Sequence[str]) -> str:
     """Says which text two engines encode differently; empty when there is none."""
-    ids, offsets = engine.encode(texts)
-    expected, expected_offsets = reference.encode(texts)
+    ids, offsets = engine.encode(texts, end_tokens=True)
+    expected, expected_offsets = reference.encode(texts, end_tokens=True)
     for index, text in enumerate(texts):
         ours = ids[offsets[index] : offsets[index + 1]]
         if not np.array_equal(ours, expected[expected_offsets[index] : expected_offsets[index + 1]]):

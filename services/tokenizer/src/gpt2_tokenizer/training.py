@@ -16,7 +16,7 @@ import rustbpe
 
 from gpt2_tokenizer.corpus.pieces import pieces
 from gpt2_tokenizer.encoder import Encoder
-from gpt2_tokenizer.vocabulary.byte_symbols import symbol_of_byte
+from gpt2_tokenizer.vocabulary.byte_symbols import symbol_bytes, symbol_of_byte
 from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN, Vocabulary
 
 LEAST_VOCABULARY = 257
@@ -31,8 +31,11 @@ _BATCH_PIECES = 1024
 _PIECE_CHARACTERS = 1 << 16
 _NEVER = LARGEST_VOCABULARY
 _LONG_TOKEN = 200
-# OpenAI, gpt-2/src/encoder.py.
-_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# As much text goes to the slow encoder, which is there at once, before the fast one is made.
+_SHORT_CHARACTERS = 1 << 18
+# OpenAI, gpt-2/src/encoder.py. The parentheses match nothing else: rustbpe's regular expressions then search what is
+# in them by one automaton, and go back and forth for the white space alone.
+_PATTERN = r"(?:'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+)|\s+(?!\S)|\s+"
 
 
 def train_vocabulary(
@@ -69,7 +72,8 @@ def _vocabulary(merges: Sequence[tuple[str, str]], special_tokens: Sequence[str]
 
 def _merges_of(learned: Sequence[str]) -> list[tuple[str, str]]:
     """The pair that each token was merged from: what the merges before it leave of its characters."""
-    ranks: dict[str, int] = {}
+    # The bytes come before all merges, and no two parts make one.
+    ranks = dict.fromkeys(symbol_of_byte().values(), -1)
     merges = []
     for rank, token in enumerate(learned):
         merges.append(_halves_of_long(token, ranks) if len(token) > _LONG_TOKEN else _halves(token, ranks))
@@ -79,6 +83,10 @@ def _merges_of(learned: Sequence[str]) -> list[tuple[str, str]]:
 
 def _halves(token: str, ranks: Mapping[str, int]) -> tuple[str, str]:
     """The two parts that merges leave of a token."""
+    cuts = [cut for cut in range(1, len(token)) if token[:cut] in ranks and token[cut:] in ranks]
+    if len(cuts) == 1:
+        # Whatever the merges leave is two tokens, and there is no other place where two meet.
+        return token[: cuts[0]], token[cuts[0] :]
     parts = list(token)
     urgency = [ranks.get(left + right, _NEVER) for left, right in pairwise(parts)]
     while len(parts) > 2:
@@ -138,13 +146,19 @@ def _frequent(merges: Sequence[tuple[str, str]], texts: Callable[[], Iterable[st
 
 def _reaches(merges: Sequence[tuple[str, str]], texts: Callable[[], Iterable[str]], least: int) -> bool:
     """Whether the last merge's token comes out of the texts often enough. Reads no further than it must."""
-    encoder = Encoder(_vocabulary(merges))
+    vocabulary = _vocabulary(merges)
     token = _BYTES + len(merges) - 1
-    count = 0
-    for batch in _batches(texts()):
+    token_bytes = symbol_bytes(vocabulary.tokens[token])
+    encoder, is_fast = Encoder(vocabulary, fast=False), False
+    count = characters = 0
+    # It comes out of no text that does not hold its bytes.
+    for batch in _batches(piece for piece in _pieces(texts()) if token_bytes in piece.encode()):
+        if not is_fast and characters > _SHORT_CHARACTERS:
+            encoder, is_fast = Encoder(vocabulary), True
         count += int(np.count_nonzero(encoder.encode_flat(batch)[0] == token))
         if count >= least:
             return True
+        characters += sum(map(len, batch))
     return False
 
 
@@ -153,12 +167,14 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yields pieces in batches that grow from one to a MiB, as most often the first few say enough."""
     batch: list[str] = []
-    characters = 0
-    for piece in _pieces(texts):
+    characters, wanted = 0, 1
+    for piece in texts:
         batch.append(piece)
         characters += len(piece)
-        if characters >= _BATCH_CHARACTERS:
+        if characters >= wanted:
             yield batch
-            batch, characters = [], 0
-    yield batch
+            batch, characters, wanted = [], 0, min(2 * max(wanted, characters), _BATCH_CHARACTERS)
+    if batch:
+        yield batch

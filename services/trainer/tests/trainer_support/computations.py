@@ -42,7 +42,8 @@ def train_steps(architecture, weights, options, batches, with_slots=False, **net
     With slots, it also returns the slots after each step, and whether each step was made.
     """
     from gpt2_trainer.model.network import Network
-    from gpt2_trainer.training.step import TrainingStep, create_stepper
+    from gpt2_trainer.training.step import TrainingStep
+    from gpt2_trainer.training.stepper import create_stepper
 
     network = Network(architecture=architecture, precision=options.precision, **network_options)
     stepper = create_stepper(TrainingStep(network, options), pad_vocabulary(weights, architecture), None)
@@ -58,7 +59,8 @@ def train_steps(architecture, weights, options, batches, with_slots=False, **net
 
 def validation_losses(architecture, weights, options, inputs, targets, **network_options):
     from gpt2_trainer.model.network import Network
-    from gpt2_trainer.training.step import TrainingStep, create_stepper
+    from gpt2_trainer.training.step import TrainingStep
+    from gpt2_trainer.training.stepper import create_stepper
 
     step = TrainingStep(Network(architecture=architecture, **network_options), options)
     return create_stepper(step, pad_vocabulary(weights, architecture), None).validate(inputs, targets)
@@ -67,7 +69,8 @@ def validation_losses(architecture, weights, options, inputs, targets, **network
 def step_layouts(architecture, weights, options):
     """Devices, and the shape of the part that each of them has, of every weight and slot after a step."""
     from gpt2_trainer.model.network import Network
-    from gpt2_trainer.training.step import TrainingStep, create_stepper
+    from gpt2_trainer.training.step import TrainingStep
+    from gpt2_trainer.training.stepper import create_stepper
 
     network = Network(architecture=architecture, precision=options.precision)
     stepper = create_stepper(TrainingStep(network, options), pad_vocabulary(weights, architecture), None)
@@ -213,3 +216,37 @@ def import_from_memory(folder, root):
     request = trainer_service_pb2.ImportCheckpointRequest(uri=f"memory://{name}").SerializeToString()
     job = ("gpt2_trainer.jobs.import_checkpoint", "import_checkpoint", "ImportCheckpointRequest")
     return run_job(*job, request, root, f"import-{name}", allowed_roots=f"memory://{name}")
+
+
+def reads_of_flipped(folder, name, most):
+    """What a reader says to a model with one of the first bytes of a file changed, each in turn.
+
+    Returns `refused`, `the same` where the weights are as before, or else what came, for each byte.
+    """
+    from gpt2_common.errors import InvalidRequest
+
+    folder = Path(folder)
+    if (folder / "hparams.json").is_file():
+        from gpt2_trainer.formats.openai import read_openai
+
+        def read():
+            return read_openai(folder, None, "uri")
+    else:
+        from gpt2_trainer.formats.huggingface import read_huggingface
+
+        def read():
+            return read_huggingface(folder, "uri")
+
+    content, (architecture, weights) = (folder / name).read_bytes(), read()
+    outcomes = []
+    for place in range(min(most, len(content))):
+        flipped = content[place] ^ (1 << place % 8)
+        (folder / name).write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
+        try:
+            found, values = read()
+        except InvalidRequest:
+            outcomes.append("refused")
+            continue
+        same = found == architecture and all(np.array_equal(values[key], weights[key]) for key in weights)
+        outcomes.append("the same" if same else f"other weights by a change of byte {place}")
+    return outcomes

@@ -204,7 +204,7 @@ class TrainConfig(_message.Message):
     keep_checkpoints: _builtins.int
     """Latest checkpoints kept while training. The best by validation loss is kept besides. Default 2."""
     sample_every: _builtins.int
-    """Steps from one round of samples to the next; one also at the end. 0: at the end only."""
+    """Steps from one round of samples to the next; one also at the start and the end. 0: at the end only."""
     sample_num: _builtins.int
     """Samples in a round. Default 1."""
     sample_length: _builtins.int

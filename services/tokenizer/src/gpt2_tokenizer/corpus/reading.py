@@ -1,4 +1,4 @@
-"""Streams the documents of a corpus artifact; no more of it is in memory than a batch of 256 KiB, or one document.
+"""Streams the documents of a corpus artifact; no more of it is in memory than a batch of 1 MiB, or one document.
 
 A batch keeps its texts as Arrow has read them, so that they can be hashed without a copy.
 """
@@ -18,7 +18,7 @@ from gpt2_common.artifacts import Artifact
 from gpt2_common.errors import DataLoss
 
 _TEXT = "text"
-_BATCH_BYTES = 1 << 18
+_BATCH_BYTES = 1 << 20
 _BATCH_ROWS = 4096
 _BUFFER_BYTES = 1 << 20
 
@@ -38,7 +38,8 @@ class Batch:
     @property
     def texts(self) -> list[str]:
         """The texts."""
-        texts: list[str] = self.column.to_pylist()
+        # Through numpy, as Arrow then makes the strings without an object of its own for each.
+        texts: list[str] = self.column.to_numpy(zero_copy_only=False).tolist()
         return texts
 
     @property

@@ -29,13 +29,14 @@ def encode_block(
     masks = {split: for_validation if split == VALIDATION else ~for_validation for split in SPLITS}
     masks = {split: mask & (numbers >= begins[split]) for split, mask in masks.items()}
     wanted = np.logical_or.reduce(list(masks.values()))
-    ids, offsets = encoder.encode_flat(batch.only(wanted).texts)
+    ids, offsets = encoder.encode_flat(batch.only(wanted).texts, end_tokens=True)
     kind = token_type(encoder.vocabulary_size)
-    end_token = np.array([encoder.end_token_id], np.uint32)
     blocks = {}
     for split, mask in masks.items():
-        ours = np.flatnonzero(mask[wanted])
-        parts = [part for n in ours for part in (ids[offsets[n] : offsets[n + 1]], end_token)]
+        ours = mask[wanted]
+        # Neighbours of one split are copied at once.
+        runs = offsets[np.flatnonzero(np.diff(ours, prepend=False, append=False))].reshape(-1, 2)
+        parts = [ids[begin:end] for begin, end in runs]
         tokens: TokenArray = np.concatenate([ids[:0], *parts], dtype=kind, casting="unsafe")
-        blocks[split] = Block(numbers[mask], np.cumsum(offsets[ours + 1] - offsets[ours] + 1), tokens)
+        blocks[split] = Block(numbers[mask], np.cumsum(np.diff(offsets)[ours]), tokens)
     return blocks

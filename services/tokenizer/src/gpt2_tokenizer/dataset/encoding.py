@@ -93,7 +93,7 @@ def _blocks(
         )
         return beam_blocks(run, begins, context.check_cancelled)
     workers = context.settings.encode_workers or available_cores()
-    limit_library_threads(workers)
+    limit_library_threads(workers, callers=workers)
     return local_blocks(Encoder(vocabulary), corpus, options.validation_fraction, begins, workers)
 
 

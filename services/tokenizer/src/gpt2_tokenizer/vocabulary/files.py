@@ -68,10 +68,14 @@ def text_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     """An encoder of text alone.
 
     No token is made known to it as special. So `<|endoftext|>` in a text is text: the pre-tokeniser takes it
-    apart (`<|`, `endoftext`, `|>`), and no merge crosses such parts.
+    apart (`<|`, `endoftext`, `|>`), and no merge crosses such parts. Where its caller asks for special tokens, an end
+    token stands after each text: it comes from a template, whatever the text holds.
     """
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary.ids, merges=list(vocabulary.merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", END_TOKEN], special_tokens=[(END_TOKEN, vocabulary.end_token_id)]
+    )
     return tokenizer
 
 

@@ -3,9 +3,30 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 PADDING = 128
 """Inside, the vocabulary is padded to a multiple of this, which matrix units like; outside it is exact."""
+
+
+# Far beyond every GPT-2, so that a damaged file cannot fill the memory with the names of its weights alone.
+_GREATEST: Mapping[str, int] = MappingProxyType(
+    {"n_layer": 1 << 12, "n_head": 1 << 12, "n_embd": 1 << 17, "n_ctx": 1 << 20, "vocabulary_size": 1 << 24}
+)
+
+
+def whole_number(content: Mapping[str, Any], name: str) -> int:
+    """A number of a JSON object. Raises KeyError when it is missing, ValueError when it is something else."""
+    value = content[name]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}, no whole number")
+    return value
+
+
+def _size_problems(name: str, size: int) -> list[tuple[str, str]]:
+    if size < 1:
+        return [(name, "must be at least 1")]
+    return [(name, f"must be at most {_GREATEST[name]}")] if size > _GREATEST[name] else []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +41,7 @@ class LayerSizes:
     def problems(self) -> list[tuple[str, str]]:
         """What is wrong with them, as pairs of field and description."""
         names = ("n_layer", "n_head", "n_embd", "n_ctx")
-        found = [(name, "must be at least 1") for name in names if getattr(self, name) < 1]
+        found = [problem for name in names for problem in _size_problems(name, getattr(self, name))]
         if not found and self.n_embd % self.n_head:
             found.append(("n_head", f"must divide n_embd: {self.n_embd} is no multiple of {self.n_head}"))
         return found
@@ -39,9 +60,7 @@ class Architecture:
     end_token_id: int
 
     def __post_init__(self) -> None:
-        found = self.layers.problems()
-        if self.vocabulary_size < 1:
-            found.append(("vocabulary_size", "must be at least 1"))
+        found = self.layers.problems() + _size_problems("vocabulary_size", self.vocabulary_size)
         if not 0 <= self.end_token_id < self.vocabulary_size:
             found.append(("end_token_id", f"must be in the vocabulary, 0 to {self.vocabulary_size - 1}"))
         if found:
@@ -69,13 +88,13 @@ class Architecture:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, int]) -> "Architecture":
+    def from_json(cls, content: Mapping[str, Any]) -> "Architecture":
         """Reads what `to_json` made. Raises KeyError, TypeError or ValueError when it is not that."""
-        layers = LayerSizes(**{name: int(content[name]) for name in ("n_layer", "n_head", "n_embd", "n_ctx")})
+        layers = LayerSizes(**{name: whole_number(content, name) for name in ("n_layer", "n_head", "n_embd", "n_ctx")})
         return cls(
             layers=layers,
-            vocabulary_size=int(content["vocabulary_size"]),
-            end_token_id=int(content["end_token_id"]),
+            vocabulary_size=whole_number(content, "vocabulary_size"),
+            end_token_id=whole_number(content, "end_token_id"),
         )
 
 

@@ -8,7 +8,6 @@ adapter/                additions of low-rank adaptation, in PEFT's format; miss
 tokenizer/              the tokenizer's files; missing where its source had none
 """
 
-import json
 import math
 import shutil
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from gpt2_common.errors import DataLoss
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.lora import LoraOptions
+from gpt2_trainer.formats.json_files import read_json, write_json
 from gpt2_trainer.formats.peft import read_adapters, write_adapters
 from gpt2_trainer.model.adapters import merge_adapters
 from gpt2_trainer.model.weights import Weights, check_weights, cut_vocabulary
@@ -133,12 +133,12 @@ def read_checkpoint(folder: Path, *, with_optimizer: bool) -> Checkpoint:
         DataLoss: The files are not those of a checkpoint; the message names what is wrong.
     """
     try:
-        architecture = Architecture.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-        state = TrainingState.from_json(json.loads((folder / STATE).read_text(encoding="utf-8")))
-        weights = load_file(folder / WEIGHTS)
+        architecture = Architecture.from_json(read_json(folder / CONFIG))
+        state = TrainingState.from_json(read_json(folder / STATE))
+        weights = _read_tensors(folder / WEIGHTS)
         check_weights(weights, architecture)
         has_slots = with_optimizer and (folder / OPTIMIZER).exists()
-        slots = load_file(folder / OPTIMIZER) if has_slots else {}
+        slots = _read_tensors(folder / OPTIMIZER) if has_slots else {}
         adapters = read_adapters(folder / ADAPTER) if (folder / ADAPTER).exists() else {}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataLoss(f"the checkpoint in {folder} is damaged ({error}): use another one") from error
@@ -153,10 +153,13 @@ def merged(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, weights=weights, state=replace(checkpoint.state, adapters_merged=True))
 
 
+def _read_tensors(path: Path) -> Weights:
+    try:
+        tensors: Weights = load_file(path)
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from error
+    return tensors
+
+
 def _lora_of(state: TrainingState) -> LoraOptions:
     return LoraOptions.from_json((state.config or {})["lora"])
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file for people and programs to read."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

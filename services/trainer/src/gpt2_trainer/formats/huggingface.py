@@ -1,20 +1,21 @@
 """Reads and writes GPT-2 in Hugging Face's layout, which `transformers`, vLLM and llama.cpp load."""
 
-import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gpt2_common.errors import InvalidRequest
-from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
-from gpt2_trainer.formats.checkpoint import SAFETENSORS_METADATA, write_json
+from gpt2_trainer.configuration.architecture import Architecture, LayerSizes, whole_number
+from gpt2_trainer.formats.checkpoint import SAFETENSORS_METADATA
+from gpt2_trainer.formats.json_files import read_json, write_json
 from gpt2_trainer.formats.tokenizer_files import END_TOKEN
 from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, weight_shapes
 
@@ -38,16 +39,13 @@ def read_huggingface(folder: Path, field: str) -> tuple[Architecture, Weights]:
         The architecture, and the weights by our names, which are Hugging Face's without a prefix.
 
     Raises:
-        InvalidRequest: It is no GPT-2, or a tensor is missing or of another shape; the message names it.
+        InvalidRequest: It is no GPT-2, or a tensor is missing, of another shape or not finite; the message names it.
     """
     architecture = _read_architecture(folder / CONFIG, field)
     paths = _model_files(folder, field)
-    try:
-        with ExitStack() as opened:
-            files = [opened.enter_context(safe_open(path, framework="np")) for path in paths]
-            return architecture, _read_weights(_Tensors(files), architecture, field)
-    except (OSError, SafetensorError, TypeError) as error:
-        raise InvalidRequest([(field, f"{', '.join(map(str, paths))} cannot be read: {error}")]) from error
+    with ExitStack() as opened:
+        files = [opened.enter_context(_open(path, field)) for path in paths]
+        return architecture, _read_weights(_Tensors(paths, files, field), architecture, field)
 
 
 def write_huggingface(folder: Path, architecture: Architecture, weights: Weights, tokenizer: Path) -> None:
@@ -106,22 +104,49 @@ def write_huggingface(folder: Path, architecture: Architecture, weights: Weights
 
 
 class _Tensors:
-    """The tensors of a model's files, as if they were in one."""
+    """The tensors of a model's files, as if they were in one, by our names."""
 
-    def __init__(self, files: list[Any]) -> None:
-        self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - no mapping
+    def __init__(self, paths: Sequence[Path], files: Sequence[Any], field: str) -> None:
+        self._field = field
+        self._places: dict[str, tuple[Path, Any, str]] = {}
+        for path, file in zip(paths, files, strict=True):
+            for there in file.keys():  # noqa: SIM118 - no mapping
+                name = there.removeprefix(_PREFIX)
+                if name in self._places:
+                    raise self._refused(f"the tensor {name} is there twice, the second time in {path}")
+                self._places[name] = path, file, there
 
-    def keys(self) -> list[str]:
+    def names(self) -> set[str]:
         """Names of all tensors."""
-        return list(self._files)
+        return set(self._places)
 
-    def get_slice(self, name: str) -> Any:
-        """A tensor's shape and type, without its content."""
-        return self._files[name].get_slice(name)
+    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """A tensor of a shape, as float32, by its name."""
+        path, file, there = self._places[name]
+        try:
+            found = file.get_slice(there)
+            if tuple(found.get_shape()) != shape:
+                wanted = f"where config.json asks for {list(shape)}"
+                raise self._refused(f"the tensor {name} has shape {found.get_shape()} {wanted}")
+            if found.get_dtype() not in _FLOATS:
+                raise self._refused(f"the tensor {name} is of type {found.get_dtype()}, not floating point")
+            with np.errstate(over="ignore"):
+                value = np.asarray(file.get_tensor(there)).astype(np.float32)
+        except (OSError, SafetensorError, TypeError) as error:
+            raise self._refused(f"{path} cannot be read: {error}") from error
+        if not np.isfinite(value).all():
+            raise self._refused(f"the tensor {name} holds a number that is not finite")
+        return value
 
-    def get_tensor(self, name: str) -> Any:
-        """A tensor's content."""
-        return self._files[name].get_tensor(name)
+    def _refused(self, description: str) -> InvalidRequest:
+        return InvalidRequest([(self._field, description)])
+
+
+def _open(path: Path, field: str) -> Any:
+    try:
+        return safe_open(path, framework="np")
+    except (OSError, SafetensorError) as error:
+        raise InvalidRequest([(field, f"{path} cannot be read: {error}")]) from error
 
 
 def _model_files(folder: Path, field: str) -> list[Path]:
@@ -139,7 +164,7 @@ def _model_files(folder: Path, field: str) -> list[Path]:
         )
         raise InvalidRequest([(field, f"{folder / MODEL} is missing, and {INDEX} too{advice}")])
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
         unsafe = [name for name in names if not name or Path(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest([(field, f"{index} cannot be read: {error!r}")]) from error
@@ -152,24 +177,24 @@ def _model_files(folder: Path, field: str) -> list[Path]:
 
 def _read_architecture(path: Path, field: str) -> Architecture:
     try:
-        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _require_gpt2(content, path, field)
+        content = read_json(path)
         layers = LayerSizes(
-            n_layer=int(content["n_layer"]),
-            n_head=int(content["n_head"]),
-            n_embd=int(content["n_embd"]),
-            n_ctx=int(content.get("n_positions") or content["n_ctx"]),
+            n_layer=whole_number(content, "n_layer"),
+            n_head=whole_number(content, "n_head"),
+            n_embd=whole_number(content, "n_embd"),
+            n_ctx=whole_number(content, "n_positions" if content.get("n_positions") else "n_ctx"),
         )
-        size = int(content["vocab_size"])
-        end = content.get("eos_token_id")
-        return Architecture(layers=layers, vocabulary_size=size, end_token_id=size - 1 if end is None else int(end))
+        _require_gpt2(content, layers, path, field)
+        size = whole_number(content, "vocab_size")
+        end = size - 1 if content.get("eos_token_id") is None else whole_number(content, "eos_token_id")
+        return Architecture(layers=layers, vocabulary_size=size, end_token_id=end)
     except KeyError as error:
         raise InvalidRequest([(field, f"{path} lacks {error}")]) from error
     except (OSError, ValueError, TypeError) as error:
         raise InvalidRequest([(field, f"{path} cannot be read: {error}")]) from error
 
 
-def _require_gpt2(content: Mapping[str, Any], path: Path, field: str) -> None:
+def _require_gpt2(content: Mapping[str, Any], layers: LayerSizes, path: Path, field: str) -> None:
     """Refuses what has GPT-2's names but other arithmetic."""
     inner = content.get("n_inner")
     expected: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
@@ -179,32 +204,24 @@ def _require_gpt2(content: Mapping[str, Any], path: Path, field: str) -> None:
         ("scale_attn_weights", content.get("scale_attn_weights", True), (True,)),
         ("scale_attn_by_inverse_layer_idx", content.get("scale_attn_by_inverse_layer_idx", False), (False,)),
         ("tie_word_embeddings", content.get("tie_word_embeddings", True), (True,)),
-        ("n_inner", inner, (None, 4 * int(content["n_embd"]))),
+        ("n_inner", inner, (None, 4 * layers.n_embd)),
     )
     for name, value, allowed in expected:
         if value not in allowed:
             raise InvalidRequest([(field, f"{path} has {name} {value!r}; GPT-2 as built here has {allowed[-1]!r}")])
 
 
-def _read_weights(tensors: Any, architecture: Architecture, field: str) -> Weights:
-    names = {name.removeprefix(_PREFIX): name for name in tensors.keys()}  # noqa: SIM118 - no mapping
+def _read_weights(tensors: _Tensors, architecture: Architecture, field: str) -> Weights:
+    names = tensors.names()
     weights: Weights = {}
-    for name, shape in weight_shapes(architecture).items():
+    shapes = weight_shapes(architecture)
+    for name, shape in shapes.items():
         if name not in names:
             raise InvalidRequest([(field, f"the tensor {name} is missing from {MODEL}")])
-        found = tensors.get_slice(names[name])
-        if tuple(found.get_shape()) != shape:
-            raise InvalidRequest(
-                [(field, f"the tensor {name} has shape {found.get_shape()} where config.json asks for {list(shape)}")]
-            )
-        if found.get_dtype() not in _FLOATS:
-            raise InvalidRequest([(field, f"the tensor {name} is of type {found.get_dtype()}, not floating point")])
-        weights[name] = np.asarray(tensors.get_tensor(names[name])).astype(np.float32)
-    for name in sorted(names.keys() - weights.keys()):
+        weights[name] = tensors.read(name, shape)
+    for name in sorted(names - weights.keys()):
         if not _MASK.fullmatch(name) and name != _HEAD:
             raise InvalidRequest([(field, f"the tensor {name} of {MODEL} belongs to no GPT-2 of its config.json")])
-    if _HEAD in names and not np.array_equal(
-        np.asarray(tensors.get_tensor(_HEAD), np.float32), weights[TOKEN_EMBEDDING]
-    ):
+    if _HEAD in names and not np.array_equal(tensors.read(_HEAD, shapes[TOKEN_EMBEDDING]), weights[TOKEN_EMBEDDING]):
         raise InvalidRequest([(field, f"the tensor {_HEAD} differs from {TOKEN_EMBEDDING}; GPT-2's are the same one")])
     return weights

@@ -1,7 +1,5 @@
 """Reads OpenAI's checkpoints: `hparams.json` and a TensorFlow checkpoint with the variables of their `model.py`."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from gpt2_common.errors import InvalidRequest
-from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
+from gpt2_trainer.configuration.architecture import Architecture, LayerSizes, whole_number
+from gpt2_trainer.formats.json_files import read_json
 from gpt2_trainer.model.weights import Weights, weight_shapes
 
 _TENSORFLOW_PARTS = {"weight": "w", "bias": "b"}
@@ -28,19 +27,28 @@ def read_openai(folder: Path, end_token_id: int | None, field: str) -> tuple[Arc
         The architecture, and the weights by our names.
 
     Raises:
-        InvalidRequest: A file or tensor is missing, damaged or of another shape; the message names it.
+        InvalidRequest: A file or tensor is missing, damaged, of another shape or not finite; the message names it.
     """
     architecture = _read_architecture(folder / "hparams.json", end_token_id, field)
-    path = tf.train.latest_checkpoint(str(folder))
+    path = _find_checkpoint(folder)
     if path is None:
         raise InvalidRequest(
-            [(field, f"{folder} has no TensorFlow checkpoint: `checkpoint` or what it names is missing")]
+            [(field, f"{folder} has no TensorFlow checkpoint: `checkpoint` is missing or damaged, or what it names is")]
         )
     try:
         reader = tf.train.load_checkpoint(path)
         return architecture, _read_weights(reader, architecture, field)
-    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+    except (tf.errors.OpError, RuntimeError, ValueError, IndexError) as error:
         raise InvalidRequest([(field, f"{path} cannot be read as a TensorFlow checkpoint: {error}")]) from error
+
+
+def _find_checkpoint(folder: Path) -> str | None:
+    """The checkpoint that `checkpoint` names; one outside of its folder is none."""
+    try:
+        path = tf.train.latest_checkpoint(str(folder))
+    except (tf.errors.OpError, ValueError):
+        return None
+    return path if path and Path(path).resolve().parent == folder.resolve() else None
 
 
 def variable_name(name: str) -> str:
@@ -57,9 +65,9 @@ def variable_name(name: str) -> str:
 
 def _read_architecture(path: Path, end_token_id: int | None, field: str) -> Architecture:
     try:
-        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        layers = LayerSizes(**{name: int(content[name]) for name in ("n_layer", "n_head", "n_embd", "n_ctx")})
-        size = int(content["n_vocab"])
+        content = read_json(path)
+        layers = LayerSizes(**{name: whole_number(content, name) for name in ("n_layer", "n_head", "n_embd", "n_ctx")})
+        size = whole_number(content, "n_vocab")
         end = size - 1 if end_token_id is None else end_token_id
         return Architecture(layers=layers, vocabulary_size=size, end_token_id=end)
     except KeyError as error:
@@ -69,7 +77,7 @@ def _read_architecture(path: Path, end_token_id: int | None, field: str) -> Arch
 
 
 def _read_weights(reader: Any, architecture: Architecture, field: str) -> Weights:
-    there = reader.get_variable_to_shape_map()
+    there, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     weights: Weights = {}
     for name, shape in weight_shapes(architecture).items():
         variable = variable_name(name)
@@ -81,5 +89,11 @@ def _read_weights(reader: Any, architecture: Architecture, field: str) -> Weight
             raise InvalidRequest(
                 [(field, f"the tensor {variable} has shape {list(found)} where hparams.json asks for {list(shape)}")]
             )
+        if not types[variable].is_floating:
+            raise InvalidRequest(
+                [(field, f"the tensor {variable} is of type {types[variable].name}, not floating point")]
+            )
         weights[name] = np.asarray(reader.get_tensor(variable), np.float32).reshape(shape)
+        if not np.isfinite(weights[name]).all():
+            raise InvalidRequest([(field, f"the tensor {variable} holds a number that is not finite")])
     return weights

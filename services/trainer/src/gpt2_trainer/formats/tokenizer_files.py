@@ -8,7 +8,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest
-from gpt2_trainer.configuration.architecture import Architecture
+from gpt2_trainer.configuration.architecture import Architecture, whole_number
+from gpt2_trainer.formats.json_files import read_json
 
 END_TOKEN = "<|endoftext|>"
 # OpenAI's names, then Hugging Face's, of the vocabulary and of the merges. Their contents are the same.
@@ -16,12 +17,11 @@ _PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 
 
 def find_pair(folder: Path) -> tuple[Path, Path] | None:
-    """Vocabulary and merges in a folder; None when it has none."""
-    for names in _PAIRS:
-        vocabulary, merges = (folder / name for name in names)
-        if vocabulary.is_file() and merges.is_file():
-            return vocabulary, merges
-    return None
+    """Vocabulary and merges in a folder; None when it has neither. One may be missing."""
+    pairs = [(folder / vocabulary, folder / merges) for vocabulary, merges in _PAIRS]
+    # The first whole one, or else the first half one.
+    there = sorted(pairs, key=lambda pair: -sum(path.is_file() for path in pair))[0]
+    return there if any(path.is_file() for path in there) else None
 
 
 def write_tokenizer(source: Path, target: Path, field: str) -> tuple[int, int] | None:
@@ -41,6 +41,8 @@ def write_tokenizer(source: Path, target: Path, field: str) -> tuple[int, int] |
     pair = find_pair(source)
     if pair is None:
         return None
+    if missing := [path for path in pair if not path.is_file()]:
+        raise InvalidRequest([(field, f"{missing[0]} is missing, the other half of the tokenizer")])
     vocabulary, merges = _read_pair(pair, field)
     if END_TOKEN not in vocabulary:
         raise InvalidRequest([(field, f"{pair[0].name} has no token {END_TOKEN}, which ends documents")])
@@ -108,10 +110,13 @@ def _model_of(folder: Path) -> tuple[Any, Any]:
 
 def _read_pair(pair: tuple[Path, Path], field: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
     try:
-        vocabulary = {str(token): int(token_id) for token, token_id in json.loads(pair[0].read_text("utf-8")).items()}
+        content = read_json(pair[0])
+        vocabulary = {token: whole_number(content, token) for token in content}
         lines = pair[1].read_text("utf-8").split("\n")
         # The first line is a header; a merge's halves hold no spaces.
         merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines[1:] if line)]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise InvalidRequest([(field, f"{pair[0].name} or {pair[1].name} cannot be read: {error}")]) from error
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise InvalidRequest([(field, f"{pair[0].name} does not number its tokens from 0 without gaps")])
     return vocabulary, merges

@@ -14,8 +14,9 @@ from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, Not
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.evaluation.last_words import LastWord, read_last_words
-from gpt2_trainer.formats.checkpoint import TOKENIZER, read_checkpoint, write_json
+from gpt2_trainer.formats.checkpoint import TOKENIZER, read_checkpoint
 from gpt2_trainer.formats.huggingface import read_huggingface
+from gpt2_trainer.formats.json_files import write_json
 from gpt2_trainer.formats.tokenizer_files import same_tokenizer
 from gpt2_trainer.model.backend import select_backend
 from gpt2_trainer.model.weights import Weights

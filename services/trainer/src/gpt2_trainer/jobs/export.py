@@ -9,8 +9,9 @@ from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact, ArtifactWriter
 from gpt2_common.errors import FailedPrecondition, InvalidRequest
 from gpt2_common.jobs.context import JobContext, output
-from gpt2_trainer.formats.checkpoint import TOKENIZER, Checkpoint, read_checkpoint, write_json
+from gpt2_trainer.formats.checkpoint import TOKENIZER, Checkpoint, read_checkpoint
 from gpt2_trainer.formats.huggingface import write_huggingface
+from gpt2_trainer.formats.json_files import write_json
 from gpt2_trainer.formats.tokenizer_files import check_tokenizer
 from gpt2_trainer.model.backend import select_backend
 from gpt2_trainer.model.weights import count_parameters

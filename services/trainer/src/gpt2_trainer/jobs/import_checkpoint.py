@@ -27,7 +27,7 @@ from gpt2_trainer.formats.checkpoint import (
 from gpt2_trainer.formats.openai_download import NEEDED_FILES, ModelDownload
 from gpt2_trainer.formats.tokenizer_files import write_tokenizer
 from gpt2_trainer.model.backend import select_backend
-from gpt2_trainer.model.weights import Weights, count_parameters
+from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, count_parameters
 from gpt2_trainer.requests import import_problems
 from gpt2_trainer.settings import TrainerSettings
 
@@ -66,6 +66,16 @@ def import_checkpoint(
     if tokenizer is not None:
         outputs.append(output("tokenizer", tokenizer[0]))
     architecture, weights = _read(folder, tokenizer[1] if tokenizer else None, field)
+    if tokenizer is not None and tokenizer[0].manifest.counts["tokens"] != architecture.vocabulary_size:
+        raise InvalidRequest(
+            [
+                (
+                    field,
+                    f"the tokenizer of {address} has {tokenizer[0].manifest.counts['tokens']} tokens and the tensor "
+                    f"{TOKEN_EMBEDDING} {architecture.vocabulary_size} rows: they do not belong together",
+                )
+            ]
+        )
     if field == "openai_model" and architecture.layers != PRESETS[OFFICIAL_NAMES[request.openai_model]]:
         raise InvalidRequest([(field, f"what {address} holds is not of the sizes of {request.openai_model}")])
     context.check_cancelled()

@@ -122,7 +122,7 @@ def check_weights(weights: Mapping[str, NDArray[np.generic]], architecture: Arch
     """Checks that every weight is there in its shape.
 
     Raises:
-        ValueError: One is missing, unknown or of another shape; the message names it.
+        ValueError: One is missing, unknown, of another shape or type, or not finite; the message names it.
     """
     shapes = weight_shapes(architecture)
     if missing := [name for name in shapes if name not in weights]:
@@ -132,6 +132,10 @@ def check_weights(weights: Mapping[str, NDArray[np.generic]], architecture: Arch
     for name, shape in shapes.items():
         if weights[name].shape != shape:
             raise ValueError(f"the weight {name} has shape {list(weights[name].shape)} instead of {list(shape)}")
+        if weights[name].dtype != np.float32:
+            raise ValueError(f"the weight {name} is of type {weights[name].dtype} instead of float32")
+        if not np.isfinite(weights[name]).all():
+            raise ValueError(f"the weight {name} holds a number that is not finite")
 
 
 def pad_vocabulary(tensors: Weights, architecture: Architecture) -> Weights:

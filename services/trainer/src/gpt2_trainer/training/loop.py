@@ -26,7 +26,8 @@ from gpt2_trainer.training.data import TrainingData, ValidationData
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.reports import REPORTED, TrainingLogs, log_report
 from gpt2_trainer.training.speed import flops_per_token
-from gpt2_trainer.training.step import Stepper, StepResult, TrainingStep, create_stepper
+from gpt2_trainer.training.step import StepResult, TrainingStep
+from gpt2_trainer.training.stepper import Stepper, create_stepper
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +90,9 @@ class TrainingLoop:
         """
         if not self._state.validations:
             self._validate()
+        if self._state.step == 0 and self._options.sample_every:
+            # What the later ones are compared with.
+            self._sample()
         while not self._state.stopped_because:
             self._check_interrupted()
             self._update()
@@ -112,8 +116,7 @@ class TrainingLoop:
             if self._state.step != self._reported_step:
                 self._report()
         if stop or self._is_due(self._options.sample_every):
-            self._around.report("sampling", self._state.step, self._figures)
-            self._around.take_samples(self._state.step, self._step.merged(self._stepper.tensors()))
+            self._sample()
         self._state = replace(self._state, stopped_because=stop)
         if improved or stop or (self._is_due(self._options.save_every) and not self._latest_is_skipped()):
             self._save()
@@ -206,6 +209,12 @@ class TrainingLoop:
         self._state = replace(self._state, validations=[*self._state.validations, validation])
         self._reported_at += time.monotonic() - started
         return step > 0 and math.isfinite(loss) and (before is None or loss < before.loss)
+
+    def _sample(self) -> None:
+        started = time.monotonic()
+        self._around.report("sampling", self._state.step, self._figures)
+        self._around.take_samples(self._state.step, self._step.merged(self._stepper.tensors()))
+        self._reported_at += time.monotonic() - started
 
     def _save(self) -> None:
         self._fetch_results()

@@ -1,18 +1,14 @@
 """One training step and one validation step: the part that is the same on every backend.
 
-The backends differ in how they take a gradient and where they keep the state; `step_tensorflow.py` and `step_jax.py`
-each do that and nothing else.
+The backends differ in how they take a gradient and where they keep the state: see `stepper.py`.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import keras
-import numpy as np
 from keras import ops
-from numpy.typing import NDArray
 
 from gpt2_trainer.configuration.training import TrainingOptions
 from gpt2_trainer.model.adapters import adapter_names, is_adapter
@@ -38,25 +34,6 @@ class StepResult:
     gradient_norm: Any
     learning_rate: Any
     made: Any
-
-
-class Stepper(Protocol):
-    """The state of a training on one backend: weights and optimizer slots."""
-
-    def train(self, step: int, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> StepResult:
-        """Makes the update number `step`, from 0. Token ids are int32 [batch_size, context_length]."""
-
-    def validate(self, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Mean loss of each sequence, float32 [batch]; changes nothing."""
-
-    def weights(self) -> Weights:
-        """A copy of the weights, the vocabulary padded."""
-
-    def slots(self) -> Weights:
-        """A copy of the optimizer's slots by `<slot name>/<weight name>`."""
-
-    def tensors(self) -> Tensors:
-        """The weights where they are, to read only, until the next step."""
 
 
 @dataclass(frozen=True)
@@ -158,24 +135,3 @@ class TrainingStep:
 
 def _chosen(made: Any, new: Tensors, old: Tensors) -> Tensors:
     return {name: ops.where(made, value, old[name]) for name, value in new.items()}
-
-
-def create_stepper(step: TrainingStep, weights: Weights, slots: Weights | None) -> Stepper:
-    """Puts a training's state on the backend that Keras was started with.
-
-    Args:
-        step: What to compute.
-        weights: Weights by name, the vocabulary padded.
-        slots: Optimizer slots; None: new ones.
-    """
-    # Sums over all weights are the same to the last bit only in the same order, wherever the weights come from.
-    weights = dict(sorted(weights.items()))
-    # A training that an older version began has no guard yet.
-    slots = step.first_slots(weights) if slots is None else guard.first_guard() | slots
-    if keras.config.backend() == "jax":
-        from gpt2_trainer.training.step_jax import JaxStepper  # imports JAX
-
-        return JaxStepper(step, weights, slots)
-    from gpt2_trainer.training.step_tensorflow import TensorFlowStepper  # imports TensorFlow
-
-    return TensorFlowStepper(step, weights, slots)
