@@ -43,7 +43,7 @@ def stack(tmp_path_factory, canaries):
     """The stack of the whole suite, with 40 texts in files and in MongoDB."""
     require_java()
     # A name that a URI says by percent signs.
-    root = tmp_path_factory.mktemp("faults, größe + ")
+    root = tmp_path_factory.mktemp("faults größe + ")
     (root / "text").mkdir()
     texts = [f"{number} bottles of beer on the wall, {number} bottles. " * 30 for number in range(40)]
     for number, text in enumerate(texts):
