@@ -35,8 +35,8 @@ class GrowingMemory:
 
     def extend(self, layer: int, keys: Any, values: Any) -> tuple[Any, Any]:
         """See network.Memory."""
-        self.keys[layer] = tf.concat([self.keys[layer], keys], axis=2)
-        self.values[layer] = tf.concat([self.values[layer], values], axis=2)
+        self.keys[layer] = tf.concat([self.keys[layer], keys], axis=1)
+        self.values[layer] = tf.concat([self.values[layer], values], axis=1)
         return self.keys[layer], self.values[layer]
 
 
@@ -75,7 +75,7 @@ class ServedModel(tf.Module):
         architecture = self._network.architecture
         layers, heads, end = architecture.layers.n_layer, architecture.layers.n_head, architecture.end_token_id
         batch = tf.shape(token_ids)[0]
-        empty = tf.zeros((batch, heads, 0, architecture.head_size))
+        empty = tf.zeros((batch * heads, 0, architecture.head_size))
         context = token_ids[:, -architecture.layers.n_ctx :]
         message = "token_ids: each row needs at least one token"
         with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(token_ids)[1], message)]):
@@ -92,7 +92,7 @@ class ServedModel(tf.Module):
             return number + 1, context, memory.keys, memory.values, made, ended | (drawn == end)
 
         rows = tf.TensorShape([None, None])
-        caches = [tf.TensorShape([None, heads, None, architecture.head_size])] * layers
+        caches = [tf.TensorShape([None, None, architecture.head_size])] * layers
         made, ended = tf.zeros((batch, 0), tf.int32), tf.zeros(batch, tf.bool)
         state = (tf.constant(0), context, [empty] * layers, [empty] * layers, made, ended)
         shapes = (tf.TensorShape([]), rows, caches, caches, rows, tf.TensorShape([None]))
@@ -103,11 +103,11 @@ class ServedModel(tf.Module):
     def _advance(self, context: Any, keys: list[Any], values: list[Any]) -> tuple[Any, Any, GrowingMemory]:
         """Takes in the tokens that the cache lacks; when it is full, begins anew with the context's last part."""
         n_ctx = self._network.architecture.layers.n_ctx
-        filled = tf.shape(keys[0])[2]
+        filled = tf.shape(keys[0])[1]
         full = filled >= n_ctx
         context = context[:, tf.where(full, tf.shape(context)[1] - kept_context(n_ctx), 0) :]
         dropped = tf.where(full, filled, 0)
-        memory = GrowingMemory([item[:, :, dropped:] for item in keys], [item[:, :, dropped:] for item in values])
+        memory = GrowingMemory([item[:, dropped:] for item in keys], [item[:, dropped:] for item in values])
         filled -= dropped
         new = context[:, filled:]
         positions = tf.range(filled, tf.shape(context)[1])

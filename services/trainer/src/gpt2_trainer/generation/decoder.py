@@ -22,7 +22,7 @@ _SMALLEST_SHAPE = 16
 _ROOM = 128
 
 Cache = list[tuple[Tensor, Tensor]]
-"""Keys and values of each layer, [batch, head, capacity, head_size]."""
+"""Keys and values of each layer, [batch * head, capacity, head_size]."""
 
 
 def kept_context(n_ctx: int) -> int:
@@ -40,7 +40,7 @@ class FixedMemory:
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """See network.Memory."""
         old_keys, old_values = self.cache[layer]
-        place = (0, 0, self._start, 0)
+        place = (0, self._start, 0)
         self.cache[layer] = (ops.slice_update(old_keys, place, keys), ops.slice_update(old_values, place, values))
         return self.cache[layer]
 
@@ -89,9 +89,8 @@ class Decoder:
             filled += new.shape[1]
             if len(context) < samples:
                 context = np.repeat(context, samples, axis=0)
-                cache = [
-                    (ops.repeat(keys, samples, axis=0), ops.repeat(values, samples, axis=0)) for keys, values in cache
-                ]
+                copies = (samples, 1, 1)
+                cache = [(ops.tile(keys, copies), ops.tile(values, copies)) for keys, values in cache]
             context = np.concatenate([context, drawn[:, None]], axis=1)[:, -n_ctx:]
             if filled < n_ctx:
                 new, cache = drawn[:, None], self._grown(cache, filled + 1)
@@ -142,7 +141,7 @@ class Decoder:
         top_k: Tensor,
         top_p: Tensor,
     ) -> tuple[Tensor, Cache]:
-        capacity = cache[0][0].shape[2]
+        capacity = cache[0][0].shape[1]
         positions = start + ops.arange(new.shape[1], dtype="int32")
         # Keys after a token's position are of padding or of an older context: none of them is seen.
         mask = ops.arange(capacity, dtype="int32")[None, :] <= positions[:, None]
@@ -157,14 +156,14 @@ class Decoder:
     def _empty_cache(self, batch: int, length: int) -> Cache:
         architecture = self._network.architecture
         # Room for what follows the prompt, so that short generations need one capacity alone.
-        shape = (batch, architecture.layers.n_head, self._rounded(length + _ROOM), architecture.head_size)
+        shape = (batch * architecture.layers.n_head, self._rounded(length + _ROOM), architecture.head_size)
         dtype = self._network.precision
         return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(architecture.layers.n_layer)]
 
     def _grown(self, cache: Cache, length: int) -> Cache:
         """The cache, with twice the capacity when `length` tokens do not fit."""
-        missing = self._rounded(length) - cache[0][0].shape[2]
+        missing = self._rounded(length) - cache[0][0].shape[1]
         if missing <= 0:
             return cache
-        widths = ((0, 0), (0, 0), (0, missing), (0, 0))
+        widths = ((0, 0), (0, missing), (0, 0))
         return [(ops.pad(keys, widths), ops.pad(values, widths)) for keys, values in cache]

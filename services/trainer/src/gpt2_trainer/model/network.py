@@ -31,7 +31,7 @@ class Memory(Protocol):
     """Keeps the keys and values of tokens seen before."""
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds new ones [batch, head, time, head_size] of one layer and returns all of that layer."""
+        """Adds new ones [batch * head, time, head_size] of one layer and returns all of that layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,11 +175,15 @@ class Network:
             return self._linear(parts, "attn.c_proj", ops.reshape(mixed, (batch, time, width)))
         queries, keys, values = (ops.transpose(part, (0, 2, 1, 3)) for part in (queries, keys, values))
         if memory is not None:
+            # One axis for samples and heads, as XLA computes with it: otherwise it copies what a memory holds.
+            rows = (batch * self.architecture.layers.n_head, time, size)
+            queries, keys, values = (ops.reshape(part, rows) for part in (queries, keys, values))
             keys, values = memory.extend(layer, keys, values)
-        scores = ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2)))
+        scores = ops.matmul(queries, ops.swapaxes(keys, -1, -2))
         scores = ops.cast(scores, "float32") * (1 / math.sqrt(size))
         shares = ops.softmax(ops.where(mask, scores, MASKED), axis=-1)
         mixed = ops.matmul(ops.cast(shares, self.precision), values)
+        mixed = ops.reshape(mixed, (batch, self.architecture.layers.n_head, time, size))
         joined = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (batch, time, width))
         return self._linear(parts, "attn.c_proj", joined)
 
