@@ -1,8 +1,9 @@
 """One measured process of `benchmarks/tokenizer.py`: does one thing once, on text not seen before, and says how long.
 
-    python tokenize_contender.py corpus ours|bare THREADS SETTING      a corpus to a dataset; the encoder alone
-    python tokenize_contender.py library NAME THREADS SETTING          a library on texts in memory, and whether exact
-    python tokenize_contender.py train NAME THREADS SETTING            a library's training
+    python tokenize_contender.py corpus NAME THREADS SETTING     a corpus to a dataset (`ours`), or the encoder alone:
+                                                                 as it comes (`bare`), or a thread a call (`single`)
+    python tokenize_contender.py library NAME THREADS SETTING    a library on texts in memory, and whether exact
+    python tokenize_contender.py train NAME THREADS SETTING      a library's training
 
 SETTING is a JSON file with `corpus`, `tokenizer`, `root`, `openai`, `texts` and `vocabulary_size`. The answer is a line
 of JSON.
@@ -46,6 +47,8 @@ def _peak_mib() -> float:
 
 
 def _corpus(name: str, threads: int, setting: Setting) -> dict[str, Any]:
+    if name == "single":
+        os.environ["FASTOKENS_BPE_THREADS"] = "1"
     return _ours(setting) if name == "ours" else _bare(threads, setting)
 
 

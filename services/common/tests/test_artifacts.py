@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -50,6 +51,19 @@ def test_the_digest_tells_content_and_nothing_else(store):
     other = make(store, "run/c", text="hello!")
     assert first.digest == same.digest
     assert other.digest != first.digest
+
+
+def test_a_file_hashed_before_the_commit_is_not_read_again_unless_its_size_has_changed(store):
+    with store.create("run/a", "corpus", "corpus", {}) as writer:
+        for name in ("kept", "grown"):
+            (writer.folder / name).write_text("hello")
+            writer.hash_file(writer.folder / name)
+        (writer.folder / "kept").write_text("jello")  # Nobody may do so; it shows who has read it.
+        (writer.folder / "grown").write_text("hello!")
+        digests = {entry.path: entry.sha256 for entry in writer.commit().manifest.files}
+    assert digests == {
+        name: hashlib.sha256(text).hexdigest() for name, text in [("kept", b"hello"), ("grown", b"hello!")]
+    }
 
 
 def test_nothing_can_be_opened_before_the_commit(store):

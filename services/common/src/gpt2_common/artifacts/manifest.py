@@ -121,12 +121,23 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def scan(folder: Path) -> tuple[FileEntry, ...]:
-    """Lists every file below a folder but the manifest, in the order of paths."""
+def scan(folder: Path, hashed: Mapping[Path, FileEntry]) -> tuple[FileEntry, ...]:
+    """Lists every file below a folder but the manifest, in the order of paths.
+
+    Args:
+        folder: The folder.
+        hashed: Files that have been hashed already; those of another size now are hashed again.
+    """
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST_NAME)
+
+    def entry(path: Path) -> FileEntry:
+        known = hashed.get(path)
+        return known if known and known.size == path.stat().st_size else entry_of(path, folder)
+
     with ThreadPoolExecutor(_FILES_AT_ONCE, "hash") as pool:
-        digests = pool.map(sha256_of, paths)
-        return tuple(
-            FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, digest)
-            for path, digest in zip(paths, digests, strict=True)
-        )
+        return tuple(pool.map(entry, paths))
+
+
+def entry_of(path: Path, folder: Path) -> FileEntry:
+    """The entry of a file in a folder; reads it whole."""
+    return FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_of(path))

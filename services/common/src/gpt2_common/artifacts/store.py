@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2_common.artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest, Parent, scan, sha256_of
+from gpt2_common.artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest, Parent, entry_of, scan, sha256_of
 from gpt2_common.artifacts.roots import filesystem_of, local_path, require_allowed
 from gpt2_common.artifacts.work import WorkFolders, job_folder_name
 from gpt2_common.durable import sync, write_durable
@@ -57,6 +57,11 @@ class ArtifactWriter:
         self._kind = kind
         self._producer = dict(producer)
         self._parents = tuple(parent.as_parent() for parent in parents)
+        self._hashed: dict[Path, FileEntry] = {}
+
+    def hash_file(self, path: Path) -> None:
+        """Hashes a finished file of the folder, so that `commit` does not read it. It must not change from then on."""
+        self._hashed[path] = entry_of(path, self.folder)
 
     def commit(
         self, counts: Mapping[str, float] | None = None, properties: Mapping[str, str] | None = None
@@ -69,7 +74,7 @@ class ArtifactWriter:
         """
         manifest = Manifest(
             kind=self._kind,
-            files=scan(self.folder),
+            files=scan(self.folder, self._hashed),
             producer=self._producer,
             parents=self._parents,
             counts=counts or {},

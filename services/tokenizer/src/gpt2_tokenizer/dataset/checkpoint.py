@@ -24,10 +24,14 @@ class Checkpoint:
         """Number of the first document that any split still needs."""
         return min(state.next_document for state in self.splits.values())
 
-    def save(self, work: Path) -> None:
-        """Writes it, at once, into a job's folder of unfinished work."""
-        content = {"key": self.key, "splits": {name: state.to_json() for name, state in self.splits.items()}}
-        write_durable(work / _FILE, json.dumps(content))
+    def to_json(self) -> str:
+        """It as it is now, which `write` takes."""
+        return json.dumps({"key": self.key, "splits": {name: state.to_json() for name, state in self.splits.items()}})
+
+    @staticmethod
+    def write(work: Path, content: str) -> None:
+        """Writes one, at once, into a job's folder of unfinished work."""
+        write_durable(work / _FILE, content)
 
     @classmethod
     def load(cls, work: Path, folder: Path, key: str) -> "Checkpoint":

@@ -6,18 +6,20 @@ Who encodes, threads here or workers of Apache Beam, changes no byte of it.
 import json
 import shutil
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt2_common.artifacts import Artifact
+from gpt2_common.artifacts import Artifact, ArtifactWriter
 from gpt2_common.errors import FailedPrecondition
 from gpt2_common.jobs.context import JobContext
 from gpt2_tokenizer.cores import available_cores
 from gpt2_tokenizer.dataset.beam import BeamRun, beam_blocks
 from gpt2_tokenizer.dataset.checkpoint import Checkpoint
+from gpt2_tokenizer.dataset.finishing import Finisher
 from gpt2_tokenizer.dataset.local import limit_library_threads, local_blocks
 from gpt2_tokenizer.dataset.shards import Block, SplitState, SplitWriter, TokenType, token_type
 from gpt2_tokenizer.dataset.split import SPLIT_HASH, SPLITS, TRAIN, VALIDATION
@@ -58,7 +60,7 @@ def write_dataset(
         key = f"{SPLIT_HASH} {context.identity.request_digest} {corpus.digest} {tokenizer.digest}"
         checkpoint = Checkpoint.load(context.work, writer.folder, key)
         blocks = _blocks(context, corpus, vocabulary, options, checkpoint)
-        _write_shards(context, corpus, blocks, token_type(vocabulary.size), checkpoint, writer.folder)
+        _write_shards(context, corpus, blocks, token_type(vocabulary.size), checkpoint, writer)
         _require_both(checkpoint.splits, options.validation_fraction)
         _copy_tokenizer(tokenizer, writer.folder)
         facts = {
@@ -103,27 +105,26 @@ def _write_shards(
     blocks: Iterable[dict[str, Block]],
     kind: TokenType,
     checkpoint: Checkpoint,
-    folder: Path,
+    writer: ArtifactWriter,
 ) -> None:
-    size = context.settings.dataset_shard_bytes
-    writers = {split: SplitWriter(folder, split, kind, size, checkpoint.splits[split]) for split in SPLITS}
+    size, states = context.settings.dataset_shard_bytes, checkpoint.splits
     total = corpus.manifest.counts.get("documents", 0)
     done = checkpoint.next_document
     context.report("encoding", done, total, "documents")
-    try:
+    with Finisher(writer, context.work) as finisher, ExitStack() as files:
+        writers = {s: SplitWriter(writer.folder, s, kind, size, states[s], finisher.finish) for s in SPLITS}
+        for split_writer in writers.values():
+            files.callback(split_writer.close)
         for block in blocks:
             context.check_cancelled()
             finished = [writers[split].add(part) for split, part in block.items()]
             if any(finished):
-                checkpoint.save(context.work)
+                finisher.save(checkpoint)
             done = max([done, *(int(part.numbers[-1]) + 1 for part in block.values() if len(part.numbers))])
-            metrics = {f"{split}_tokens": float(writer.tokens) for split, writer in writers.items()}
+            metrics = {f"{split}_tokens": float(split_writer.tokens) for split, split_writer in writers.items()}
             context.report("encoding", done, total, "documents", metrics)
-        for writer in writers.values():
-            writer.finish_shard()
-    finally:
-        for writer in writers.values():
-            writer.close()
+        for split_writer in writers.values():
+            split_writer.finish_shard()
 
 
 def _require_both(splits: dict[str, SplitState], validation_fraction: float) -> None:

@@ -4,6 +4,7 @@ A shard ends with the document that fills it, so that the files depend on the do
 they come; its head, whose size does not depend on their number, is written again at the end.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,10 +66,20 @@ class SplitWriter:
         tokens: Type of the tokens.
         shard_bytes: Bytes of tokens that fill a shard.
         state: What is finished already; it is kept up to date.
+        finish: Gives a file that is all written its name, now or later: takes it and its place.
     """
 
-    def __init__(self, folder: Path, split: str, tokens: TokenType, shard_bytes: int, state: SplitState) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        tokens: TokenType,
+        shard_bytes: int,
+        state: SplitState,
+        finish: Callable[[Path, Path], None] = replace_durable,
+    ) -> None:
         self.state = state
+        self._finish = finish
         self._folder = folder
         self._split = split
         self._type = tokens
@@ -99,14 +110,14 @@ class SplitWriter:
         return finished
 
     def finish_shard(self) -> None:
-        """Finishes the shard under way, if any: it is whole and on the disk."""
+        """Finishes the shard under way, if any."""
         if self._file is None:
             return
         path = self._path()
         self._file.seek(0)
         _write_head(self._file, self._type, self._tokens)
         self.close()
-        replace_durable(part_of(path), path)
+        self._finish(part_of(path), path)
         self.state.shards += 1
         self.state.tokens += self._tokens
         self.state.documents += self._documents
