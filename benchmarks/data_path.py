@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, nargs="+", default=[Path(sysconfig.get_path("purelib"))])
     parser.add_argument("--megabytes", type=int, default=2000, help="size of the text, at the most")
     parser.add_argument("--vocabulary-size", type=int, default=32_000)
-    parser.add_argument("--sample-megabytes", type=int, default=0, help="text that is trained on; 0: all")
+    parser.add_argument("--sample-megabytes", type=int, default=0, help="text that is trained on; 0: the default")
     parser.add_argument("--stage", nargs=2, metavar=("NAME", "SETTING"), help="for the script's own use")
     arguments = parser.parse_args()
     if arguments.stage:
