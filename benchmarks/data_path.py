@@ -149,8 +149,8 @@ def watch(command: Sequence[str]) -> Watched:
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
         answer.seek(0)
-        # The last sample can be of a process on its way out.
-        return Watched(seconds, memory[:-1] or memory, json.loads(answer.read().splitlines()[-1]))
+        # A process on its way out has none.
+        return Watched(seconds, [value for value in memory if value], json.loads(answer.read().splitlines()[-1]))
 
 
 def _with_descendants(parent: int) -> list[int]:
