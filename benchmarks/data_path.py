@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, nargs="+", default=[Path(sysconfig.get_path("purelib"))])
     parser.add_argument("--megabytes", type=int, default=2000, help="size of the text, at the most")
     parser.add_argument("--vocabulary-size", type=int, default=32_000)
-    parser.add_argument("--sample-megabytes", type=int, default=0, help="text that is trained on; 0: all")
+    parser.add_argument("--sample-megabytes", type=int, default=0, help="text that is trained on; 0: the default")
     parser.add_argument("--stage", nargs=2, metavar=("NAME", "SETTING"), help="for the script's own use")
     arguments = parser.parse_args()
     if arguments.stage:
@@ -149,8 +149,8 @@ def watch(command: Sequence[str]) -> Watched:
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
         answer.seek(0)
-        # The last sample can be of a process on its way out.
-        return Watched(seconds, memory[:-1] or memory, json.loads(answer.read().splitlines()[-1]))
+        # A process on its way out has none.
+        return Watched(seconds, [value for value in memory if value], json.loads(answer.read().splitlines()[-1]))
 
 
 def _with_descendants(parent: int) -> list[int]:

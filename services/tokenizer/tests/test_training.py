@@ -140,6 +140,18 @@ def test_a_sample_is_the_same_in_any_order_and_no_larger_than_asked(make_corpus,
     sizes = [len(text.encode()) for text in texts if shares([text.encode()])[0] >= least]
     assert 59_000 < sum(sizes) < 61_000
     assert least_share_of(corpus, 1 << 40, lambda: None) == 0
+    assert least_share_of(corpus, sum(len(text.encode()) for text in texts), lambda: None) == 0
+
+
+def test_a_large_corpus_is_sampled_where_nothing_is_asked_for(make_corpus, make_context, monkeypatch):
+    uri = make_corpus([f"{n} " + f"word{n % 50} " * 20 for n in range(2000)], shard_documents=300)
+    prints = []
+    for name, sample_bytes in (("whole", 0), ("asked", 60_000), ("default", 0)):
+        if name == "default":
+            monkeypatch.setattr("gpt2_tokenizer.jobs.DEFAULT_SAMPLE_BYTES", 60_000)
+        request = pb.TrainTokenizerRequest(corpus_uri=uri, vocabulary_size=400, sample_bytes=sample_bytes)
+        prints.append(train_tokenizer(request, make_context(name))[0].properties["fingerprint"])
+    assert prints[0] != prints[1] == prints[2]
 
 
 def test_the_pre_tokenisation_is_that_of_tiktoken(openai_tiktoken):

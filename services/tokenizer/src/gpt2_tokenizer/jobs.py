@@ -11,7 +11,7 @@ from gpt2_common.jobs.context import JobContext, output
 from gpt2_common.jobs.definition import JobKind
 from gpt2_tokenizer.cores import available_cores
 from gpt2_tokenizer.corpus.reading import read_batches
-from gpt2_tokenizer.corpus.sampling import least_share_of
+from gpt2_tokenizer.corpus.sampling import DEFAULT_SAMPLE_BYTES, least_share_of
 from gpt2_tokenizer.dataset import encoding
 from gpt2_tokenizer.dataset.local import limit_library_threads
 from gpt2_tokenizer.dataset.split import DEFAULT_VALIDATION_FRACTION, shares
@@ -61,7 +61,7 @@ def encode_corpus(request: pb.EncodeCorpusRequest, context: Context) -> Outputs:
 def _train(request: pb.TrainTokenizerRequest, context: Context) -> Artifact:
     corpus = context.open("corpus_uri", request.corpus_uri, "corpus")
     limit_library_threads(context.settings.encode_workers or available_cores())
-    least_share = least_share_of(corpus, request.sample_bytes, context.check_cancelled) if request.sample_bytes else 0.0
+    least_share = least_share_of(corpus, request.sample_bytes or DEFAULT_SAMPLE_BYTES, context.check_cancelled)
     vocabulary = train_vocabulary(
         lambda: _watched(corpus, least_share, context),
         request.vocabulary_size or DEFAULT_VOCABULARY,

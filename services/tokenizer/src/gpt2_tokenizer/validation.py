@@ -31,7 +31,7 @@ def train_problems(request: pb.TrainTokenizerRequest) -> Problems:
     if request.min_frequency < 0:
         problems.append(("min_frequency", "must be 1 or greater, or 0 for the default"))
     if request.sample_bytes < 0:
-        problems.append(("sample_bytes", "must be 1 or greater, or 0 for all of the corpus"))
+        problems.append(("sample_bytes", "must be 1 or greater, or 0 for the default"))
     return problems + _special_token_problems(request.special_tokens)
 
 

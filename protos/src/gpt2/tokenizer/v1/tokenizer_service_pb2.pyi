@@ -64,7 +64,8 @@ class TrainTokenizerRequest(_message.Message):
     """Times that a pair must occur to be merged. Default 2."""
     sample_bytes: _builtins.int
     """Bytes of text, about, to learn from; of a larger corpus, the documents are taken whose text has the highest hashes,
-    whatever their order; those are the last that a split gives to validation. Default 0: all of it.
+    whatever their order; those are the last that a split gives to validation. Memory grows with the text's different
+    words, to about 1 GiB for a GiB of text in many languages or of code. Default: 1 GiB.
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:
