@@ -68,6 +68,8 @@ class Decoder:
     ) -> Iterator[NDArray[np.int32]]:
         """Goes on from a prompt without end; the caller stops.
 
+        While the caller looks at a token, the device is at work on the next, where the backend does not wait for it.
+
         Args:
             weights: Weights by name, the vocabulary padded.
             prompt: Token ids, at least one; of more than n_ctx the last ones count.
@@ -78,41 +80,52 @@ class Decoder:
         Yields:
             int32 [samples], the next token of each.
         """
+        ahead = self._steps(weights, prompt, samples, options, seed)
+        drawn = next(ahead)
+        for following in ahead:
+            yield np.asarray(drawn)[:, 0]
+            drawn = following
+
+    def _steps(
+        self, weights: Mapping[str, Tensor], prompt: Sequence[int], samples: int, options: SamplingOptions, seed: int
+    ) -> Iterator[Tensor]:
+        """As `generate`, but the tokens [samples, 1] are on the device and may still be on their way."""
         n_ctx = self._network.architecture.layers.n_ctx
         random = [np.random.Generator(np.random.Philox(key=[seed % 2**64, sample])) for sample in range(samples)]
         context = np.asarray([list(prompt)[-n_ctx:]], np.int32)
-        new, filled, cache = context, 0, self._empty_cache(1, context.shape[1])
+        new, length, filled, cache = self._padded(context), context.shape[1], 0, self._empty_cache(1, context.shape[1])
+        made: list[Tensor] = []
         while True:
             uniform = np.asarray([generator.random(dtype=np.float32) for generator in random], np.float32)
-            drawn, cache = self._run(weights, cache, new, filled, uniform, options)
+            drawn, cache = self._run(weights, cache, new, length, filled, uniform, options)
             yield drawn
-            filled += new.shape[1]
+            made.append(drawn)
+            filled += length
             if len(context) < samples:
                 context = np.repeat(context, samples, axis=0)
                 copies = (samples, 1, 1)
                 cache = [(ops.tile(keys, copies), ops.tile(values, copies)) for keys, values in cache]
-            context = np.concatenate([context, drawn[:, None]], axis=1)[:, -n_ctx:]
             if filled < n_ctx:
-                new, cache = drawn[:, None], self._grown(cache, filled + 1)
+                new, length, cache = drawn, 1, self._grown(cache, filled + 1)
             else:
-                new, filled = context[:, -kept_context(n_ctx) :], 0
+                context = np.concatenate([context, *map(np.asarray, made)], axis=1)[:, -kept_context(n_ctx) :]
+                made.clear()
+                new, length, filled = self._padded(context), context.shape[1], 0
 
     def _run(
         self,
         weights: Mapping[str, Tensor],
         cache: Cache,
-        new: NDArray[np.int32],
+        new: Tensor,
+        length: int,
         filled: int,
         uniform: NDArray[np.float32],
         options: SamplingOptions,
-    ) -> tuple[NDArray[np.int32], Cache]:
-        length = new.shape[1]
-        shape = self._rounded(length) if length > 1 else 1
-        padded = np.pad(new, ((0, 0), (0, shape - length)))
-        drawn, cache = self._advance(options)(
+    ) -> tuple[Tensor, Cache]:
+        results: tuple[Tensor, Cache] = self._advance(options)(
             dict(weights),
             cache,
-            padded,
+            new,
             np.int32(filled),
             np.int32(length - 1),
             uniform,
@@ -120,7 +133,12 @@ class Decoder:
             np.int32(options.top_k),
             np.float32(options.top_p),
         )
-        return np.asarray(drawn), cache
+        return results
+
+    def _padded(self, context: NDArray[np.int32]) -> NDArray[np.int32]:
+        """A context with tokens that nothing sees after it, up to a compiled shape."""
+        length = context.shape[1]
+        return np.pad(context, ((0, 0), (0, self._rounded(length) - length if length > 1 else 0)))
 
     def _advance(self, options: SamplingOptions) -> Callable[..., Any]:
         candidates = count_candidates(options, self._network.architecture.vocabulary_size)
@@ -147,7 +165,7 @@ class Decoder:
         mask = ops.arange(capacity, dtype="int32")[None, :] <= positions[:, None]
         memory = FixedMemory(cache, start)
         logits = self._network.next_logits(weights, new, memory, start, mask, last)
-        return draw(logits, uniform, temperature, top_k, top_p, candidates), memory.cache
+        return draw(logits, uniform, temperature, top_k, top_p, candidates)[:, None], memory.cache
 
     def _rounded(self, length: int) -> int:
         """The next compiled shape: a power of two, at most n_ctx."""
