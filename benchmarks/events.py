@@ -35,6 +35,7 @@ from gpt2_common.jobs.store import JobStore
 from gpt2_common.lease import Lease
 from gpt2_common.replica import Replica
 from gpt2_orchestration.stack.definitions import define_stack
+from gpt2_orchestration.stack.ports import choose_ports
 from gpt2_orchestration.stack.running import supervised
 from gpt2_orchestration.stack.settings import StackFolder, StackSettings
 
@@ -239,7 +240,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = StackFolder.create(Path(temporary))
-        definitions = define_stack(StackSettings(folder=folder.root, kafka=True), folder)
+        settings = StackSettings(folder=folder.root, kafka=True)
+        definitions = define_stack(settings, folder, choose_ports(settings.ports))
         kafka = [definition for definition in definitions if definition.name == "kafka"]
         with supervised(kafka, folder) as supervisor:
             address = supervisor.wait_ready()["kafka"]

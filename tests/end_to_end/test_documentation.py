@@ -1,8 +1,11 @@
 """What the pages under docs/ show is what happens: their commands are run, their links lead somewhere."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ MARKS = {
     "pipeline": "test_pipelines.py",
     "kubeflow": "test_kubeflow.py",
     "airflow": "test_airflow.py",
+    "faults": "by `make test`, in the short form; the files and names are checked here",
     "setup": ".ci/run and orchestration/tests/stack",
     "compose": "orchestration/tests/deployment, as no engine is at hand",
     "cluster": "orchestration/tests/deployment, as no cluster is at hand",
@@ -84,6 +88,19 @@ def test_files_that_commands_of_compose_and_kubectl_name_are_there():
     named = {word for word in words if word.endswith((".yml", ".example")) or word.startswith("orchestration/")}
     assert {"docker-compose.yml", "docker-compose.gpu.yml", ".env.example"} <= named
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_fault_tests_that_are_shown_are_there():
+    [commands] = blocks("docs/operations.md", "faults")
+    lines = [shlex.split(line, comments=True) for line in commands.splitlines()]
+    for words in lines:
+        [path] = [word for word in words if word.startswith("tests/")]
+        collect = [sys.executable, *words[words.index("-m") :], "--collect-only", "-q"]
+        result = subprocess.run(
+            collect, cwd=ROOT, env=os.environ | {"GPT2_FAULTS": "long"}, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert f"{path.removesuffix('.py')}" in result.stdout
 
 
 @pytest.mark.parametrize("page", ["docs/how-to/grpcurl.md", "docs/how-to/kubeflow.md", "docs/operations.md"])

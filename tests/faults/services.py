@@ -11,6 +11,7 @@ from pathlib import Path
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.client import ClientSettings, ServiceError, connect
 from gpt2_orchestration.stack.definitions import SERVICES, ProcessDefinition, define_stack
+from gpt2_orchestration.stack.ports import choose_ports
 from gpt2_orchestration.stack.settings import DEFAULT_PORTS, StackFolder, StackSettings
 
 BACKENDS = ("mongodb", "kafka", "mlflow")
@@ -150,7 +151,9 @@ def fault_stack(root: Path, environment: Mapping[str, str], token: str | None = 
         folder=root / ".gpt2", ports=PORTS, kafka=True, environment={"GPT2_ALLOWED_ROOTS": str(root), **further}
     )
     folder = StackFolder.create(settings.folder)
-    definitions = {definition.name: definition for definition in define_stack(settings, folder)}
+    definitions = {
+        definition.name: definition for definition in define_stack(settings, folder, choose_ports(settings.ports))
+    }
     temporary = root / "temporary"
     temporary.mkdir()
     own = {"GPT2_KAFKA_BOOTSTRAP_SERVERS": definitions["kafka"].address, "TMPDIR": str(temporary)}

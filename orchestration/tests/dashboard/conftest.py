@@ -11,6 +11,7 @@ import pytest
 
 from gpt2_orchestration.client import ClientSettings
 from gpt2_orchestration.stack.definitions import define_stack
+from gpt2_orchestration.stack.ports import choose_ports
 from gpt2_orchestration.stack.running import supervised
 from gpt2_orchestration.stack.settings import DEFAULT_PORTS, StackFolder, StackSettings
 
@@ -51,7 +52,9 @@ class Dashboard:
 def dashboard(tmp_path_factory) -> Iterator[Dashboard]:
     folder = StackFolder.create(tmp_path_factory.mktemp("dashboard"))
     settings = StackSettings(folder=folder.root, ports=dict.fromkeys(DEFAULT_PORTS, 0))
-    defined = {definition.name: definition for definition in define_stack(settings, folder)}
+    defined = {
+        definition.name: definition for definition in define_stack(settings, folder, choose_ports(settings.ports))
+    }
     chosen = [defined[name] for name in ("kafka", "tensorboard", "exporter", "dashboard")]
     with supervised(chosen, folder) as supervisor:
         addresses = supervisor.wait_ready()

@@ -1,13 +1,15 @@
 """The stack's small parts: ports, restarts, addresses that are taken."""
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from gpt2_orchestration.stack.control import stop_stack
 from gpt2_orchestration.stack.errors import NotRunning
 from gpt2_orchestration.stack.kafka_broker import BrokerError, MockBroker
-from gpt2_orchestration.stack.ports import HOST, choose_ports
+from gpt2_orchestration.stack.ports import HOST, choose_ports, claimed_ports
 from gpt2_orchestration.stack.restarts import RestartPolicy
 
 
@@ -28,6 +30,19 @@ def test_taken_port_is_replaced(address):
 def test_no_two_ports_are_alike():
     free = choose_ports({"one": 0})["one"]
     assert len(set(choose_ports({"one": free, "two": free, "three": 0}).values())) == 3
+
+
+def test_two_stacks_that_start_at_once_choose_other_ports():
+    free = choose_ports({"one": 0})["one"]
+    choosing = f"from gpt2_orchestration.stack.ports import choose_ports; print(choose_ports({{'one': {free}}})['one'])"
+
+    def chosen_by_another() -> int:
+        return int(subprocess.run([sys.executable, "-c", choosing], check=True, capture_output=True).stdout)
+
+    with claimed_ports({"one": free}) as ours:
+        assert ours == {"one": free}
+        assert chosen_by_another() != free
+    assert chosen_by_another() == free
 
 
 def test_restarts_wait_longer_each_time_and_end():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from gpt2_orchestration.stack.ports import HOST, choose_ports
+from gpt2_orchestration.stack.ports import HOST
 from gpt2_orchestration.stack.readiness import grpc_answers, http_answers, kafka_answers, mongodb_answers
 from gpt2_orchestration.stack.settings import StackFolder, StackSettings
 
@@ -53,9 +53,11 @@ class ProcessDefinition:
     """What a user should know of it."""
 
 
-def define_stack(settings: StackSettings, folder: StackFolder) -> tuple[ProcessDefinition, ...]:
-    """Defines the processes, with ports that are free now."""
-    addresses = {name: f"{HOST}:{port}" for name, port in choose_ports(settings.ports).items()}
+def define_stack(
+    settings: StackSettings, folder: StackFolder, ports: Mapping[str, int]
+) -> tuple[ProcessDefinition, ...]:
+    """Defines the processes, which listen on the ports given by their names."""
+    addresses = {name: f"{HOST}:{port}" for name, port in ports.items()}
     inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     # Freed memory goes back sooner: nine processes share one machine.
     environment = {**inherited, "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}

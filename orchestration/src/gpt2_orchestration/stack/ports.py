@@ -1,8 +1,13 @@
 """Chooses a port for each process: the preferred one where it is free, else any free one."""
 
+import fcntl
+import os
 import socket
-from collections.abc import Mapping
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, repeat
+from pathlib import Path
 
 HOST = "127.0.0.1"
 
@@ -16,16 +21,35 @@ def choose_ports(preferred: Mapping[str, int]) -> dict[str, int]:
     Returns:
         The port of each name. Another process can still take one before it is used.
     """
-    with ExitStack() as held:
+    with claimed_ports(preferred) as chosen:
+        return chosen
+
+
+@contextmanager
+def claimed_ports(preferred: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Chooses ports as `choose_ports` does; as long as the context lasts, no other process chooses them.
+
+    A server takes its port only seconds after it was chosen: two stacks that start at once would choose the same.
+    """
+    with ExitStack() as claims, ExitStack() as held:
         # All are held until all are chosen, so that a free one cannot be chosen twice.
-        return {name: _hold(port, held) for name, port in preferred.items()}
+        chosen = {name: _hold(port, held, claims) for name, port in preferred.items()}
+        held.close()
+        yield chosen
 
 
-def _hold(preferred: int, held: ExitStack) -> int:
-    try:
-        return _bind(preferred, held)
-    except OSError:
-        return _bind(0, held)
+def _hold(preferred: int, held: ExitStack, claims: ExitStack) -> int:
+    for candidate in chain([preferred], repeat(0)):
+        try:
+            port = _bind(candidate, held)
+        except OSError:
+            if candidate == 0:
+                raise
+            continue
+        with suppress(BlockingIOError):
+            _claim(port, claims)
+            return port
+    raise AssertionError("candidates never end")
 
 
 def _bind(port: int, held: ExitStack) -> int:
@@ -36,3 +60,11 @@ def _bind(port: int, held: ExitStack) -> int:
     server.listen()
     chosen: int = server.getsockname()[1]
     return chosen
+
+
+def _claim(port: int, claims: ExitStack) -> None:
+    """Locks the file that stands for a port. Raises BlockingIOError when another process has it."""
+    folder = Path(tempfile.gettempdir()) / f"gpt2-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = claims.enter_context((folder / str(port)).open("w"))
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ from types import FrameType
 
 from gpt2_orchestration.stack.addresses import StackAddresses
 from gpt2_orchestration.stack.definitions import ProcessDefinition, define_stack
+from gpt2_orchestration.stack.ports import claimed_ports
 from gpt2_orchestration.stack.record import ProcessRecord, exclusive, rotate_log
 from gpt2_orchestration.stack.settings import StackFolder, StackSettings
 from gpt2_orchestration.stack.supervisor import OnChange, Supervisor
@@ -76,7 +77,8 @@ def _supervised_stack(settings: StackSettings, folder: StackFolder, on_change: O
         exclusive(folder),
         sigterm_interrupts(),
         _logging_to(folder),
-        supervised(define_stack(settings, folder), folder, on_change) as supervisor,
+        claimed_ports(settings.ports) as ports,
+        supervised(define_stack(settings, folder, ports), folder, on_change) as supervisor,
     ):
         yield supervisor
 
