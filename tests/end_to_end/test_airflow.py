@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,7 +175,15 @@ def latest_version(stack, name: str):
 
 def processes_of(airflow: Airflow, task: str, run: str) -> list[psutil.Process]:
     members = psutil.Process(airflow.scheduler.pid).children(recursive=True)
-    return [member for member in members if {task, run} <= set(" ".join(member.cmdline()).split())]
+    return [member for member in members if {task, run} <= set(words_of(member))]
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """The words of a process's command; none where it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline()).split()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def kill_task(airflow: Airflow, task: str, run: str) -> None:
@@ -183,7 +191,8 @@ def kill_task(airflow: Airflow, task: str, run: str) -> None:
     killed = processes_of(airflow, task, run)
     assert killed
     for member in killed:
-        member.kill()
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
 
 
 def test_a_killed_worker_s_task_is_retried_and_takes_up_the_same_job(airflow, stack):

@@ -75,6 +75,13 @@ def test_openai_to_ours_to_huggingface_to_ours(tensorflow_process, import_from, 
     assert_imported(import_from(exported["model"]["uri"]))
 
 
+def test_a_checkpoint_that_was_saved_in_another_folder_is_found_by_its_name(tensorflow_process, import_from, source):
+    tensorflow_process(computations.write_openai_checkpoint, str(source), openai_variables(WEIGHTS))
+    write_hparams(source)
+    (source / "checkpoint").write_text('model_checkpoint_path: "/home/somebody/models/124M/model.ckpt"\n')
+    assert_imported(import_from(source.as_uri()))
+
+
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_huggingface_names_with_masks_and_head(import_from, source, prefix):
     masks = {f"{prefix}h.0.attn.bias": np.ones((1, 1, 16, 16), np.float32), "lm_head.weight": WEIGHTS["wte.weight"]}

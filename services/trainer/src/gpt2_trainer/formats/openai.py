@@ -43,12 +43,18 @@ def read_openai(folder: Path, end_token_id: int | None, field: str) -> tuple[Arc
 
 
 def _find_checkpoint(folder: Path) -> str | None:
-    """The checkpoint that `checkpoint` names; one outside of its folder is none."""
+    """The checkpoint of the name that `checkpoint` says, in this folder.
+
+    What TensorFlow writes there is often the whole path on the machine where it was saved.
+    """
     try:
-        path = tf.train.latest_checkpoint(str(folder))
+        state = tf.train.get_checkpoint_state(str(folder))
     except (tf.errors.OpError, ValueError):
         return None
-    return path if path and Path(path).resolve().parent == folder.resolve() else None
+    if state is None:
+        return None
+    path = folder / Path(state.model_checkpoint_path).name
+    return str(path) if path.with_name(f"{path.name}.index").is_file() else None
 
 
 def variable_name(name: str) -> str:
