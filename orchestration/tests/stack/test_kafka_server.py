@@ -25,6 +25,17 @@ def test_storage_is_formatted_whatever_its_id_begins_with(tmp_path, monkeypatch)
 
 
 @needs_maven
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_storage_lies_in_its_folder_whatever_that_is_called(tmp_path, monkeypatch, locale):
+    monkeypatch.setenv("LC_ALL", locale)
+    folder = tmp_path / r"größe + 😀 c:\temp"
+    folder.mkdir()
+    java = ("java", "-cp", kafka_server.class_path(tmp_path))
+    kafka_server.format_storage(java, kafka_server.write_configuration(folder, "127.0.0.1:19092"), folder)
+    assert (folder / "logs" / "meta.properties").is_file()
+
+
+@needs_maven
 def test_a_start_in_the_same_folder_does_without_maven_until_a_jar_is_gone(tmp_path, monkeypatch):
     jars = kafka_server.class_path(tmp_path)
     path = os.environ["PATH"]

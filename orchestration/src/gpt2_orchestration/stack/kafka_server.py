@@ -79,8 +79,20 @@ def write_configuration(folder: Path, address: str) -> Path:
         "num.network.threads": "2",
     }
     path = folder / "server.properties"
-    path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()), encoding="utf-8")
+    path.write_text("".join(f"{name}={_escaped(value)}\n" for name, value in properties.items()), encoding="ascii")
     return path
+
+
+def _escaped(value: str) -> str:
+    """A value as Java's properties have it: they are read as Latin-1, and a backslash begins an escape."""
+    units = value.encode("utf-16-be")
+    codes = [int.from_bytes(units[place : place + 2]) for place in range(0, len(units), 2)]
+    return "".join(chr(code) if 31 < code < 127 and code != ord("\\") else f"\\u{code:04x}" for code in codes)
+
+
+def _environment() -> dict[str, str]:
+    """The environment for Java, which writes names of files in the encoding of the locale."""
+    return {**os.environ, "LC_ALL": "C.UTF-8"}
 
 
 def format_storage(java: Sequence[str], configuration: Path, folder: Path) -> None:
@@ -90,7 +102,7 @@ def format_storage(java: Sequence[str], configuration: Path, folder: Path) -> No
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     # In one word, as an id can begin with a dash and would be taken for an option.
     command = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={cluster}"]
-    formatted = subprocess.run([*command, "-c", str(configuration)], capture_output=True, text=True)
+    formatted = subprocess.run([*command, "-c", str(configuration)], env=_environment(), capture_output=True, text=True)
     if formatted.returncode != 0:
         raise KafkaError(f"Kafka's storage cannot be formatted: {(formatted.stdout + formatted.stderr)[-1000:]}")
 
@@ -110,7 +122,7 @@ def main(arguments: Sequence[str]) -> None:
         format_storage(java, configuration, folder)
     except KafkaError as error:
         sys.exit(f"kafka: {error}")
-    os.execvp("java", (*java, "kafka.Kafka", str(configuration)))
+    os.execvpe("java", (*java, "kafka.Kafka", str(configuration)), _environment())
 
 
 if __name__ == "__main__":
