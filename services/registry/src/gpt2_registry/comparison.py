@@ -9,6 +9,7 @@ from gpt2_registry.evaluations import ComparedEvaluation, compare_evaluations
 from gpt2_registry.mlflow_connection import MlflowConnection
 from gpt2_registry.mlflow_registry import MlflowRegistry, RegisteredVersion
 from gpt2_registry.registration import SAMPLES_FILE
+from gpt2_registry.side_by_side import side_by_side
 
 _LINEAGE = ("model_digest", "checkpoint_digest", "dataset_digest", "tokenizer_digest", "logs_digest")
 _LONGEST_SAMPLES = 20_000
@@ -46,12 +47,11 @@ def compare(registry: MlflowRegistry, model_name: str, numbers: Sequence[int]) -
     """
     versions = [registry.version(model_name, number) for number in numbers]
     facts = [_run_facts(registry.connection, version.run_id) for version in versions]
-    names = sorted({name for version in versions for name in version.metrics})
     return Comparison(
         versions=versions,
-        metrics=[(name, [version.metrics.get(name, math.nan) for version in versions]) for name in names],
-        parameters=[row for row in _rows([fact.parameters for fact in facts]) if len(set(row[1])) > 1],
-        lineage=_rows([_lineage(version) for version in versions]),
+        metrics=side_by_side([version.metrics for version in versions], math.nan),
+        parameters=[row for row in side_by_side([fact.parameters for fact in facts], "") if len(set(row[1])) > 1],
+        lineage=side_by_side([_lineage(version) for version in versions], ""),
         samples=[fact.samples for fact in facts],
         evaluations=compare_evaluations(versions),
     )
@@ -59,11 +59,6 @@ def compare(registry: MlflowRegistry, model_name: str, numbers: Sequence[int]) -
 
 def _lineage(version: RegisteredVersion) -> Mapping[str, str]:
     return {name: version.tags[f"gpt2.{name}"] for name in _LINEAGE if f"gpt2.{name}" in version.tags}
-
-
-def _rows(columns: Sequence[Mapping[str, str]]) -> list[Row]:
-    names = sorted({name for column in columns for name in column})
-    return [(name, [column.get(name, "") for column in columns]) for name in names]
 
 
 def _run_facts(connection: MlflowConnection, run_id: str) -> _RunFacts:

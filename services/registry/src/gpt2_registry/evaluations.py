@@ -14,6 +14,7 @@ from typing import Any
 from gpt2_common.artifacts import Artifact
 from gpt2_common.errors import DataLoss, FailedPrecondition
 from gpt2_registry.mlflow_registry import MlflowRegistry, RegisteredVersion
+from gpt2_registry.side_by_side import side_by_side
 
 EVALUATION_TAG = "gpt2.evaluation."
 """Where the names of the tags begin."""
@@ -103,15 +104,10 @@ def compare_evaluations(versions: Sequence[RegisteredVersion]) -> list[ComparedE
     return [
         ComparedEvaluation(
             measurement=measurement,
-            figures=_side_by_side([column[key].figures if key in column else {} for column in columns]),
+            figures=side_by_side([column[key].figures if key in column else {} for column in columns], math.nan),
         )
         for key, measurement in sorted(measurements.items(), key=lambda item: item[1])
     ]
-
-
-def _side_by_side(columns: Sequence[Mapping[str, float]]) -> list[tuple[str, Sequence[float]]]:
-    names = sorted({name for column in columns for name in column})
-    return [(name, [column.get(name, math.nan) for column in columns]) for name in names]
 
 
 def _require_same_model(version: RegisteredVersion, evaluation: Artifact) -> None:
