@@ -241,21 +241,27 @@ def test_parquet_without_a_value_or_with_a_name_twice(texts, run):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.txt.gz", gzip.compress(b"text" * 1000)[:-20]),
-        ("a.txt.gz", b"no gzip"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:30]),
-        ("a.txt.gz", gzip.compress(b"text") + b"rest"),
-        ("a.jsonl.gz", b""),
-        ("a.txt.zst", b"no zstandard"),
-        ("a.txt.zst", b""),
-        ("a.txt.zst", COMPRESS[".zst"](b"text" * 1000)[:-1]),
-        ("a.jsonl.zst", COMPRESS[".zst"](b'{"text": "a"}\n') + COMPRESS[".zst"](b'{"text": "b"}\n' * 99)[:9]),
-        ("a.jsonl.zst", COMPRESS[".zst"](b'{"text": "a"}\n') + b"rest"),
-        ("a.parquet", b"no parquet"),
-        ("a.parquet", as_parquet(TEXTS)[:-9]),
-        ("a.parquet.gz", gzip.compress(b"no parquet")),
-        ("a.parquet.gz", gzip.compress(as_parquet(TEXTS))[:-9]),
-        ("a.parquet.zst", COMPRESS[".zst"](as_parquet(TEXTS))[:-9]),
+        pytest.param("a.txt.gz", gzip.compress(b"text" * 1000)[:-20], id="gzip cut short"),
+        pytest.param("a.txt.gz", b"no gzip", id="no gzip"),
+        pytest.param("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:30], id="gzip cut early"),
+        pytest.param("a.txt.gz", gzip.compress(b"text") + b"rest", id="gzip with more after it"),
+        pytest.param("a.jsonl.gz", b"", id="empty gzip"),
+        pytest.param("a.txt.zst", b"no zstandard", id="no zstandard"),
+        pytest.param("a.txt.zst", b"", id="empty zstandard"),
+        pytest.param("a.txt.zst", COMPRESS[".zst"](b"text" * 1000)[:-1], id="zstandard cut short"),
+        pytest.param(
+            "a.jsonl.zst",
+            COMPRESS[".zst"](b'{"text": "a"}\n') + COMPRESS[".zst"](b'{"text": "b"}\n' * 99)[:9],
+            id="second frame cut short",
+        ),
+        pytest.param("a.jsonl.zst", COMPRESS[".zst"](b'{"text": "a"}\n') + b"rest", id="zstandard with more after it"),
+        pytest.param("a.parquet", b"no parquet", id="no parquet"),
+        pytest.param("a.parquet", as_parquet(TEXTS)[:-9], id="parquet cut short"),
+        pytest.param("a.parquet.gz", gzip.compress(b"no parquet"), id="gzip of no parquet"),
+        pytest.param("a.parquet.gz", gzip.compress(as_parquet(TEXTS))[:-9], id="gzip cut short around parquet"),
+        pytest.param(
+            "a.parquet.zst", COMPRESS[".zst"](as_parquet(TEXTS))[:-9], id="zstandard cut short around parquet"
+        ),
     ],
 )
 def test_a_damaged_file_is_named(texts, run, name, content):
