@@ -250,3 +250,58 @@ def reads_of_flipped(folder, name, most):
         same = found == architecture and all(np.array_equal(values[key], weights[key]) for key in weights)
         outcomes.append("the same" if same else f"other weights by a change of byte {place}")
     return outcomes
+
+
+def gradients_between_products(name, values, towards, **options):
+    """Results and gradients of a function of `activations`: as it has them, and as differentiation of NumPy's way does.
+
+    Returns:
+        Two lists, each with the result and the gradients of the arguments.
+    """
+    import keras
+    from keras import ops
+
+    from gpt2_trainer.model import activations
+
+    def plain_norm(hidden, gain, bias):
+        centred = hidden - ops.mean(hidden, axis=-1, keepdims=True)
+        return centred / ops.sqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + 1e-5) * gain + bias
+
+    def plain_shares(scores):
+        size, mask = options["head_size"], options["mask"]
+        return ops.softmax(ops.where(mask, scores / np.sqrt(size).astype(np.float32), -1e9), axis=-1)
+
+    def plain_gelu(hidden, bias):
+        inner = hidden + bias
+        return 0.5 * inner * (1 + ops.tanh(np.float32(np.sqrt(2 / np.pi)) * (inner + 0.044715 * inner**3)))
+
+    plain = {"norm": plain_norm, "attention_shares": plain_shares, "gelu": plain_gelu}[name]
+
+    def ours(*values):
+        return getattr(activations, name)(*values, **options)
+
+    def differentiated(function):
+        if keras.config.backend() == "jax":
+            import jax
+
+            result, pull_back = jax.vjp(function, *map(ops.convert_to_tensor, values))
+            gradients = pull_back(ops.convert_to_tensor(towards))
+        else:
+            import tensorflow as tf
+
+            arguments = [tf.constant(value) for value in values]
+            with tf.GradientTape() as tape:
+                tape.watch(arguments)
+                result = function(*arguments)
+            gradients = tape.gradient(result, arguments, tf.constant(towards))
+        return [ops.convert_to_numpy(value) for value in (result, *gradients)]
+
+    return differentiated(ours), differentiated(plain)
+
+
+def summed_rows(values):
+    from keras import ops
+
+    from gpt2_trainer.model.backend import row_sums
+
+    return ops.convert_to_numpy(row_sums(ops.convert_to_tensor(values)))

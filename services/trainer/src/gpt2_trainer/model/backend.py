@@ -49,6 +49,45 @@ def compiled(function: Callable[..., Any], donated: int | None = None) -> Callab
     return graph
 
 
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets XLA compile a pure function of tensors, forwards and backwards, inside a TensorFlow graph that it does not.
+
+    Going backwards, the function is computed again, so that nothing inside it is kept.
+    """
+    import tensorflow as tf  # heavy, and wanted with this backend alone
+
+    def take_gradients(inputs: Any, upstream: Any) -> Any:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([value for value in inputs if value.dtype.is_floating])
+            outputs = function(*inputs)
+        return tape.gradient(outputs, inputs, upstream)
+
+    forwards = tf.function(function, jit_compile=True, autograph=False)
+    backwards = tf.function(take_gradients, jit_compile=True, autograph=False)
+
+    def call(*inputs: Any) -> Any:
+        return forwards(*inputs), lambda upstream: backwards(inputs, upstream)
+
+    differentiable: Callable[..., Any] = tf.custom_gradient(call)
+    return differentiable
+
+
+def row_sums(values: Any) -> Any:
+    """Sums over the last axis, which stays, of float32 [..., width].
+
+    On CPUs TensorFlow's XLA sums in passes of their own, each over 32 numbers; a product with ones it makes part of
+    what comes before. (A GPU may multiply in fewer bits.)
+    """
+    from keras import config, ops  # heavy; importing it fixes the backend
+
+    if config.backend() == "tensorflow" and values.shape[-1] is not None:
+        import tensorflow as tf  # heavy, and wanted with this backend alone
+
+        if not tf.config.list_physical_devices("GPU"):
+            return ops.matmul(values, ops.ones((values.shape[-1], 1), "float32"))
+    return ops.sum(values, axis=-1, keepdims=True)
+
+
 def product(first: Any, second: Any, *, transpose_first: bool = False, transpose_second: bool = False) -> Any:
     """Product of matrices, either of them [rows, columns] transposed where it lies: no copy is made."""
     from keras import config, ops  # heavy; importing it fixes the backend

@@ -6,9 +6,9 @@ tape, `jax.jit`, rematerialisation and a SavedModel all take such functions as t
 Pre-norm transformer with tied embeddings, tanh GELU, epsilon 1e-5 and no dropout: OpenAI's `gpt-2/src/model.py`.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import keras
@@ -16,15 +16,12 @@ from keras import ops
 
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.loss_parts import MOST_SCORES, count_parts
-from gpt2_trainer.model import loss
-from gpt2_trainer.model.backend import has_flash_attention
-from gpt2_trainer.model.loss import MASKED
+from gpt2_trainer.model import activations, loss
+from gpt2_trainer.model.backend import fused, has_flash_attention
 from gpt2_trainer.model.weights import LAYER_PARTS, POSITION_EMBEDDING, TOKEN_EMBEDDING, layer_weight
 
 Tensor = Any
 """A tensor of the backend."""
-
-NORM_EPSILON = 1e-5
 
 
 class Memory(Protocol):
@@ -43,12 +40,14 @@ class Network:
         precision: Type that matrices are multiplied in; norms, softmax and losses are float32 always.
         rematerialise: Compute each layer again in the backward pass rather than keep what is inside it.
         most_scores: Scores of next tokens that may exist at one time in a loss; see `loss.py`.
+        fuse: Have XLA compile what is between products, in a TensorFlow graph that is not compiled as a whole.
     """
 
     architecture: Architecture
     precision: str = "float32"
     rematerialise: bool = False
     most_scores: int = MOST_SCORES
+    fuse: bool = False
 
     def logits(self, weights: Mapping[str, Tensor], token_ids: Tensor) -> Tensor:
         """Scores of every next token.
@@ -158,7 +157,7 @@ class Network:
         normed = self._norm(hidden, parts["ln_1.weight"], parts["ln_1.bias"])
         hidden = hidden + self._attend(parts, normed, mask, layer, memory)
         normed = self._norm(hidden, parts["ln_2.weight"], parts["ln_2.bias"])
-        inner = ops.gelu(self._linear(parts, "mlp.c_fc", normed), approximate=True)
+        inner = self._gelu(self._product(parts, "mlp.c_fc", normed), parts["mlp.c_fc.bias"])
         return hidden + self._linear(parts, "mlp.c_proj", inner)
 
     def _attend(
@@ -180,22 +179,31 @@ class Network:
             queries, keys, values = (ops.reshape(part, rows) for part in (queries, keys, values))
             keys, values = memory.extend(layer, keys, values)
         scores = ops.matmul(queries, ops.swapaxes(keys, -1, -2))
-        scores = ops.cast(scores, "float32") * (1 / math.sqrt(size))
-        shares = ops.softmax(ops.where(mask, scores, MASKED), axis=-1)
-        mixed = ops.matmul(ops.cast(shares, self.precision), values)
+        mixed = ops.matmul(self._shares(scores, mask), values)
         mixed = ops.reshape(mixed, (batch, self.architecture.layers.n_head, time, size))
         joined = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (batch, time, width))
         return self._linear(parts, "attn.c_proj", joined)
 
     def _linear(self, parts: Mapping[str, Tensor], name: str, inputs: Tensor) -> Tensor:
-        kernel = ops.cast(parts[f"{name}.weight"], self.precision)
-        return ops.matmul(inputs, kernel) + ops.cast(parts[f"{name}.bias"], self.precision)
+        return self._product(parts, name, inputs) + ops.cast(parts[f"{name}.bias"], self.precision)
 
-    def _norm(self, hidden: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-        exact = ops.cast(hidden, "float32")
-        centred = exact - ops.mean(exact, axis=-1, keepdims=True)
-        variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
-        return ops.cast(centred * ops.rsqrt(variance + NORM_EPSILON) * gain + bias, self.precision)
+    def _product(self, parts: Mapping[str, Tensor], name: str, inputs: Tensor) -> Tensor:
+        return ops.matmul(inputs, ops.cast(parts[f"{name}.weight"], self.precision))
+
+    @cached_property
+    def _norm(self) -> Callable[..., Tensor]:
+        return self._between(activations.norm)
+
+    @cached_property
+    def _shares(self) -> Callable[..., Tensor]:
+        return self._between(partial(activations.attention_shares, head_size=self.architecture.head_size))
+
+    @cached_property
+    def _gelu(self) -> Callable[..., Tensor]:
+        return self._between(activations.gelu)
+
+    def _between(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return fused(function) if self.fuse else function
 
     def _project(self, weights: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
         embedding = ops.cast(weights[TOKEN_EMBEDDING], self.precision)

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_trainer.model.backend import row_sums
 from gpt2_trainer.model.weights import COLUMNS, Weights, is_decayed
 
 Tensors = dict[str, Any]
@@ -45,7 +46,7 @@ def _slot_shapes(options: TrainingOptions, shape: tuple[int, ...]) -> dict[str, 
 
 def clip(gradients: Tensors, greatest: float) -> tuple[Tensors, Any]:
     """Scales gradients down to a greatest global norm; 0: none. Returns them and the norm before."""
-    norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in gradients.values()))
+    norm = ops.sqrt(sum(ops.sum(row_sums(ops.square(gradient))) for gradient in gradients.values()))
     if not greatest:
         return gradients, norm
     scale = greatest / ops.maximum(norm, greatest)

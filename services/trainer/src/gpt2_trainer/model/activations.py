@@ -1,0 +1,75 @@
+"""What GPT-2 does between products of matrices: layer norm, attention's shares and the GELU, as pure functions.
+
+All compute in float32 and return the type of their input. Norms and shares come with gradients written by hand: what
+differentiation makes of them sums twice as often.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from gpt2_trainer.model.backend import row_sums
+from gpt2_trainer.model.loss import MASKED
+
+NORM_EPSILON = 1e-5
+
+
+def norm(hidden: Any, gain: Any, bias: Any) -> Any:
+    """Layer norm over the last axis.
+
+    Args:
+        hidden: [..., width].
+        gain: float32 [width].
+        bias: float32 [width].
+    """
+    width, axes = hidden.shape[-1], tuple(range(len(hidden.shape) - 1))
+
+    def forwards(hidden: Any, gain: Any, bias: Any) -> tuple[Any, Callable[..., Any]]:
+        exact = ops.cast(hidden, "float32")
+        mean = row_sums(exact) / width
+        centred = exact - mean
+        scale = ops.rsqrt(row_sums(ops.square(centred)) / width + NORM_EPSILON)
+
+        def gradient(*arguments: Any, upstream: Any = None) -> tuple[Any, Any, Any]:
+            towards = ops.cast(arguments[0] if upstream is None else upstream, "float32")
+            # Made again from the input, which is kept anyway.
+            normed = (ops.cast(hidden, "float32") - mean) * scale
+            slope = towards * gain
+            slope = scale * (slope - row_sums(slope) / width - normed * (row_sums(slope * normed) / width))
+            return ops.cast(slope, hidden.dtype), ops.sum(towards * normed, axis=axes), ops.sum(towards, axis=axes)
+
+        return ops.cast(centred * scale * gain + bias, hidden.dtype), gradient
+
+    return ops.custom_gradient(forwards)(hidden, gain, bias)
+
+
+def attention_shares(scores: Any, mask: Any, *, head_size: int) -> Any:
+    """How much each token takes from each of those it sees: their sum is 1.
+
+    Args:
+        scores: [..., time, keys], products of queries and keys.
+        mask: bool [time, keys], which of the keys each token sees.
+        head_size: Width of a head.
+    """
+    factor = 1 / math.sqrt(head_size)
+
+    def forwards(scores: Any) -> tuple[Any, Callable[..., Any]]:
+        exact = ops.where(mask, ops.cast(scores, "float32") * factor, MASKED)
+        exponentials = ops.exp(exact - ops.max(exact, axis=-1, keepdims=True))
+        shares = ops.cast(exponentials / row_sums(exponentials), scores.dtype)
+
+        def gradient(*arguments: Any, upstream: Any = None) -> Any:
+            towards = ops.cast(arguments[0] if upstream is None else upstream, "float32")
+            exact = ops.cast(shares, "float32")
+            return ops.cast(exact * (towards - row_sums(towards * exact)) * factor, shares.dtype)
+
+        return shares, gradient
+
+    return ops.custom_gradient(forwards)(scores)
+
+
+def gelu(hidden: Any, bias: Any) -> Any:
+    """GELU in its tanh form, of `hidden` [..., width] plus a float32 bias [width]."""
+    return ops.cast(ops.gelu(ops.cast(hidden, "float32") + bias, approximate=True), hidden.dtype)
