@@ -75,21 +75,16 @@ class TrainingStep:
         """Mean loss of each sequence; see Network.losses."""
         return self.network.losses(self.merged(weights), inputs, targets)
 
-    def run(
-        self, take_gradients: ValueAndGradients, weights: Tensors, slots: Tensors, step: Any, inputs: Any, targets: Any
-    ) -> tuple[Tensors, Tensors, tuple[Any, Any, Any, Any]]:
-        """Computes one update; one that would do harm changes nothing.
+    def gradients(
+        self, take_gradients: ValueAndGradients, weights: Tensors, inputs: Any, targets: Any
+    ) -> tuple[Any, Tensors]:
+        """Mean loss of a batch, and its gradients by the name of each trained weight.
 
         Args:
             take_gradients: The backend's way to a loss and its gradients.
             weights: All weights by name.
-            slots: The optimizer's and the guard's state.
-            step: int32 scalar, updates made before.
             inputs: int32 [batch_size, context_length].
             targets: As inputs.
-
-        Returns:
-            New trained weights, new slots, and what a StepResult holds.
         """
         trained = {name: value for name, value in weights.items() if self.is_trained(name)}
         frozen = {name: value for name, value in weights.items() if not self.is_trained(name)}
@@ -97,7 +92,24 @@ class TrainingStep:
         def loss_of(trained: Tensors, inputs: Any, targets: Any) -> Any:
             return self.network.mean_loss(self.merged(trained | frozen), inputs, targets)
 
-        loss, gradients = self._accumulated(take_gradients, loss_of, trained, inputs, targets)
+        return self._accumulated(take_gradients, loss_of, trained, inputs, targets)
+
+    def update(
+        self, weights: Tensors, slots: Tensors, step: Any, loss: Any, gradients: Tensors
+    ) -> tuple[Tensors, Tensors, tuple[Any, Any, Any, Any]]:
+        """Makes one update of gradients; one that would do harm changes nothing.
+
+        Args:
+            weights: All weights by name.
+            slots: The optimizer's and the guard's state.
+            step: int32 scalar, updates made before.
+            loss: float32 scalar, mean loss of the batch.
+            gradients: Gradients of the trained weights by name.
+
+        Returns:
+            New trained weights, new slots, and what a StepResult holds.
+        """
+        trained = {name: value for name, value in weights.items() if self.is_trained(name)}
         gradients, norm = optimizer.clip(gradients, self.options.clip_norm)
         rate = learning_rate(self.options, step)
         made = guard.is_harmless(self.options, slots, loss, norm)

@@ -32,7 +32,9 @@ class JaxStepper:
         self._names = list(weights)
 
         def update(trained: Tensors, slots: Tensors, frozen: Tensors, number: Any, inputs: Any, targets: Any) -> Any:
-            return step.run(self._take_gradients, trained | frozen, slots, number, inputs, targets)
+            weights = trained | frozen
+            loss, gradients = step.gradients(self._take_gradients, weights, inputs, targets)
+            return step.update(weights, slots, number, loss, gradients)
 
         self._update = jax.jit(update, donate_argnums=(0, 1), **_outputs(self._devices, self._trained, self._slots))
         self._losses = jax.jit(step.losses)

@@ -1,5 +1,6 @@
 """Training steps on TensorFlow: a gradient tape inside a compiled function, the state in variables."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,17 @@ class TensorFlowStepper:
     """
 
     def __init__(self, step: TrainingStep, weights: Weights, slots: Weights) -> None:
-        self._step = step
-        self._weights = {name: tf.Variable(value, trainable=False) for name, value in weights.items()}
-        self._slots = {name: tf.Variable(value, trainable=False) for name, value in slots.items()}
-        # Measured on CPUs: XLA is the faster way in float32, and oneDNN's kernels, without XLA, in bfloat16.
+        # Measured on CPUs: XLA is the faster way in float32. In bfloat16 oneDNN's products are, with XLA between them.
         on_gpu = bool(tf.config.list_logical_devices("GPU"))
         compiled = on_gpu or step.network.precision == "float32"
+        self._step = step if compiled else replace(step, network=replace(step.network, fuse=True))
+        self._weights = {name: tf.Variable(value, trainable=False) for name, value in weights.items()}
+        self._slots = {name: tf.Variable(value, trainable=False) for name, value in slots.items()}
         size, length = step.options.micro_batch_size, step.options.context_length
         batch = tf.TensorSpec((step.options.batch_size, length), tf.int32)
         micro_batch = tf.TensorSpec((size, length), tf.int32)
         number = tf.TensorSpec((), tf.int32)
+        self._apply: Any = tf.function(self._apply_gradients, jit_compile=True, autograph=False)
         self._train: Any = tf.function(self._update, [number, batch, batch], jit_compile=compiled, autograph=False)
         self._validate: Any = tf.function(
             self._losses, [micro_batch, micro_batch], jit_compile=compiled, autograph=False
@@ -57,8 +59,13 @@ class TensorFlowStepper:
         return {name: variable.value() for name, variable in self._weights.items()}
 
     def _update(self, step: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
+        loss, gradients = self._step.gradients(_take_gradients, self.tensors(), inputs, targets)
+        result: tuple[Any, Any, Any, Any] = self._apply(step, loss, gradients)
+        return result
+
+    def _apply_gradients(self, step: Any, loss: Any, gradients: Tensors) -> tuple[Any, Any, Any, Any]:
         slots = {name: variable.value() for name, variable in self._slots.items()}
-        weights, slots, result = self._step.run(_take_gradients, self.tensors(), slots, step, inputs, targets)
+        weights, slots, result = self._step.update(self.tensors(), slots, step, loss, gradients)
         for name, value in weights.items():
             self._weights[name].assign(value)
         for name, value in slots.items():
