@@ -137,6 +137,21 @@ def test_a_run_has_curves_samples_and_lineage(browser, followed):
     browser.until(lambda: "40" in browser.text("figure table"))
 
 
+AXES = [
+    ([0, 0.0005, 0.001, 0.0015], ["0", "0.0005", "0.001", "0.0015"]),
+    ([0, 0.00002, 0.0001], ["0", "2e−5", "1e−4"]),
+    ([-0.5, 0, 0.5], ["-0.5", "0", "0.5"]),
+    ([6, 6.5, 7], ["6", "6.5", "7"]),
+    ([0, 20_000], ["0", "20,000"]),
+]
+
+
+@pytest.mark.parametrize(("ticks", "labels"), AXES)
+def test_the_figures_of_an_axis_are_written_alike(browser, ticks, labels):
+    browser.open("#/runs")
+    assert browser.run("return import('/text.js').then(text => text.axisFigures(arguments[0]))", ticks) == labels
+
+
 def test_a_label_is_moved_by_clicking(browser, followed):
     browser.open("#/models")
     browser.until(lambda: MODEL in browser.text(".models"))

@@ -1,7 +1,7 @@
 // A line chart: axes with units, the values under the pointer or the arrow keys, and all of them as a table.
 
 import { element, svg } from "./elements.js";
-import { count, figure, words } from "./text.js";
+import { axisFigures, count, figure, words } from "./text.js";
 
 const HEIGHT = 200;
 const LEFT = 56;
@@ -75,9 +75,10 @@ export class Chart {
     this.x = (step) => LEFT + share(step, firstStep, lastStep) * (width - LEFT - RIGHT);
     this.y = (value) => TOP + (1 - share(value, low, high)) * (HEIGHT - TOP - BOTTOM);
 
-    const grid = ticks.map((tick) => [
+    const labels = axisFigures(ticks);
+    const grid = ticks.map((tick, index) => [
       svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: this.y(tick), y2: this.y(tick) }),
-      svg("text", { class: "tick", x: LEFT - 6, y: this.y(tick) + 4, "text-anchor": "end" }, figure(tick)),
+      svg("text", { class: "tick", x: LEFT - 6, y: this.y(tick) + 4, "text-anchor": "end" }, labels[index]),
     ]);
     const stepTicks = niceTicks(firstStep, lastStep, Math.max(2, Math.floor(width / 110))).filter((tick) => tick >= firstStep && tick <= lastStep && Number.isInteger(tick));
     const below = stepTicks.map((tick) => svg("text", { class: "tick", x: this.x(tick), y: HEIGHT - 6, "text-anchor": tick === lastStep ? "end" : "middle" }, tick === stepTicks.at(-1) ? `step ${count(tick)}` : count(tick)));

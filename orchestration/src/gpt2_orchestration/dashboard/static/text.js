@@ -24,6 +24,15 @@ export function figure(value) {
   return String(Number(value.toPrecision(4)));
 }
 
+/** The figures of an axis, written alike: small ones with a power of ten where all are small. */
+export function axisFigures(ticks) {
+  const allSmall = Math.max(...ticks.map(Math.abs)) < 0.001;
+  return ticks.map((tick) => {
+    if (tick === 0 || Math.abs(tick) >= 0.001) return figure(tick);
+    return allSmall ? tick.toExponential().replace("e-", "e−") : String(tick);
+  });
+}
+
 /** A span of time: `45s`, `3m20s`, `2h05m`, `3d04h`. */
 export function duration(seconds) {
   const whole = Math.max(0, Math.round(seconds));
