@@ -106,8 +106,13 @@ def test_a_registration_that_finds_a_disk_full_leaves_no_version_and_is_continue
     mlflow = Mlflow(stack)
     # A registration of this name finds it, and puts its files there.
     experiment = mlflow.client.create_experiment(run_id)
-    folder = stack.folder.artifacts / f"{run_id}~{default_name(kind)}" if whose == "job" else mlflow.files / experiment
-    needed = size_of(folders(undisturbed["ExportModel"]))
+    if whose == "job":
+        folder, needed = (
+            stack.folder.artifacts / f"{run_id}~{default_name(kind)}",
+            size_of([mlflow.report(UNDISTURBED)]),
+        )
+    else:
+        folder, needed = mlflow.files / experiment, size_of(folders(undisturbed["ExportModel"]))
     room = max(_PAGE, int(needed * part))
     before = mlflow.contents()
     with small_disk(folder, room):
@@ -138,6 +143,13 @@ class Mlflow:
 
     def versions(self, name: str) -> list[int]:
         return [int(version.version) for version in self.client.search_model_versions(f"name='{name}'")]
+
+    def report(self, name: str) -> Path:
+        """The folder with the report of a model's first version, all that its job keeps on its own disk."""
+        run = self.client.get_run(self.client.get_model_version(name, "1").run_id)
+        folder = local_path(run.info.artifact_uri)
+        assert folder is not None
+        return folder
 
     def served(self, name: str) -> dict[str, str]:
         """SHA-256 of each file that the first version of a model serves with."""
