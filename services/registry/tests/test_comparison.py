@@ -28,7 +28,8 @@ def test_versions_side_by_side(registry, artifacts):
         "validations": [{"step": 40, "loss": 3.0}],
         "samples": [],
     }
-    logs = artifacts.logs([{"step": 1, "loss": 9.5}])
+    # The training goes on after the step of the weights that are kept, and gets worse.
+    logs = artifacts.logs([{"step": 1, "loss": 9.5}, {"step": 60, "validation_loss": 4.5}])
     registry.register(model_uri=artifacts.model(), model_name="sides", label="staging")
     registry.register(model_uri=artifacts.model(other), model_name="sides", logs_uri=logs)
 
@@ -37,7 +38,10 @@ def test_versions_side_by_side(registry, artifacts):
     metrics = rows(answer.metrics)
     assert metrics["loss"][0] == 9.5
     assert math.isnan(metrics["loss"][1])
-    assert metrics["validation_loss"][1] == 3.25
+    kept = float(answer.model_versions[0].tags["gpt2.validation_loss"])
+    assert metrics["validation_loss"] == [kept, 3.25]
+    assert kept < 4
+    assert metrics["validation_perplexity"] == pytest.approx([math.exp(kept), math.exp(3.25)])
     assert rows(answer.parameters) == {"train.steps": ["40", "20"], "train.warmup_steps": ["2", ""]}
     lineage = rows(answer.lineage)
     assert lineage["dataset_digest"] == ["a" * 64, "d" * 64]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpt2_common.errors import InvalidRequest, NotFound
 from gpt2_registry.mlflow_connection import MlflowConnection
+from gpt2_registry.registration import predictive_figures
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -26,7 +27,7 @@ class RegisteredVersion:
     run_id: str
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
-    """Last value of each."""
+    """Last value of each; validation loss and perplexity of the weights that were registered, where that is known."""
     created_millis: int
     """Milliseconds since 1970."""
 
@@ -37,10 +38,7 @@ class RegisteredVersion:
 
     @property
     def validation_loss(self) -> float | None:
-        """Nats per token, of the weights that were registered; else the last that was logged; None where neither is."""
-        with suppress(KeyError, ValueError):
-            if math.isfinite(loss := float(self.tags["gpt2.validation_loss"])):
-                return loss
+        """Nats per token; None where it is not known."""
         return self.metrics.get("validation_loss")
 
 
@@ -186,7 +184,7 @@ class MlflowRegistry:
                 labels=sorted(label for label, version in labels.items() if version == int(item.version)),
                 run_id=item.run_id or "",
                 tags=dict(item.tags),
-                metrics=metrics.get(item.run_id, {}),
+                metrics={**metrics.get(item.run_id, {}), **_registered_figures(item.tags)},
                 created_millis=int(item.creation_timestamp),
             )
             for item in versions
@@ -215,3 +213,11 @@ def _tokens_checked(token: str) -> Iterator[None]:
         if token and "page token" in str(error).lower():
             raise InvalidRequest([("page_token", "must be the next_page_token of an answer before")]) from error
         raise
+
+
+def _registered_figures(tags: Mapping[str, str]) -> dict[str, float]:
+    """How well the weights that were registered predict: a training may have gone on after them, and got worse."""
+    with suppress(KeyError, ValueError):
+        if math.isfinite(loss := float(tags["gpt2.validation_loss"])):
+            return predictive_figures(loss)
+    return {}

@@ -34,6 +34,12 @@ class MetricPoint:
     step: int
 
 
+def predictive_figures(validation_loss: float) -> dict[str, float]:
+    """Metrics that say how well a model predicts, of its loss in nats per token."""
+    perplexity = math.exp(min(validation_loss, _GREATEST_EXPONENT))
+    return {"validation_loss": validation_loss, "validation_perplexity": perplexity}
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What a model artifact says of itself.
@@ -63,9 +69,7 @@ class ModelFacts:
 
     def figures(self) -> dict[str, float]:
         """How well the weights that are registered predict, as far as it was measured."""
-        if (loss := self.validation_loss) is None:
-            return {}
-        return {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, _GREATEST_EXPONENT))}
+        return {} if self.validation_loss is None else predictive_figures(self.validation_loss)
 
     def parameters(self) -> dict[str, str]:
         """Parameters of an MLflow run: how the model was trained, and its sizes."""

@@ -225,7 +225,9 @@ class ModelVersion(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Last value of each metric, such as `validation_loss` in nats per token."""
+        """Last value of each metric, such as `validation_loss` in nats per token. That one and `validation_perplexity` are of
+        the weights that were registered, where the training went on after them.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
