@@ -6,13 +6,15 @@ import pytest
 
 from gpt2_orchestration.client import ServiceError
 from gpt2_orchestration.dashboard.curves import TensorBoard
-from gpt2_trainer.training.reports import TrainingLogs
+from gpt2_trainer.training.reports import NO_TEXT, TrainingLogs
 
 pytestmark = pytest.mark.stack
 
 SAMPLES = [
     "<script>alert(1)</script> &amp; *stars* [link](javascript:alert(1))\n\n    indented\n| a | b |",
     "x" * 50_000,
+    "",
+    " \n",
 ]
 
 
@@ -42,6 +44,7 @@ def test_a_training_has_charts_and_samples(dashboard):
     assert sampled["step"] == 2500
     assert sampled["texts"][0] == SAMPLES[0]
     assert sampled["texts"][1].endswith("… (50,000 characters in all)")
+    assert sampled["texts"][2:] == [NO_TEXT, NO_TEXT]
 
 
 def test_a_training_that_has_not_reported_is_empty(dashboard):

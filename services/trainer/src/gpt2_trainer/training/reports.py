@@ -32,6 +32,9 @@ REPORTED = (
 )
 """What a report holds; `mfu` only where the device's speed is known, `gradient_norm` once an update was made."""
 
+NO_TEXT = "(nothing: the text ended at once)"
+"""Shown for a sample that has no text."""
+
 UNITS: Mapping[str, str] = {
     "loss": "nats per token",
     "validation_loss": "nats per token",
@@ -92,7 +95,8 @@ class TrainingLogs:
 
     def samples(self, step: int, texts: Sequence[str]) -> None:
         """Writes generated texts to TensorBoard, as indented blocks, which it shows as they are."""
-        blocks = ("\n".join(f"    {line}" for line in text.splitlines()) for text in texts)
+        seen = (text if text.strip() else NO_TEXT for text in texts)
+        blocks = ("\n".join(f"    {line}" for line in text.splitlines()) for text in seen)
         self.text(step, "samples", "\n\n---\n\n".join(blocks))
 
     def config(self, name: str, config: Mapping[str, Any]) -> None:
