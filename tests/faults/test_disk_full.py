@@ -107,12 +107,11 @@ def test_a_registration_that_finds_a_disk_full_leaves_no_version_and_is_continue
     # A registration of this name finds it, and puts its files there.
     experiment = mlflow.client.create_experiment(run_id)
     if whose == "job":
-        folder, needed = (
-            stack.folder.artifacts / f"{run_id}~{default_name(kind)}",
-            size_of([mlflow.report(UNDISTURBED)]),
-        )
+        folder = stack.folder.artifacts / f"{run_id}~{default_name(kind)}"
+        needed = size_of([mlflow.report(UNDISTURBED)])
     else:
-        folder, needed = mlflow.files / experiment, size_of(folders(undisturbed["ExportModel"]))
+        folder = mlflow.files / experiment
+        needed = size_of(folders(undisturbed["ExportModel"]))
     room = max(_PAGE, int(needed * part))
     before = mlflow.contents()
     with small_disk(folder, room):

@@ -37,7 +37,7 @@ class MetricBounds(BaseModel):
 
     def refusal(self, name: str, version: RegisteredVersion) -> str:
         """Why a version does not keep the bounds; empty where it does."""
-        value = version.validation_loss if name == "validation_loss" else version.metrics.get(name)
+        value = version.metrics.get(name)
         if value is None:
             return f"its {name} is not known"
         if value > self.max:
