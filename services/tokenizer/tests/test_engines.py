@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from gpt2_tokenizer.corpus import pieces as cutting
 from gpt2_tokenizer.corpus.pieces import pieces
 from gpt2_tokenizer.encoder import Encoder
 from gpt2_tokenizer.engines import _HOSTILE, FastEngine, choose_engine, find_difference
 from gpt2_tokenizer.training import train_vocabulary
-from gpt2_tokenizer.vocabulary.files import write_vocabulary
+from gpt2_tokenizer.vocabulary.files import text_tokenizer, text_tokenizer_json, write_vocabulary
 from gpt2_tokenizer.vocabulary.vocabulary import Vocabulary
 
 CODE_POINTS = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
@@ -101,6 +102,12 @@ def test_a_vocabulary_numbered_otherwise_has_the_ids_of_tokenizers(german, chang
     vocabulary = Vocabulary.from_parts(changed, german.merges)
     texts = ["Der Hund zzqq zzqq läuft, zz qq zzqqs über Straße"] * 2
     assert Encoder(vocabulary).encode_batch(texts) == Encoder(vocabulary, fast=False).encode_batch(texts)
+
+
+@pytest.mark.parametrize("name", ["german", "openai_vocabulary"])
+def test_the_fast_library_is_given_the_reference_itself(name, request):
+    vocabulary = request.getfixturevalue(name)
+    assert Tokenizer.from_str(text_tokenizer_json(vocabulary)).to_str() == text_tokenizer(vocabulary).to_str()
 
 
 def test_without_the_fast_library_the_reference_encodes_and_the_log_says_so(german, monkeypatch, caplog):

@@ -8,13 +8,14 @@ that its name in a text is text: the pre-tokenisation takes it apart, and no mer
 import importlib
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from gpt2_tokenizer.vocabulary.files import text_tokenizer
+from gpt2_tokenizer.vocabulary.files import text_tokenizer, text_tokenizer_json
 from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN, Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class FastEngine:
     """fastokens, which gives the ids of a batch as bytes.
 
     Args:
-        tokenizer: A `fastokens.Tokenizer` without added tokens, with the template of `text_tokenizer`.
+        tokenizer: A `fastokens.Tokenizer` without added tokens, with the template of `text_tokenizer_json`.
     """
 
     name = "fastokens"
@@ -110,20 +111,26 @@ def choose_engine(vocabulary: Vocabulary, *, fast: bool = True) -> Engine:
         vocabulary: The vocabulary.
         fast: Whether fastokens may be chosen.
     """
-    tokenizer = text_tokenizer(vocabulary)
-    reference = ReferenceEngine(tokenizer)
     if not fast or max(map(len, vocabulary.tokens)) > _LONGEST_TOKEN:
-        return reference
+        return ReferenceEngine(text_tokenizer(vocabulary))
+    with ThreadPoolExecutor(1, "open") as pool:
+        opening = pool.submit(_open_fast, vocabulary)  # It takes longest, and does not hold Python's lock.
+        reference = ReferenceEngine(text_tokenizer(vocabulary))
+        probes = _probes(vocabulary)
     try:
-        library = importlib.import_module("fastokens")
-        engine = FastEngine(library.Tokenizer.from_json_str(tokenizer.to_str()))
-        difference = find_difference(engine, reference, _probes(vocabulary))
+        engine = opening.result()
+        difference = find_difference(engine, reference, probes)
     except (ImportError, ValueError, RuntimeError) as error:
         difference = f"{type(error).__name__}: {error}"
     if not difference:
         return engine
     _log.warning("fastokens is not used (%s): the slower tokenizers library encodes instead", difference)
     return reference
+
+
+def _open_fast(vocabulary: Vocabulary) -> FastEngine:
+    library = importlib.import_module("fastokens")
+    return FastEngine(library.Tokenizer.from_json_str(text_tokenizer_json(vocabulary)))
 
 
 def find_difference(engine: Engine, reference: Engine, texts: Sequence[str]) -> str:

@@ -27,13 +27,15 @@ def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
 
 
 def read_vocabulary(artifact: Artifact) -> Vocabulary:
-    """Reads the vocabulary of a tokenizer artifact. Raises DataLoss when its files are damaged."""
+    """Reads the vocabulary of a tokenizer artifact. Raises DataLoss when its `tokenizer.json` is damaged."""
     try:
-        complete = json.loads((artifact.folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
-        return parse_pair(
-            (artifact.folder / ENCODER_FILE).read_text(encoding="utf-8"),
-            (artifact.folder / MERGES_FILE).read_text(encoding="utf-8"),
-            [token["content"] for token in complete["added_tokens"]],
+        # It alone says everything; the pair is for other tools.
+        content = json.loads((artifact.folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+        model = content["model"]
+        return Vocabulary.from_parts(
+            checked_ids(model["vocab"]),
+            [(left, right) for left, right in model["merges"]],
+            [token["content"] for token in content["added_tokens"]],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataLoss(f"{artifact.uri} holds no sound vocabulary ({error}): make the tokenizer again") from error
@@ -77,6 +79,31 @@ def text_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
         single=["$A", END_TOKEN], special_tokens=[(END_TOKEN, vocabulary.end_token_id)]
     )
     return tokenizer
+
+
+def text_tokenizer_json(vocabulary: Vocabulary) -> str:
+    """The `tokenizer.json` of `text_tokenizer`, as far as it says anything, without making it first.
+
+    Each merge is one string, as older files have it: fastokens opens that a quarter faster than pairs.
+    """
+    end = {"id": END_TOKEN, "ids": [vocabulary.end_token_id], "tokens": [END_TOKEN]}
+    content = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": END_TOKEN, "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {END_TOKEN: end},
+        },
+        "model": {
+            "type": "BPE",
+            "vocab": vocabulary.ids,
+            "merges": [f"{left} {right}" for left, right in vocabulary.merges],
+        },
+    }
+    return json.dumps(content, ensure_ascii=False)
 
 
 def _complete_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
