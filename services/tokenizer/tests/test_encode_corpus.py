@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -158,6 +159,30 @@ def test_a_corpus_that_is_no_parquet_is_data_loss(make_corpus, encode, store):
         uri = writer.commit().uri
     with pytest.raises(DataLoss, match="make the corpus again"):
         encode(uri)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"added_tokens": [], "model": {"vocab": {}, "merges": ["a b"]}}'])
+def test_a_damaged_tokenizer_is_data_loss(make_corpus, encode, store, content):
+    with store.create("bad", "tokenizer", "tokenizer", {}) as writer:
+        (writer.folder / "tokenizer.json").write_text(content)
+        uri = writer.commit().uri
+    with pytest.raises(DataLoss, match="make the tokenizer again"):
+        encode(make_corpus(["text"]), tokenizer=uri)
+
+
+def test_reading_a_corpus_imports_no_pandas(make_corpus, store):
+    code = """
+        import sys
+        from pathlib import Path
+        from gpt2_common.artifacts import ArtifactStore
+        from gpt2_tokenizer.corpus.reading import read_batches
+        root, uri = sys.argv[1:]
+        corpus = ArtifactStore(root, [root], Path(root)).open("", uri, "corpus")
+        assert [text for batch in read_batches(corpus) for text in batch.texts] == ["", "Straße"]
+        assert "pandas" not in sys.modules
+    """
+    uri = make_corpus(["", "Straße"])
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), store.root, uri], check=True, timeout=60)
 
 
 def spawn(corpus_uri, tokenizer_uri, environment, job_id="job"):

@@ -11,7 +11,8 @@ from gpt2_tokenizer.corpus.pieces import PIECE_CHARACTERS, pieces
 from gpt2_tokenizer.engines import Offsets, Tokens, choose_engine
 from gpt2_tokenizer.vocabulary.vocabulary import Vocabulary
 
-_CALL_CHARACTERS = 1 << 20
+# Twice what a batch of documents is meant to have: they differ in length, and few batches are then taken apart.
+_CALL_CHARACTERS = 1 << 21
 
 
 class Encoder:
@@ -54,7 +55,7 @@ class Encoder:
     def encode_flat(self, texts: Sequence[str], *, end_tokens: bool = False) -> tuple[Tokens, Offsets]:
         """Token ids of all texts, one after another.
 
-        Long texts go to the library in pieces, about 1 MiB in one call, as its memory grows with what it has at once.
+        Long texts go to the library in pieces, about 2 MiB in one call, as its memory grows with what it has at once.
 
         Args:
             texts: Texts without lone surrogates.
