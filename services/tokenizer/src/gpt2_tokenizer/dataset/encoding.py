@@ -63,6 +63,7 @@ def write_dataset(
         _write_shards(context, corpus, blocks, token_type(vocabulary.size), checkpoint, writer)
         _require_both(checkpoint.splits, options.validation_fraction)
         _copy_tokenizer(tokenizer, writer.folder)
+        fingerprint = vocabulary.fingerprint
         facts = {
             "vocabulary_size": vocabulary.size,
             "end_token_id": vocabulary.end_token_id,
@@ -70,11 +71,11 @@ def write_dataset(
             **{name: _counts(state) for name, state in checkpoint.splits.items()},
             "split_hash": SPLIT_HASH,
             "tokenizer_digest": tokenizer.digest,
-            "tokenizer_fingerprint": vocabulary.fingerprint,
+            "tokenizer_fingerprint": fingerprint,
             "corpus_digest": corpus.digest,
         }
         (writer.folder / "dataset.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        return writer.commit(_artifact_counts(checkpoint.splits), {"tokenizer_fingerprint": vocabulary.fingerprint})
+        return writer.commit(_artifact_counts(checkpoint.splits), {"tokenizer_fingerprint": fingerprint})
 
 
 def _blocks(
