@@ -102,32 +102,6 @@ def product(first: Any, second: Any, *, transpose_first: bool = False, transpose
     )
 
 
-def cross_entropy(logits: Any, targets: Any) -> tuple[Any, Any]:
-    """Cross-entropy of each row and its gradient, in as few passes as the backend can.
-
-    Args:
-        logits: float32 [rows, classes].
-        targets: int32 [rows].
-
-    Returns:
-        float32 [rows] in nats, and float32 [rows, classes].
-    """
-    from keras import config, ops  # heavy; importing it fixes the backend
-
-    if config.backend() == "tensorflow":
-        import tensorflow as tf  # heavy, and wanted with this backend alone
-
-        losses, slopes = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=targets)
-        return losses, slopes
-    greatest = ops.max(logits, axis=-1, keepdims=True)
-    exponentials = ops.exp(logits - greatest)
-    total = ops.sum(exponentials, axis=-1, keepdims=True)
-    is_target = ops.arange(logits.shape[-1]) == targets[:, None]
-    wanted = ops.sum(ops.where(is_target, logits, 0.0), axis=-1, keepdims=True)
-    losses = (ops.log(total) + greatest - wanted)[:, 0]
-    return losses, exponentials / total - ops.cast(is_target, "float32")
-
-
 def has_flash_attention(precision: str, head_size: int) -> bool:
     """Whether the device has a fused attention for a precision and a width of heads: cuDNN's, which JAX calls.
 

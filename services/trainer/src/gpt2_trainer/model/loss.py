@@ -2,14 +2,16 @@
 
 The scores of a batch, tokens times vocabulary in float32, can be greater than all else in memory. So they are made part
 by part, and the gradient of each part is taken where the part is: what is kept are the gradients of the hidden states
-and of the embedding alone, and no product is made twice. A batch whose scores are small is one part.
+and of the embedding alone, and no product is made twice. A batch whose scores are small is one part. XLA compiles what
+is between the products, wherever it is called from: scores are read as they are, and their gradient is written once.
 """
 
+from functools import partial
 from typing import Any
 
 from keras import ops
 
-from gpt2_trainer.model.backend import cross_entropy, product
+from gpt2_trainer.model.backend import compiled, product, row_sums
 
 # Great enough that its exponential is 0 in float32 and bfloat16, small enough to be finite in both.
 MASKED = -1e9
@@ -26,9 +28,7 @@ def scores(hidden: Any, embedding: Any, size: int) -> Any:
     Returns:
         float32 [..., rows]; those of padding are so low that their chance is 0.
     """
-    logits = ops.cast(product(hidden, embedding, transpose_second=True), "float32")
-    rows = logits.shape[-1]
-    return logits if size == rows else ops.where(ops.arange(rows) < size, logits, MASKED)
+    return _exact(product(hidden, embedding, transpose_second=True), size)
 
 
 def token_results(hidden: Any, embedding: Any, targets: Any, size: int, parts: int) -> tuple[Any, Any]:
@@ -44,11 +44,11 @@ def token_results(hidden: Any, embedding: Any, targets: Any, size: int, parts: i
     Returns:
         float32 [tokens], cross-entropy in nats; bool [tokens], whether it is the likeliest one.
     """
+    losses_and_hits = compiled(partial(_losses_and_hits, size=size))
 
     def part(tokens: tuple[Any, Any]) -> tuple[Any, Any]:
-        logits = scores(tokens[0], embedding, size)
-        losses, _ = cross_entropy(logits, tokens[1])
-        return losses, ops.equal(ops.argmax(logits, axis=-1), ops.cast(tokens[1], "int32"))
+        results: tuple[Any, Any] = losses_and_hits(product(tokens[0], embedding, transpose_second=True), tokens[1])
+        return results
 
     if parts == 1:
         return part((hidden, targets))
@@ -58,13 +58,12 @@ def token_results(hidden: Any, embedding: Any, targets: Any, size: int, parts: i
 
 def mean_loss(hidden: Any, embedding: Any, targets: Any, size: int, parts: int) -> Any:
     """Mean cross-entropy, float32 scalar, with its gradient; as `token_results`, but the embedding is float32."""
-    tokens = hidden.shape[0]
+    loss_and_slopes = compiled(partial(_loss_and_slopes, size=size, tokens=hidden.shape[0]))
 
     def part(embedding: Any, hidden: Any, targets: Any) -> tuple[Any, Any, Any]:
-        losses, slopes = cross_entropy(scores(hidden, embedding, size), targets)
-        slopes = ops.cast(slopes / tokens, hidden.dtype)
+        loss, slopes = loss_and_slopes(product(hidden, embedding, transpose_second=True), targets)
         towards_embedding = product(slopes, hidden, transpose_first=True)
-        return ops.sum(losses) / tokens, product(slopes, embedding), ops.cast(towards_embedding, "float32")
+        return loss, product(slopes, embedding), ops.cast(towards_embedding, "float32")
 
     def all_parts(hidden: Any, embedding: Any) -> tuple[Any, Any, Any]:
         if parts == 1:
@@ -90,6 +89,41 @@ def mean_loss(hidden: Any, embedding: Any, targets: Any, size: int, parts: int) 
         return loss, gradient
 
     return ops.custom_gradient(loss_of)(hidden, embedding)
+
+
+def _exact(products: Any, size: int) -> Any:
+    """Scores in float32, padding masked, of products [..., rows] in any type."""
+    logits = ops.cast(products, "float32")
+    rows = logits.shape[-1]
+    return logits if size == rows else ops.where(ops.arange(rows) < size, logits, MASKED)
+
+
+def _losses_and_hits(products: Any, targets: Any, *, size: int) -> tuple[Any, Any]:
+    """What `token_results` returns, of products [tokens, rows]."""
+    logits = _exact(products, size)
+    losses, _, _ = _cross_entropy(logits, targets)
+    return losses, ops.equal(ops.argmax(logits, axis=-1), ops.cast(targets, "int32"))
+
+
+def _loss_and_slopes(products: Any, targets: Any, *, size: int, tokens: int) -> tuple[Any, Any]:
+    """The part of a mean over so many tokens, float32 scalar, and its gradient, of the products' type and shape."""
+    losses, exponentials, total = _cross_entropy(_exact(products, size), targets)
+    is_target = ops.arange(products.shape[-1]) == targets[:, None]
+    slopes = (exponentials / total - ops.cast(is_target, "float32")) / tokens
+    return ops.sum(losses) / tokens, ops.cast(slopes, products.dtype)
+
+
+def _cross_entropy(logits: Any, targets: Any) -> tuple[Any, Any, Any]:
+    """Cross-entropy of float32 [tokens, rows] in nats.
+
+    Returns:
+        [tokens]; exponentials [tokens, rows] and their sums [tokens, 1], whose ratios are the chances.
+    """
+    greatest = ops.max(logits, axis=-1, keepdims=True)
+    exponentials = ops.exp(logits - greatest)
+    total = row_sums(exponentials)
+    wanted = ops.take_along_axis(logits, ops.cast(targets, "int32")[:, None], axis=-1)
+    return (ops.log(total) + greatest - wanted)[:, 0], exponentials, total
 
 
 def _divided(tensor: Any, parts: int) -> Any:
