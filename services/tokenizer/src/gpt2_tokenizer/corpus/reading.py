@@ -39,7 +39,7 @@ class Batch:
     @property
     def texts(self) -> list[str]:
         """The texts."""
-        # Arrow would import pandas for it, where that is installed, which takes as long as encoding 50 MB.
+        # Arrow would import pandas for it, where that is installed, which takes longer than opening a vocabulary.
         return [str(text, "utf-8") for text in self.encoded()]
 
     @property
