@@ -10,7 +10,7 @@ from typing import Any
 
 from keras import ops
 
-from gpt2_trainer.model.backend import row_sums
+from gpt2_trainer.model.backend import row_sums, with_gradient
 from gpt2_trainer.model.loss import MASKED
 
 NORM_EPSILON = 1e-5
@@ -32,8 +32,8 @@ def norm(hidden: Any, gain: Any, bias: Any) -> Any:
         centred = exact - mean
         scale = ops.rsqrt(row_sums(ops.square(centred)) / width + NORM_EPSILON)
 
-        def gradient(*arguments: Any, upstream: Any = None) -> tuple[Any, Any, Any]:
-            towards = ops.cast(arguments[0] if upstream is None else upstream, "float32")
+        def gradient(upstream: Any) -> tuple[Any, Any, Any]:
+            towards = ops.cast(upstream, "float32")
             # Made again from the input, which is kept anyway.
             normed = (ops.cast(hidden, "float32") - mean) * scale
             slope = towards * gain
@@ -42,7 +42,7 @@ def norm(hidden: Any, gain: Any, bias: Any) -> Any:
 
         return ops.cast(centred * scale * gain + bias, hidden.dtype), gradient
 
-    return ops.custom_gradient(forwards)(hidden, gain, bias)
+    return with_gradient(forwards)(hidden, gain, bias)
 
 
 def attention_shares(scores: Any, mask: Any, *, head_size: int) -> Any:
@@ -60,14 +60,14 @@ def attention_shares(scores: Any, mask: Any, *, head_size: int) -> Any:
         exponentials = ops.exp(exact - ops.max(exact, axis=-1, keepdims=True))
         shares = ops.cast(exponentials / row_sums(exponentials), scores.dtype)
 
-        def gradient(*arguments: Any, upstream: Any = None) -> Any:
-            towards = ops.cast(arguments[0] if upstream is None else upstream, "float32")
+        def gradient(upstream: Any) -> Any:
+            towards = ops.cast(upstream, "float32")
             exact = ops.cast(shares, "float32")
             return ops.cast(exact * (towards - row_sums(towards * exact)) * factor, shares.dtype)
 
         return shares, gradient
 
-    return ops.custom_gradient(forwards)(scores)
+    return with_gradient(forwards)(scores)
 
 
 def gelu(hidden: Any, bias: Any) -> Any:

@@ -72,6 +72,27 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     return differentiable
 
 
+def with_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]]) -> Callable[..., Any]:
+    """A function of tensors that says its own gradient.
+
+    Args:
+        function: Returns its result and a function from the result's gradient to that of each argument.
+    """
+    from keras import ops  # heavy; importing it fixes the backend
+
+    def call(*inputs: Any) -> tuple[Any, Callable[..., Any]]:
+        result, gradient = function(*inputs)
+
+        # Keras hands it over by position on TensorFlow, by name on JAX.
+        def towards(*arguments: Any, upstream: Any = None) -> Any:
+            return gradient(arguments[0] if upstream is None else upstream)
+
+        return result, towards
+
+    differentiable: Callable[..., Any] = ops.custom_gradient(call)
+    return differentiable
+
+
 def row_sums(values: Any) -> Any:
     """Sums over the last axis, which stays, of float32 [..., width].
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from keras import ops
 
-from gpt2_trainer.model.backend import compiled, product, row_sums
+from gpt2_trainer.model.backend import compiled, product, row_sums, with_gradient
 
 # Great enough that its exponential is 0 in float32 and bfloat16, small enough to be finite in both.
 MASKED = -1e9
@@ -82,13 +82,12 @@ def mean_loss(hidden: Any, embedding: Any, targets: Any, size: int, parts: int) 
     def loss_of(hidden: Any, embedding: Any) -> tuple[Any, Any]:
         loss, slopes, towards = all_parts(hidden, ops.cast(embedding, hidden.dtype))
 
-        def gradient(*arguments: Any, upstream: Any = None) -> tuple[Any, Any]:
-            scale = arguments[0] if upstream is None else upstream
-            return slopes * ops.cast(scale, slopes.dtype), towards * scale
+        def gradient(upstream: Any) -> tuple[Any, Any]:
+            return slopes * ops.cast(upstream, slopes.dtype), towards * upstream
 
         return loss, gradient
 
-    return ops.custom_gradient(loss_of)(hidden, embedding)
+    return with_gradient(loss_of)(hidden, embedding)
 
 
 def _exact(products: Any, size: int) -> Any:
