@@ -73,37 +73,27 @@ def text_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     apart (`<|`, `endoftext`, `|>`), and no merge crosses such parts. Where its caller asks for special tokens, an end
     token stands after each text: it comes from a template, whatever the text holds.
     """
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary.ids, merges=list(vocabulary.merges)))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=["$A", END_TOKEN], special_tokens=[(END_TOKEN, vocabulary.end_token_id)]
-    )
-    return tokenizer
+    return _text_tokenizer(models.BPE(vocab=vocabulary.ids, merges=list(vocabulary.merges)), vocabulary.end_token_id)
 
 
 def text_tokenizer_json(vocabulary: Vocabulary) -> str:
-    """The `tokenizer.json` of `text_tokenizer`, as far as it says anything, without making it first.
+    """The `tokenizer.json` of `text_tokenizer`, in less time: no tokenizer of the whole vocabulary is made.
 
     Each merge is one string, as older files have it: fastokens opens that a quarter faster than pairs.
     """
-    end = {"id": END_TOKEN, "ids": [vocabulary.end_token_id], "tokens": [END_TOKEN]}
-    content = {
-        "version": "1.0",
-        "added_tokens": [],
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": END_TOKEN, "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {END_TOKEN: end},
-        },
-        "model": {
-            "type": "BPE",
-            "vocab": vocabulary.ids,
-            "merges": [f"{left} {right}" for left, right in vocabulary.merges],
-        },
-    }
+    content = json.loads(_text_tokenizer(models.BPE(), vocabulary.end_token_id).to_str())
+    content["model"]["vocab"] = vocabulary.ids
+    content["model"]["merges"] = [f"{left} {right}" for left, right in vocabulary.merges]
     return json.dumps(content, ensure_ascii=False)
+
+
+def _text_tokenizer(model: models.BPE, end_token_id: int) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", END_TOKEN], special_tokens=[(END_TOKEN, end_token_id)]
+    )
+    return tokenizer
 
 
 def _complete_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
