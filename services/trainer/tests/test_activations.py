@@ -1,4 +1,4 @@
-"""What is between products of matrices: gradients written by hand are those of differentiation, on every backend."""
+"""Gradients written by hand, of what is between products of matrices above all, are those of differentiation."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def normal(*shape, seed=0):
 @pytest.mark.parametrize("shape", [(3, 5, 24), (7, 96), (1, 1, 1, 2)])
 def test_layer_norm_and_its_gradients(backend, shape):
     values = 3 * normal(*shape) + 2, normal(shape[-1], seed=1), normal(shape[-1], seed=2)
-    agree(*backend(computations.gradients_between_products, "norm", values, normal(*shape, seed=3)))
+    agree(*backend(computations.gradients_both_ways, "norm", values, normal(*shape, seed=3)))
 
 
 @pytest.mark.parametrize(("time", "keys"), [(6, 6), (1, 9)])
@@ -27,7 +27,7 @@ def test_attention_shares_and_their_gradients(backend, time, keys):
     mask = np.arange(keys) <= np.arange(time)[:, None] + keys - time
     options = {"head_size": 12, "mask": mask}
     arguments = "attention_shares", (scores,), normal(*scores.shape, seed=1)
-    ours, plain = backend(computations.gradients_between_products, *arguments, **options)
+    ours, plain = backend(computations.gradients_both_ways, *arguments, **options)
     agree(ours, plain)
     np.testing.assert_allclose(ours[0].sum(axis=-1), 1, rtol=1e-5)
     # What is not seen takes part in nothing.
@@ -37,7 +37,13 @@ def test_attention_shares_and_their_gradients(backend, time, keys):
 
 def test_gelu_and_its_gradients(backend):
     values = 3 * normal(4, 5, 16), normal(16, seed=1)
-    agree(*backend(computations.gradients_between_products, "gelu", values, normal(4, 5, 16, seed=2)))
+    agree(*backend(computations.gradients_both_ways, "gelu", values, normal(4, 5, 16, seed=2)))
+
+
+@pytest.mark.parametrize("columns", [7, 1024])
+def test_a_linear_map_and_its_gradients(tensorflow_process, columns):
+    values = normal(4, 5, 24), normal(24, columns, seed=1)
+    agree(*tensorflow_process(computations.gradients_both_ways, "linear", values, normal(4, 5, columns, seed=2)))
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 768), (2, 3, 50_304)])

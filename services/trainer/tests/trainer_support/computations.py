@@ -252,8 +252,8 @@ def reads_of_flipped(folder, name, most):
     return outcomes
 
 
-def gradients_between_products(name, values, towards, **options):
-    """Results and gradients of a function of `activations`: as it has them, and as differentiation of NumPy's way does.
+def gradients_both_ways(name, values, towards, **options):
+    """Results and gradients of a function of the model: as it has them, and as differentiation of NumPy's way does.
 
     Returns:
         Two lists, each with the result and the gradients of the arguments.
@@ -261,7 +261,7 @@ def gradients_between_products(name, values, towards, **options):
     import keras
     from keras import ops
 
-    from gpt2_trainer.model import activations
+    from gpt2_trainer.model import activations, backend
 
     def plain_norm(hidden, gain, bias):
         centred = hidden - ops.mean(hidden, axis=-1, keepdims=True)
@@ -275,10 +275,15 @@ def gradients_between_products(name, values, towards, **options):
         inner = hidden + bias
         return 0.5 * inner * (1 + ops.tanh(np.float32(np.sqrt(2 / np.pi)) * (inner + 0.044715 * inner**3)))
 
-    plain = {"norm": plain_norm, "attention_shares": plain_shares, "gelu": plain_gelu}[name]
+    exact, plain = {
+        "norm": (activations.norm, plain_norm),
+        "attention_shares": (activations.attention_shares, plain_shares),
+        "gelu": (activations.gelu, plain_gelu),
+        "linear": (backend.linear, ops.matmul),
+    }[name]
 
     def ours(*values):
-        return getattr(activations, name)(*values, **options)
+        return exact(*values, **options)
 
     def differentiated(function):
         if keras.config.backend() == "jax":

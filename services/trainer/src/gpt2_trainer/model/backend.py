@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 BackendName = Literal["tensorflow", "jax"]
 _AMPERE = 8.0
+_PAGE_BYTES = 4096
 BACKENDS: tuple[BackendName, ...] = ("tensorflow", "jax")
 
 
@@ -70,6 +71,25 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
 
     differentiable: Callable[..., Any] = tf.custom_gradient(call)
     return differentiable
+
+
+def linear(inputs: Any, weight: Any) -> Any:
+    """Product of `inputs` [..., rows] and `weight` [rows, columns] in a TensorFlow graph that XLA does not compile."""
+    import tensorflow as tf  # heavy, and wanted with this backend alone
+
+    def call(rows: Any, weight: Any) -> tuple[Any, Callable[..., Any]]:
+        def gradient(upstream: Any) -> tuple[Any, Any]:
+            towards_weight = tf.matmul(rows, upstream, transpose_a=True)
+            if weight.dtype != tf.float32 or 4 * weight.shape[1] % _PAGE_BYTES:
+                return tf.matmul(upstream, weight, transpose_b=True), towards_weight
+            # oneDNN would walk down columns whose numbers have one place in the cache, and take a quarter longer: it is
+            # worth a copy, and TensorFlow would take that back into the product, were it not a snapshot.
+            return tf.matmul(upstream, tf.raw_ops.Snapshot(input=tf.transpose(weight))), towards_weight
+
+        return tf.matmul(rows, weight), gradient
+
+    columns = tf.custom_gradient(call)(tf.reshape(inputs, (-1, inputs.shape[-1])), weight)
+    return tf.reshape(columns, (*inputs.shape[:-1], weight.shape[-1]))
 
 
 def with_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]]) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from keras import ops
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.loss_parts import MOST_SCORES, count_parts
 from gpt2_trainer.model import activations, loss
-from gpt2_trainer.model.backend import fused, has_flash_attention
+from gpt2_trainer.model.backend import fused, has_flash_attention, linear
 from gpt2_trainer.model.weights import LAYER_PARTS, POSITION_EMBEDDING, TOKEN_EMBEDDING, layer_weight
 
 Tensor = Any
@@ -188,7 +188,8 @@ class Network:
         return self._product(parts, name, inputs) + ops.cast(parts[f"{name}.bias"], self.precision)
 
     def _product(self, parts: Mapping[str, Tensor], name: str, inputs: Tensor) -> Tensor:
-        return ops.matmul(inputs, ops.cast(parts[f"{name}.weight"], self.precision))
+        weight = ops.cast(parts[f"{name}.weight"], self.precision)
+        return linear(inputs, weight) if self.fuse else ops.matmul(inputs, weight)
 
     @cached_property
     def _norm(self) -> Callable[..., Tensor]:
