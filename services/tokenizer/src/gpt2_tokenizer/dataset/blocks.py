@@ -35,8 +35,10 @@ def encode_block(
     for split, mask in masks.items():
         ours = mask[wanted]
         # Neighbours of one split are copied at once.
-        runs = offsets[np.flatnonzero(np.diff(ours, prepend=False, append=False))].reshape(-1, 2)
-        parts = [ids[begin:end] for begin, end in runs]
+        padded = np.zeros(len(ours) + 2, np.bool_)
+        padded[1:-1] = ours
+        runs = offsets[np.flatnonzero(padded[1:] != padded[:-1])].reshape(-1, 2)
+        parts = [ids[begin:end] for begin, end in runs.tolist()]
         tokens: TokenArray = np.concatenate([ids[:0], *parts], dtype=kind, casting="unsafe")
         blocks[split] = Block(numbers[mask], np.cumsum(np.diff(offsets)[ours]), tokens)
     return blocks
