@@ -1,22 +1,24 @@
 """Runs a large corpus of real text through the data path, file to dataset, and watches time and memory of each stage.
 
-    .venv/bin/python benchmarks/data_path.py [--texts FOLDER ...] [--megabytes 2000] [--vocabulary-size 32000]
+    .venv/bin/python benchmarks/data_path.py [--texts FOLDER ...] [--megabytes 2000] [--copies 1]
 
 Each stage is the service's own job in a process of its own: ImportFiles makes the corpus of JSON lines, TrainTokenizer
 a vocabulary of the corpus, EncodeCorpus the dataset of both. Memory is the proportional set size of the process and
 all it has started, so that pages they share count once; the second table says it at ten times through each stage, the
 first when a tenth of its time is over. A path that holds its memory has the same figures from left to right. Without
---texts the text is that of the installed packages.
+--texts the text is that of the installed packages. Where there is not enough text for as many megabytes, more copies
+make it up: each has the lines of every document in another order.
 """
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=Path, nargs="+", default=[Path(sysconfig.get_path("purelib"))])
     parser.add_argument("--megabytes", type=int, default=2000, help="size of the text, at the most")
+    parser.add_argument("--copies", type=int, default=1, help="how often to take each text, at the most")
     parser.add_argument("--vocabulary-size", type=int, default=32_000)
     parser.add_argument("--sample-megabytes", type=int, default=0, help="text that is trained on; 0: the default")
     parser.add_argument("--stage", nargs=2, metavar=("NAME", "SETTING"), help="for the script's own use")
@@ -61,7 +64,7 @@ def main() -> None:
 
 def measure(folder: Path, arguments: argparse.Namespace) -> None:
     """Writes the files, runs the stages one after another, and prints what was seen."""
-    size, documents = write_files(folder / "files", arguments.texts, arguments.megabytes << 20)
+    size, count = write_files(folder / "files", documents(arguments.texts, arguments.copies), arguments.megabytes << 20)
     setting = {
         "files": (folder / "files").as_uri(),
         "root": (folder / "artifacts").as_uri(),
@@ -73,10 +76,10 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         seen[stage] = watch([sys.executable, __file__, "--stage", stage, json.dumps(setting)])
         setting[stage] = seen[stage].output["uri"]
     tokens = seen["EncodeCorpus"].output["counts"]["tokens"]
-    print(f"{size / 1e6:,.0f} MB in {documents:,} documents; {tokens:,.0f} tokens\n")
+    print(f"{size / 1e6:,.0f} MB in {count:,} documents; {tokens:,.0f} tokens\n")
     print("| stage | seconds | MB/s | documents/s | peak MiB |\n|:--|--:|--:|--:|--:|")
     for stage, found in seen.items():
-        rates = f"{size / 1e6 / found.seconds:,.1f} | {documents / found.seconds:,.0f}"
+        rates = f"{size / 1e6 / found.seconds:,.1f} | {count / found.seconds:,.0f}"
         print(f"| {stage} | {found.seconds:,.1f} | {rates} | {max(found.memory):,.0f} |")
     print("\n| MiB after | " + " | ".join(f"{10 * (n + 1)} %" for n in range(_POINTS)) + " |")
     print("|:--|" + "--:|" * _POINTS)
@@ -86,24 +89,34 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         print(f"| {stage} | " + " | ".join(f"{value:,.0f}" for value in points) + " |")
 
 
-def write_files(folder: Path, texts: Sequence[Path], most: int) -> tuple[int, int]:
-    """Writes distinct texts as JSON lines. Returns bytes of their UTF-8, and how many there are."""
+def documents(folders: Sequence[Path], copies: int) -> Iterator[str]:
+    """Yields distinct texts, and then copies of them with their lines shuffled."""
+    yield from real_texts(folders)
+    for copy in range(1, copies):
+        for number, text in enumerate(real_texts(folders)):
+            lines = text.splitlines(keepends=True)
+            random.Random(f"{copy} {number}").shuffle(lines)
+            yield "".join(lines)
+
+
+def write_files(folder: Path, texts: Iterable[str], most: int) -> tuple[int, int]:
+    """Writes texts as JSON lines. Returns bytes of their UTF-8, and how many there are."""
     folder.mkdir()
-    size = documents = 0
+    size = count = 0
     file = None
-    for text in real_texts(texts):
+    for text in texts:
         if file is None or file.tell() > _FILE_BYTES:
             if file is not None:
                 file.close()
-            file = (folder / f"{documents:09d}.jsonl").open("w", encoding="utf-8")
+            file = (folder / f"{count:09d}.jsonl").open("w", encoding="utf-8")
         file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
         size += len(text.encode())
-        documents += 1
+        count += 1
         if size >= most:
             break
     if file is not None:
         file.close()
-    return size, documents
+    return size, count
 
 
 def run_stage(stage: str, setting: dict[str, Any]) -> dict[str, Any]:
