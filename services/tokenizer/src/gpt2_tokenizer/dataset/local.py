@@ -11,8 +11,10 @@ from gpt2_tokenizer.dataset.blocks import encode_block
 from gpt2_tokenizer.dataset.shards import Block
 from gpt2_tokenizer.encoder import Encoder
 
-# The most text that waits for its turn; one document may be more.
-_WAITING_BYTES = 16 << 20
+# The most that waits for its turn, so that no worker does while the corpus is read: text, of which one document may be
+# more, and batches, which may be of short documents.
+_WAITING_BYTES_A_WORKER = 16 << 20
+_WAITING_BATCHES_A_WORKER = 8
 
 
 def limit_library_threads(threads: int, callers: int = 1) -> None:
@@ -43,11 +45,12 @@ def local_blocks(
     begins = dict(begins)  # The caller's may move on while this goes on.
     waiting: deque[tuple[int, Future[dict[str, Block]]]] = deque()
     waiting_bytes = 0
+    most_bytes, most_batches = _WAITING_BYTES_A_WORKER * workers, _WAITING_BATCHES_A_WORKER * workers
     with ThreadPoolExecutor(workers, "encode") as pool:
         try:
             for batch in read_batches(corpus, min(begins.values())):
                 size = batch.size
-                while waiting and (len(waiting) > 2 * workers or waiting_bytes + size > _WAITING_BYTES):
+                while waiting and (len(waiting) > most_batches or waiting_bytes + size > most_bytes):
                     oldest, block = waiting.popleft()
                     waiting_bytes -= oldest
                     yield block.result()
