@@ -7,8 +7,9 @@ the job's function, from the corpus artifact to the committed dataset, and `bare
 memory already: as it comes, and `a thread a call`, which is how ours calls it and takes less processor time. What ours
 takes for a corpus of next to nothing is its start, most of which is the library's opening of the vocabulary; bare has
 that behind it, so a ratio holds for the corpus' size alone, which stands over the table: 1 GB weighs the start a third
-as much as 300 MB. Without --texts the text is that of the installed packages. (It is not called `tokenize.py`, as a
-file of that name beside other scripts would take the place of Python's own module.)
+as much as 300 MB. Libraries that are not installed, such as gigatoken, riptoken and bpeasy, are left out. Without
+--texts the text is that of the installed packages. (It is not called `tokenize.py`, as a file of that name beside other
+scripts would take the place of Python's own module.)
 """
 
 import argparse
@@ -18,7 +19,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +152,7 @@ def _compare_libraries(setting: Path, size: int, arguments: argparse.Namespace) 
     print(f"\nEncoders on {size / 1e6:.0f} MB in memory, not seen before (MB/s)\n")
     print("| library | " + " | ".join(f"{threads} threads" for threads in arguments.threads) + " | against tiktoken |")
     print("|:--|" + "--:|" * len(arguments.threads) + ":--|")
-    for name in LIBRARIES:
+    for name in _installed(LIBRARIES):
         answers = [_run("library", name, threads, setting) for threads in arguments.threads]
         rates = " | ".join(f"{size / 1e6 / answer['seconds']:.1f}" for answer in answers)
         print(f"| {name} | {rates} | {next((a['verdict'] for a in answers if a['verdict']), '')} |", flush=True)
@@ -160,10 +162,16 @@ def _compare_training(setting: Path, size: int, arguments: argparse.Namespace) -
     threads = max(arguments.threads)
     print(f"\nBPE training on {size / 1e6:.0f} MB to {arguments.vocabulary_size} tokens, {threads} threads\n")
     print("| trainer | seconds | peak MiB |\n|:--|--:|--:|")
-    turns = [{name: _run("train", name, threads, setting) for name in TRAINERS} for _ in range(arguments.rounds)]
-    for name in TRAINERS:
+    names = _installed(TRAINERS)
+    turns = [{name: _run("train", name, threads, setting) for name in names} for _ in range(arguments.rounds)]
+    for name in names:
         seconds = statistics.median(turn[name]["seconds"] for turn in turns)
         print(f"| {name} | {seconds:.2f} | {max(turn[name]['peak_mib'] for turn in turns):.0f} |", flush=True)
+
+
+def _installed(names: Iterable[str]) -> list[str]:
+    """Those that can run here. The others, which the project does not need, are to be installed beside it."""
+    return [name for name in names if name == "ours" or find_spec(name) is not None]
 
 
 def _run(what: str, name: str, threads: int, setting: Path) -> dict[str, Any]:
