@@ -43,7 +43,8 @@ class FakeService:
             self.process = subprocess.Popen(
                 [sys.executable, str(HERE / "fake_service.py")], env=environment, stderr=log, cwd=self.folder
             )
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
+        # Channels to one address share a connection: this one would begin with that of the process killed before.
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}", options=[("grpc.use_local_subchannel_pool", 1)])
         self.jobs = jobs_service_pb2_grpc.JobsServiceStub(self.channel)
         self.exporter = exporter_service_pb2_grpc.ExporterServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
