@@ -24,6 +24,8 @@ def select_backend(name: BackendName) -> None:
     for chatty in ("jax", "absl", "tensorflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if name == "tensorflow":
+        # TensorFlow does so by itself on CPUs with AVX-512 alone; on others products are up to a tenth faster, too.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         import tensorflow as tf  # heavy, and wanted with this backend alone
 
         if not tf.config.list_physical_devices("GPU"):
