@@ -12,6 +12,8 @@ import sys
 
 from turns import FOLDER, Contender, compare
 
+from gpt2_trainer.heap import KEPT_HEAP
+
 ROOT = FOLDER.parent
 PEERS = str(ROOT / ".peers" / "bin" / "python")
 SIZES = {
@@ -25,7 +27,7 @@ def contenders(names: list[str]) -> list[Contender]:
     """The contenders, ours first."""
     folder = FOLDER / "training"
     ours = [
-        Contender(f"ours {backend}", [sys.executable, str(folder / "ours.py"), backend])
+        Contender(f"ours {backend}", [sys.executable, str(folder / "ours.py"), backend], KEPT_HEAP)
         for backend in ("tensorflow", "jax")
     ]
     kerashub = [

@@ -134,7 +134,7 @@ def memory_page() -> str:
         "GiB that a training needs of a GPU, as the trainer estimates it before it takes a job: a context of 1024",
         "tokens, OpenAI's vocabulary, `micro_batch_size: 1` (more in `batch_size` costs time alone). A job that does",
         "not fit is refused with what would. The estimate was held against the measured peak of small trainings on",
-        "CPUs, which was 0.9 to 1.2 of it; on GPUs it has not been measured.\n",
+        "CPUs, which was 1.0 to 1.3 of it; on GPUs it has not been measured.\n",
         _table(("size", "precision", *saving), rows),
     ]
     return _page(parts)

@@ -13,6 +13,7 @@ from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_trainer.configuration.architecture import PRESETS, Architecture
 from gpt2_trainer.configuration.lora import LoraOptions
 from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_trainer.heap import KEPT_HEAP
 from gpt2_trainer.memory import DeviceMemory, device_memory, estimate_memory, memory_problems
 
 GIB = 1 << 30
@@ -93,7 +94,7 @@ def test_the_estimate_is_near_what_a_training_takes(tmp_path):
     request = pb.TrainModelRequest(dataset_uri=(tmp_path / "dataset").as_uri(), model=model, config=config)
     done = subprocess.run(
         [sys.executable, "-m", "trainer_support.peak", request.SerializeToString().hex(), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), **KEPT_HEAP},
         capture_output=True,
         text=True,
         check=True,

@@ -122,6 +122,8 @@ def test_a_training_runs_as_a_trainjob_with_secrets_by_reference(start, cluster,
     [created] = cluster.created
     assert SECRET not in str(created)
     assert created["spec"]["trainer"]["resourcesPerNode"]["limits"] == {"memory": "16Gi", "nvidia.com/gpu": "1"}
+    [tunables] = [item["value"] for item in created["spec"]["trainer"]["env"] if item["name"] == "GLIBC_TUNABLES"]
+    assert "mmap_max=0" in tunables
     # What is left of a job that has ended is deleted, at the latest when the service starts again.
     start()
     wait_for(lambda: cluster.find(trainjob_name("run/train")) is None, "the TrainJob's end")

@@ -14,7 +14,7 @@ context length Q, L layers, padded vocabulary V, and b bytes in a number of the 
 On several devices, where their number is given, a micro-batch is divided by the copies of the model, and weights,
 gradients and optimizer by the devices that share one.
 
-The measured peak of small trainings on CPUs was 0.9 to 1.2 of it, on both backends; `test_memory.py` measures one.
+The measured peak of small trainings on CPUs was 1.0 to 1.3 of it, on both backends; `test_memory.py` measures one.
 """
 
 import math

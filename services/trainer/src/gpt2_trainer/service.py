@@ -17,6 +17,7 @@ from gpt2_trainer import requests
 from gpt2_trainer.admission import admission_problems
 from gpt2_trainer.generation.messages import GenerationTask
 from gpt2_trainer.generation.pool import GenerationPool
+from gpt2_trainer.heap import KEPT_HEAP
 from gpt2_trainer.settings import TrainerSettings
 from gpt2_trainer.training_requests import device_problems, train_problems, trainjob_problems
 from gpt2_trainer.trainjobs.launching import sweep_trainjobs, trainer_launcher
@@ -32,6 +33,7 @@ TRAIN_MODEL = JobKind(
     request=pb.TrainModelRequest,
     function="gpt2_trainer.jobs.train:train_model",
     settings=TrainerSettings,
+    environment=KEPT_HEAP,
     inputs={"dataset_uri": "dataset", "checkpoint_uri": "checkpoint"},
 )
 EXPORT_MODEL = JobKind(

@@ -84,7 +84,7 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LINE_LIMIT,
-            env={**os.environ, "TMPDIR": str(temporary.absolute())},
+            env={**self._kind.environment, **os.environ, "TMPDIR": str(temporary.absolute())},
         )
         self._process = process
         killer = asyncio.create_task(self._kill_after(process, grace_seconds))

@@ -69,7 +69,8 @@ def _variables(settings: TrainerSettings, kind: JobKind, stored: StoredJob) -> l
     request = pb.TrainModelRequest.FromString(stored.request)
     request.ClearField("job")
     task = describe_task(kind, replace(stored, request=request.SerializeToString(deterministic=True)))
-    plain = {f"{PREFIX}{name.upper()}": str(getattr(settings, name)) for name in _PASSED_ON}
+    plain = dict(kind.environment)
+    plain |= {f"{PREFIX}{name.upper()}": str(getattr(settings, name)) for name in _PASSED_ON}
     plain[TASK_VARIABLE] = json.dumps(task)
     secrets = [
         {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
