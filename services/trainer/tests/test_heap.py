@@ -45,10 +45,10 @@ def test_a_training_job_starts_so_where_nothing_else_is_set(own, tmp_path):
         deadline = time.monotonic() + 60
         while not found:
             assert time.monotonic() < deadline
-            found = jobs_of(trainer)
+            found = trainer.workers("gpt2_common.jobs.worker")
             time.sleep(0.05)
         # Where the process starts, glibc ends each tunable with a NUL.
-        variables = ":" + (found[0] / "environ").read_text().replace("\0", ":")
+        variables = ":" + Path(f"/proc/{found[0]}/environ").read_text().replace("\0", ":")
         assert f":{TUNABLES}={(own or KEPT_HEAP)[TUNABLES]}:" in variables
         trainer.jobs.CancelJob(jobs_service_pb2.CancelJobRequest(job_id=job.job_id))
         assert trainer.finish(job).state == job_pb2.Job.STATE_CANCELLED
@@ -56,9 +56,3 @@ def test_a_training_job_starts_so_where_nothing_else_is_set(own, tmp_path):
         trainer.channel.close()
         trainer.process.terminate()
         trainer.process.wait(60)
-
-
-def jobs_of(trainer):
-    children = Path(f"/proc/{trainer.process.pid}/task/{trainer.process.pid}/children").read_text().split()
-    folders = [Path("/proc", child) for child in children]
-    return [folder for folder in folders if b"gpt2_common.jobs.worker" in (folder / "cmdline").read_bytes()]

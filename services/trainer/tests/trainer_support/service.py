@@ -61,7 +61,7 @@ class Trainer:
                 reasons[answer.sample] = answer.finish_reason
         return texts, reasons
 
-    def workers(self):
-        """Processes that generate text."""
+    def workers(self, module="gpt2_trainer.generation.worker"):
+        """Processes that run a module: by default those that generate text."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(child) for child in children if b"generation.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        return [int(child) for child in children if module.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
