@@ -9,4 +9,4 @@ _TUNABLES = {"mmap_max": 0, "trim_threshold": 1 << 40, "arena_max": 1, "hugetlb"
 
 KEPT_HEAP = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in _TUNABLES.items())}
 """Variables that such a process starts with: glibc reads them before anything else runs. Other libcs do not know them.
-Who sets GLIBC_TUNABLES for the service decides for its trainings, too."""
+Who sets GLIBC_TUNABLES for the service decides for the trainings beside it, too; TrainJobs start with these."""

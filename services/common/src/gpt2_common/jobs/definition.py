@@ -39,7 +39,7 @@ class JobKind:
     concurrency: int = 1
     """Jobs of this kind that run at once."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables that the child starts with where the service's own environment does not have them."""
+    """Variables that the work's process starts with, here or elsewhere; a child's are those of the service first."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Fields of the request that take the URI of an artifact, and what that artifact is called among the outputs of the
     stage that makes it: how a stage of a planned run finds what earlier stages have made."""
