@@ -1,6 +1,6 @@
 """Measures the tokenizer: a corpus to a dataset against the bare encoder, the encoders there are, and training.
 
-    .venv/bin/python benchmarks/tokenizer.py [--texts FOLDER ...] [--megabytes 300] [--rounds 3] [--threads 1 2]
+    .venv/bin/python benchmarks/tokenizer.py [--texts FOLDER ...] [--megabytes 1000] [--rounds 3] [--threads 1 2]
 
 Each measurement is a process of its own that sees its text for the first time; ours and the peer take turns. `ours` is
 the job's function, from the corpus artifact to the committed dataset, and `bare` the same library on the same texts in
@@ -8,8 +8,8 @@ memory already: as it comes, and `a thread a call`, which is how ours calls it a
 takes for a corpus of next to nothing is its start, most of which is the library's opening of the vocabulary; bare has
 that behind it, so a ratio holds for the corpus' size alone, which stands over the table: 1 GB weighs the start a third
 as much as 300 MB. Libraries that are not installed, such as gigatoken, riptoken and bpeasy, are left out. Without
---texts the text is that of the installed packages. (It is not called `tokenize.py`, as a file of that name beside other
-scripts would take the place of Python's own module.)
+--texts the text is that of the installed packages, some 700 MB. (It is not called `tokenize.py`, as a file of that name
+beside other scripts would take the place of Python's own module.)
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
     """Prints three tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=Path, nargs="+", default=[Path(sysconfig.get_path("purelib"))])
-    parser.add_argument("--megabytes", type=int, default=300, help="size of the corpus, at the most")
+    parser.add_argument("--megabytes", type=int, default=1000, help="size of the corpus, at the most")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--vocabulary-size", type=int, default=32_000)

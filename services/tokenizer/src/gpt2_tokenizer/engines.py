@@ -113,24 +113,28 @@ def choose_engine(vocabulary: Vocabulary, *, fast: bool = True) -> Engine:
     """
     if not fast or max(map(len, vocabulary.tokens)) > _LONGEST_TOKEN:
         return ReferenceEngine(text_tokenizer(vocabulary))
+    try:
+        library = importlib.import_module("fastokens")
+    except ImportError as error:
+        return _slower(ReferenceEngine(text_tokenizer(vocabulary)), f"{type(error).__name__}: {error}")
+    # Made before its thread starts, which would lose Python's lock to the reference. So it goes straight into the
+    # library, which takes longest and lets go of the lock.
+    description = text_tokenizer_json(vocabulary)
     with ThreadPoolExecutor(1, "open") as pool:
-        opening = pool.submit(_open_fast, vocabulary)  # It takes longest, and does not hold Python's lock.
+        opening = pool.submit(library.Tokenizer.from_json_str, description)
         reference = ReferenceEngine(text_tokenizer(vocabulary))
         probes = _probes(vocabulary)
     try:
-        engine = opening.result()
+        engine = FastEngine(opening.result())
         difference = find_difference(engine, reference, probes)
-    except (ImportError, ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         difference = f"{type(error).__name__}: {error}"
-    if not difference:
-        return engine
+    return _slower(reference, difference) if difference else engine
+
+
+def _slower(reference: ReferenceEngine, difference: str) -> ReferenceEngine:
     _log.warning("fastokens is not used (%s): the slower tokenizers library encodes instead", difference)
     return reference
-
-
-def _open_fast(vocabulary: Vocabulary) -> FastEngine:
-    library = importlib.import_module("fastokens")
-    return FastEngine(library.Tokenizer.from_json_str(text_tokenizer_json(vocabulary)))
 
 
 def find_difference(engine: Engine, reference: Engine, texts: Sequence[str]) -> str:

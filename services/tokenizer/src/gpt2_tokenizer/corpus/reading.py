@@ -31,7 +31,7 @@ class Batch:
     begin: int
     """Number of the first one in the corpus, from 0."""
     column: pa.Array
-    """Their texts, of Arrow's type large_string."""
+    """Their texts, of Arrow's type string or large_string."""
 
     def __len__(self) -> int:
         return len(self.column)
@@ -59,9 +59,9 @@ class Batch:
         """The documents of a mask. They keep no numbers of their own."""
         return self if wanted.all() else Batch(self.begin, self.column.filter(pa.array(wanted)))
 
-    def _offsets(self) -> npt.NDArray[np.int64]:
-        buffer = self.column.buffers()[1]
-        return np.frombuffer(buffer, np.int64, len(self.column) + 1, self.column.offset * 8)
+    def _offsets(self) -> npt.NDArray[np.int32] | npt.NDArray[np.int64]:
+        kind = np.dtype(np.int64 if pa.types.is_large_string(self.column.type) else np.int32)
+        return np.frombuffer(self.column.buffers()[1], kind, len(self.column) + 1, self.column.offset * kind.itemsize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,10 @@ def _batches(shard: pq.ParquetFile, place: RowGroup) -> Iterator[Batch]:
     rows = min(_BATCH_ROWS, max(1, _BATCH_BYTES // mean))
     begin = place.begin
     for batch in shard.iter_batches(batch_size=rows, row_groups=[place.group], columns=[_TEXT], use_threads=False):
-        texts = batch.column(_TEXT).cast(pa.large_string())
+        texts = batch.column(_TEXT)
+        if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+            # Only here: a process' first cast takes an eighth of a second, as Arrow then describes all its functions.
+            texts = texts.cast(pa.large_string())
         if texts.null_count:
             raise KeyError(f"its column {_TEXT} has nulls")
         yield Batch(begin, texts)
