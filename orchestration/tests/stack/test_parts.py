@@ -45,6 +45,17 @@ def test_two_stacks_that_start_at_once_choose_other_ports():
     assert chosen_by_another() == free
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a bound port cannot be listened at")
+def test_claimed_port_goes_to_its_server_and_to_no_connection():
+    with claimed_ports({"one": 0}) as ports, socket.socket() as connection, socket.socket() as server:
+        with pytest.raises(OSError, match="Address already in use"):
+            connection.bind((HOST, ports["one"]))
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((HOST, ports["one"]))
+        server.listen()
+        connection.connect((HOST, ports["one"]))
+
+
 def test_restarts_wait_longer_each_time_and_end():
     policy = RestartPolicy()
     assert [policy.note_death(1000.0 + second) for second in range(6)] == [1, 2, 4, 8, 16, None]

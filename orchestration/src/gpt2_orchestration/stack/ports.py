@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,39 +28,45 @@ def choose_ports(preferred: Mapping[str, int]) -> dict[str, int]:
 
 @contextmanager
 def claimed_ports(preferred: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    """Chooses ports as `choose_ports` does; as long as the context lasts, no other process chooses them.
+    """Chooses ports as `choose_ports` does; as long as the context lasts, nobody but their servers takes them.
 
-    A server takes its port only seconds after it was chosen: two stacks that start at once would choose the same.
+    A server takes its port only seconds after it was chosen. Meanwhile another stack that starts would choose the same,
+    and the system may give the port to a connection that any process opens: 50051 and its neighbours lie among those
+    that Linux gives to connections.
     """
     with ExitStack() as claims, ExitStack() as held:
         # All are held until all are chosen, so that a free one cannot be chosen twice.
         chosen = {name: _hold(port, held, claims) for name, port in preferred.items()}
         held.close()
+        # Only on Linux may a server listen at a port to which another socket is bound.
+        if sys.platform == "linux":
+            for port in chosen.values():
+                _bind(port, claims)
         yield chosen
 
 
 def _hold(preferred: int, held: ExitStack, claims: ExitStack) -> int:
     for candidate in chain([preferred], repeat(0)):
         try:
-            port = _bind(candidate, held)
+            server = _bind(candidate, held)
+            server.listen()
         except OSError:
             if candidate == 0:
                 raise
             continue
+        port: int = server.getsockname()[1]
         with suppress(BlockingIOError):
             _claim(port, claims)
             return port
     raise AssertionError("candidates never end")
 
 
-def _bind(port: int, held: ExitStack) -> int:
-    server = held.enter_context(socket.socket())
-    # As servers do: a port whose last connections are still being closed is free.
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    server.bind((HOST, port))
-    server.listen()
-    chosen: int = server.getsockname()[1]
-    return chosen
+def _bind(port: int, held: ExitStack) -> socket.socket:
+    bound = held.enter_context(socket.socket())
+    # As servers do: a port whose last connections are still being closed is free, and one that is merely bound too.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind((HOST, port))
+    return bound
 
 
 def _claim(port: int, claims: ExitStack) -> None:
