@@ -48,6 +48,13 @@ def test_sgd_agrees_with_numpy(backend, momentum):
     assert_agree(backend, options, reference.Momentum(momentum))
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_an_update_copies_no_slot(tensorflow_process, optimizer):
+    """Copies of a model's two moments take longer than the update itself, and as much memory as the moments."""
+    options = replace(OPTIONS, optimizer=optimizer, momentum=0.9 if optimizer == "sgd" else 0.0)
+    assert tensorflow_process(computations.copies_of_an_update, options, (96, 64)) == 0
+
+
 def test_betas_and_epsilon_are_used(jax_process):
     options = replace(OPTIONS, beta1=0.5, beta2=0.6, epsilon=0.01)
     assert_agree(jax_process, options, reference.AdamW((0.5, 0.6), 0.1, is_decayed, epsilon=0.01))

@@ -111,6 +111,7 @@ def optimizer_updates(options, weights, gradients, elements=None):
     """Updates weights with given gradients at the options' learning rate."""
     from keras import ops
 
+    from gpt2_trainer.model.backend import compiled
     from gpt2_trainer.training import optimizer
 
     def tensors(values):
@@ -118,11 +119,45 @@ def optimizer_updates(options, weights, gradients, elements=None):
 
     slots = optimizer.first_slots(options, weights)
     elements = elements or {name: value.size for name, value in weights.items()}
+
+    def update(number, weights, slots, gradients):
+        made = ops.convert_to_tensor(True)
+        return optimizer.update(options, options.learning_rate, number, made, weights, slots, gradients, elements)
+
+    update = compiled(update)
     state = tensors(weights), tensors(slots)
     for step, gradient in enumerate(gradients):
-        number = np.int32(step)
-        state = optimizer.update(options, options.learning_rate, number, *state, tensors(gradient), elements)
+        state = update(ops.convert_to_tensor(np.int32(step)), *state, tensors(gradient))
     return {name: ops.convert_to_numpy(value) for name, value in state[0].items()}
+
+
+def copies_of_an_update(options, shape):
+    """How many copies of a weight's size XLA makes for an update on TensorFlow of what is kept in variables."""
+    import tensorflow as tf
+
+    from gpt2_trainer.training import optimizer
+
+    # The compiler's text is had for what could be random alone.
+    tf.random.set_seed(0)
+    weight = {"weight": np.ones(shape, np.float32)}
+    variables = {name: tf.Variable(value) for name, value in (weight | optimizer.first_slots(options, weight)).items()}
+
+    def update(made, gradient):
+        slots = {name: variable.value() for name, variable in variables.items()}
+        weights, gradients, elements = (
+            {"weight": slots.pop("weight")},
+            {"weight": gradient},
+            {"weight": weight["weight"].size},
+        )
+        new = optimizer.update(options, 0.1, tf.constant(1), made, weights, slots, gradients, elements)
+        for name, value in (new[0] | new[1]).items():
+            variables[name].assign(value)
+
+    graph = tf.function(update, jit_compile=True, autograph=False)
+    program = graph.experimental_get_compiler_ir(tf.constant(True), tf.ones(shape))(stage="optimized_hlo")
+    lines = program.splitlines()
+    assert sum("ROOT" in line and "tuple" in line for line in lines) == 1
+    return sum(f"f32[{shape[0]},{shape[1]}]" in line and " copy(" in line for line in lines)
 
 
 def clipped(gradients, greatest):

@@ -57,17 +57,19 @@ def update(
     options: TrainingOptions,
     rate: Any,
     step: Any,
+    made: Any,
     weights: Tensors,
     slots: Tensors,
     gradients: Tensors,
     elements: Mapping[str, int],
 ) -> tuple[Tensors, Tensors]:
-    """Makes one update.
+    """Makes one update, or none.
 
     Args:
         options: Training options.
         rate: float32 scalar, learning rate.
         step: int32 scalar, updates made before.
+        made: bool scalar, whether it is made; if not, all stays as it was, whatever is in the gradients.
         weights: Trained weights by name.
         slots: Slots by `<slot name>/<weight name>`.
         gradients: Gradients by weight name.
@@ -80,36 +82,43 @@ def update(
     new_weights: Tensors = {}
     new_slots: Tensors = {}
     for name, gradient in gradients.items():
-        if options.optimizer == "sgd":
-            direction, changed = _momentum(options, slots, name, gradient)
-        elif options.optimizer == "adafactor":
-            direction, changed = _adafactor(slots, name, gradient, number, elements[name])
-        else:
-            direction, changed = _adam(options, slots, name, gradient, number)
+        moments = {
+            slot: ops.where(made, moment, slots[slot])
+            for slot, moment in _next_moments(options, slots, name, gradient, number).items()
+        }
+        # Of those that are kept: to make others XLA would read the old ones again, and so copy them before they change.
+        direction = _direction(options, moments, name, gradient, number, elements[name])
         decay = options.weight_decay if options.optimizer in _DECAYING and is_decayed(name) else 0.0
         kept = weights[name] * (1 - rate * decay) if decay else weights[name]
-        new_weights[name] = kept - rate * direction
-        new_slots |= changed
+        new_weights[name] = ops.where(made, kept - rate * direction, weights[name])
+        new_slots |= moments
     return new_weights, new_slots
 
 
-def _momentum(options: TrainingOptions, slots: Tensors, name: str, gradient: Any) -> tuple[Any, Tensors]:
-    if not options.momentum:
-        return gradient, {}
-    direction = options.momentum * slots[f"momentum/{name}"] + gradient
-    return direction, {f"momentum/{name}": direction}
-
-
-def _adam(options: TrainingOptions, slots: Tensors, name: str, gradient: Any, number: Any) -> tuple[Any, Tensors]:
-    """Kingma and Ba, algorithm 1."""
+def _next_moments(options: TrainingOptions, slots: Tensors, name: str, gradient: Any, number: Any) -> Tensors:
+    """The slots of a weight after an update, by `<slot name>/<weight name>`."""
+    if options.optimizer == "adafactor":
+        return _adafactor_moments(slots, name, gradient, number)
+    if options.optimizer == "sgd":
+        return {f"momentum/{name}": options.momentum * slots[f"momentum/{name}"] + gradient} if options.momentum else {}
     first = options.beta1 * slots[f"first_moment/{name}"] + (1 - options.beta1) * gradient
     second = options.beta2 * slots[f"second_moment/{name}"] + (1 - options.beta2) * ops.square(gradient)
-    mean, square = first / (1 - ops.power(options.beta1, number)), second / (1 - ops.power(options.beta2, number))
-    direction = mean / (ops.sqrt(square) + options.epsilon)
-    return direction, {f"first_moment/{name}": first, f"second_moment/{name}": second}
+    return {f"first_moment/{name}": first, f"second_moment/{name}": second}
 
 
-def _adafactor(slots: Tensors, name: str, gradient: Any, number: Any, elements: int) -> tuple[Any, Tensors]:
+def _direction(options: TrainingOptions, moments: Tensors, name: str, gradient: Any, number: Any, elements: int) -> Any:
+    """What a weight moves against, at a rate of 1, given its new slots."""
+    if options.optimizer == "adafactor":
+        return _adafactor_direction(moments, name, gradient, elements)
+    if options.optimizer == "sgd":
+        return moments[f"momentum/{name}"] if options.momentum else gradient
+    # Kingma and Ba, algorithm 1.
+    mean = moments[f"first_moment/{name}"] / (1 - ops.power(options.beta1, number))
+    square = moments[f"second_moment/{name}"] / (1 - ops.power(options.beta2, number))
+    return mean / (ops.sqrt(square) + options.epsilon)
+
+
+def _adafactor_moments(slots: Tensors, name: str, gradient: Any, number: Any) -> Tensors:
     """Shazeer and Stern, algorithms 4 and 5, at the learning rate of the schedule.
 
     The squares' running mean of a matrix is kept as means of its rows and of its columns. Rows of padding scale the
@@ -120,11 +129,15 @@ def _adafactor(slots: Tensors, name: str, gradient: Any, number: Any, elements: 
     if len(gradient.shape) == 2:
         rows = beta * slots[f"{_ROWS}/{name}"] + (1 - beta) * ops.mean(square, axis=1)
         columns = beta * slots[f"{_COLUMNS}/{name}"] + (1 - beta) * ops.mean(square, axis=0)
-        changed = {f"{_ROWS}/{name}": rows, f"{_COLUMNS}/{name}": columns}
+        return {f"{_ROWS}/{name}": rows, f"{_COLUMNS}/{name}": columns}
+    return {f"second_moment/{name}": beta * slots[f"second_moment/{name}"] + (1 - beta) * square}
+
+
+def _adafactor_direction(moments: Tensors, name: str, gradient: Any, elements: int) -> Any:
+    if len(gradient.shape) == 2:
+        rows, columns = moments[f"{_ROWS}/{name}"], moments[f"{_COLUMNS}/{name}"]
         direction = gradient * ops.rsqrt(rows / ops.mean(rows))[:, None] * ops.rsqrt(columns)[None, :]
     else:
-        second = beta * slots[f"second_moment/{name}"] + (1 - beta) * square
-        changed = {f"second_moment/{name}": second}
-        direction = gradient * ops.rsqrt(second)
+        direction = gradient * ops.rsqrt(moments[f"second_moment/{name}"])
     size = ops.sqrt(ops.sum(ops.square(direction)) / elements)
-    return direction / ops.maximum(1.0, size / _GREATEST_UPDATE), changed
+    return direction / ops.maximum(1.0, size / _GREATEST_UPDATE)

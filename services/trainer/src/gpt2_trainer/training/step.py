@@ -114,9 +114,10 @@ class TrainingStep:
         rate = learning_rate(self.options, step)
         made = guard.is_harmless(self.options, slots, loss, norm)
         elements = {name: self._elements(name, value) for name, value in trained.items()}
-        new_weights, new_slots = optimizer.update(self.options, rate, step, trained, slots, gradients, elements)
-        new_slots |= guard.next_guard(slots, loss, norm)
-        return _chosen(made, new_weights, trained), _chosen(made, new_slots, slots), (loss, norm, rate, made)
+        new_weights, new_slots = optimizer.update(self.options, rate, step, made, trained, slots, gradients, elements)
+        following = guard.next_guard(slots, loss, norm)
+        new_slots |= {name: ops.where(made, value, slots[name]) for name, value in following.items()}
+        return new_weights, new_slots, (loss, norm, rate, made)
 
     def _elements(self, name: str, weight: Any) -> int:
         """Numbers in a weight that are no padding."""
@@ -143,7 +144,3 @@ class TrainingStep:
         zeros = (ops.zeros((), "float32"), *(ops.zeros_like(trained[name]) for name in names))
         loss, *gradients = ops.fori_loop(0, parts, add, zeros)
         return loss / parts, {name: total / parts for name, total in zip(names, gradients, strict=True)}
-
-
-def _chosen(made: Any, new: Tensors, old: Tensors) -> Tensors:
-    return {name: ops.where(made, value, old[name]) for name, value in new.items()}
