@@ -81,14 +81,6 @@ def test_presets_have_openais_numbers_of_parameters(name, parameters):
     assert architecture.padded_vocabulary_size == 50304
 
 
-@pytest.mark.parametrize(
-    ("size", "rows"), [(1, 128), (32_000, 32_000), (32_001, 32_128), (1024, 1152), (8100, 8320), (8192, 8320)]
-)
-def test_the_vocabulary_is_padded_to_whole_tiles_but_not_to_whole_pages(size, rows):
-    architecture = Architecture(layers=PRESETS["124M"], vocabulary_size=size, end_token_id=0)
-    assert architecture.padded_vocabulary_size == rows
-
-
 def test_decay_is_for_matrices_only():
     decayed = {name for name in weight_shapes(small_architecture(n_layer=1)) if is_decayed(name)}
     matrices = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")

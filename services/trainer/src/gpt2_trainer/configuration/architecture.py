@@ -8,8 +8,6 @@ from typing import Any
 PADDING = 128
 """Inside, the vocabulary is padded to a multiple of this, which matrix units like; outside it is exact."""
 
-# A token's scores of so many rows, in float32, are whole pages of memory.
-_PAGE_ROWS = 1024
 
 # Far beyond every GPT-2, so that a damaged file cannot fill the memory with the names of its weights alone.
 _GREATEST: Mapping[str, int] = MappingProxyType(
@@ -70,13 +68,8 @@ class Architecture:
 
     @property
     def padded_vocabulary_size(self) -> int:
-        """Rows of the embedding in memory.
-
-        They never fill whole pages: the scores of neighbouring tokens would have one place in a CPU's cache for all,
-        and their product with the hidden states took up to twice as long.
-        """
-        rows = -(-self.vocabulary_size // PADDING) * PADDING
-        return rows if rows % _PAGE_ROWS else rows + PADDING
+        """Rows of the embedding in memory."""
+        return -(-self.vocabulary_size // PADDING) * PADDING
 
     @property
     def head_size(self) -> int:
