@@ -48,6 +48,17 @@ def test_sgd_agrees_with_numpy(backend, momentum):
     assert_agree(backend, options, reference.Momentum(momentum))
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor"])
+def test_a_skipped_update_leaves_everything_as_it_was(backend, optimizer):
+    options = replace(OPTIONS, optimizer=optimizer, momentum=0.9 if optimizer == "sgd" else 0.0)
+    weights = random_weights(ARCHITECTURE)
+    before, after = backend(computations.after_a_skipped_update, options, weights, random_gradients(weights, 1)[0])
+    assert before.keys() == after.keys() > weights.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+        assert np.isfinite(value).all()
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_an_update_copies_no_slot(tensorflow_process, optimizer):
     """Copies of a model's two moments take longer than the update itself, and as much memory as the moments."""

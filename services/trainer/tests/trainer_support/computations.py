@@ -131,6 +131,32 @@ def optimizer_updates(options, weights, gradients, elements=None):
     return {name: ops.convert_to_numpy(value) for name, value in state[0].items()}
 
 
+def after_a_skipped_update(options, weights, gradients):
+    """Weights and slots after an update that made slots, and one that is not to be made."""
+    from keras import ops
+
+    from gpt2_trainer.model.backend import compiled
+    from gpt2_trainer.training import optimizer
+
+    def tensors(values):
+        return {name: ops.convert_to_tensor(value) for name, value in values.items()}
+
+    elements = {name: value.size for name, value in weights.items()}
+
+    def update(made, weights, slots, gradients):
+        return optimizer.update(options, 0.1, np.int32(1), made, weights, slots, gradients, elements)
+
+    update = compiled(update)
+    made, skipped = (ops.convert_to_tensor(value) for value in (True, False))
+    before = update(made, tensors(weights), tensors(optimizer.first_slots(options, weights)), tensors(gradients))
+    harmful = {name: np.full_like(value, np.nan) for name, value in weights.items()}
+    after = update(skipped, *before, tensors(harmful))
+    return [
+        {name: ops.convert_to_numpy(value) for name, value in (state[0] | state[1]).items()}
+        for state in (before, after)
+    ]
+
+
 def copies_of_an_update(options, shape):
     """How many copies of a weight's size XLA makes for an update on TensorFlow of what is kept in variables."""
     import tensorflow as tf

@@ -8,7 +8,6 @@ from typing import Any
 PADDING = 128
 """Inside, the vocabulary is padded to a multiple of this, which matrix units like; outside it is exact."""
 
-
 # Far beyond every GPT-2, so that a damaged file cannot fill the memory with the names of its weights alone.
 _GREATEST: Mapping[str, int] = MappingProxyType(
     {"n_layer": 1 << 12, "n_head": 1 << 12, "n_embd": 1 << 17, "n_ctx": 1 << 20, "vocabulary_size": 1 << 24}
