@@ -81,6 +81,12 @@ def test_presets_have_openais_numbers_of_parameters(name, parameters):
     assert architecture.padded_vocabulary_size == 50304
 
 
+@pytest.mark.parametrize(("size", "rows"), [(1, 128), (8192, 8192), (32_000, 32_000), (32_001, 32_128)])
+def test_the_vocabulary_is_padded_to_whole_tiles(size, rows):
+    architecture = Architecture(layers=PRESETS["124M"], vocabulary_size=size, end_token_id=0)
+    assert architecture.padded_vocabulary_size == rows
+
+
 def test_decay_is_for_matrices_only():
     decayed = {name for name in weight_shapes(small_architecture(n_layer=1)) if is_decayed(name)}
     matrices = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")

@@ -107,54 +107,39 @@ def guard_decisions(options, before, asked):
     return [bool(guard.is_harmless(options, state, *tensors(values))) for values in asked]
 
 
-def optimizer_updates(options, weights, gradients, elements=None):
-    """Updates weights with given gradients at the options' learning rate."""
+def _tensors(values):
     from keras import ops
 
-    from gpt2_trainer.model.backend import compiled
+    return {name: ops.convert_to_tensor(value) for name, value in values.items()}
+
+
+def _arrays(tensors):
+    from keras import ops
+
+    return {name: ops.convert_to_numpy(value) for name, value in tensors.items()}
+
+
+def optimizer_updates(options, weights, gradients, elements=None):
+    """Updates weights with given gradients at the options' learning rate."""
     from gpt2_trainer.training import optimizer
 
-    def tensors(values):
-        return {name: ops.convert_to_tensor(value) for name, value in values.items()}
-
-    slots = optimizer.first_slots(options, weights)
-    elements = elements or {name: value.size for name, value in weights.items()}
-
-    def update(number, weights, slots, gradients):
-        made = ops.convert_to_tensor(True)
-        return optimizer.update(options, options.learning_rate, number, made, weights, slots, gradients, elements)
-
-    update = compiled(update)
-    state = tensors(weights), tensors(slots)
+    rate, elements = options.learning_rate, elements or {name: value.size for name, value in weights.items()}
+    state = _tensors(weights), _tensors(optimizer.first_slots(options, weights))
     for step, gradient in enumerate(gradients):
-        state = update(ops.convert_to_tensor(np.int32(step)), *state, tensors(gradient))
-    return {name: ops.convert_to_numpy(value) for name, value in state[0].items()}
+        state = optimizer.update(options, rate, np.int32(step), True, *state, _tensors(gradient), elements)
+    return _arrays(state[0])
 
 
 def after_a_skipped_update(options, weights, gradients):
-    """Weights and slots after an update that made slots, and one that is not to be made."""
-    from keras import ops
-
-    from gpt2_trainer.model.backend import compiled
+    """Weights and slots after an update that made slots, and after one more that is not to be made."""
     from gpt2_trainer.training import optimizer
 
-    def tensors(values):
-        return {name: ops.convert_to_tensor(value) for name, value in values.items()}
-
     elements = {name: value.size for name, value in weights.items()}
-
-    def update(made, weights, slots, gradients):
-        return optimizer.update(options, 0.1, np.int32(1), made, weights, slots, gradients, elements)
-
-    update = compiled(update)
-    made, skipped = (ops.convert_to_tensor(value) for value in (True, False))
-    before = update(made, tensors(weights), tensors(optimizer.first_slots(options, weights)), tensors(gradients))
     harmful = {name: np.full_like(value, np.nan) for name, value in weights.items()}
-    after = update(skipped, *before, tensors(harmful))
-    return [
-        {name: ops.convert_to_numpy(value) for name, value in (state[0] | state[1]).items()}
-        for state in (before, after)
-    ]
+    state = _tensors(weights), _tensors(optimizer.first_slots(options, weights))
+    before = optimizer.update(options, 0.1, np.int32(0), True, *state, _tensors(gradients), elements)
+    after = optimizer.update(options, 0.1, np.int32(1), False, *before, _tensors(harmful), elements)
+    return [_arrays(weights | slots) for weights, slots in (before, after)]
 
 
 def copies_of_an_update(options, shape):
@@ -170,11 +155,8 @@ def copies_of_an_update(options, shape):
 
     def update(made, gradient):
         slots = {name: variable.value() for name, variable in variables.items()}
-        weights, gradients, elements = (
-            {"weight": slots.pop("weight")},
-            {"weight": gradient},
-            {"weight": weight["weight"].size},
-        )
+        weights, gradients = {"weight": slots.pop("weight")}, {"weight": gradient}
+        elements = {"weight": weight["weight"].size}
         new = optimizer.update(options, 0.1, tf.constant(1), made, weights, slots, gradients, elements)
         for name, value in (new[0] | new[1]).items():
             variables[name].assign(value)
