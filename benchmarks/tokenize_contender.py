@@ -9,6 +9,7 @@ SETTING is a JSON file with `corpus`, `tokenizer`, `root`, `openai`, `texts` and
 of JSON.
 """
 
+import gc
 import json
 import os
 import sys
@@ -63,6 +64,7 @@ def _ours(setting: Setting) -> dict[str, Any]:
     settings = TokenizerSettings(artifact_root=setting["root"])
     context = JobContext(identity, settings, lambda _: None, Interruption())
     request = pb.EncodeCorpusRequest(corpus_uri=setting["corpus"], tokenizer_uri=setting["tokenizer"])
+    gc.freeze()  # As a job's process does.
     started, processor = time.perf_counter(), time.process_time()
     [output] = encode_corpus(request, context)
     seconds = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - processor}

@@ -8,6 +8,7 @@ of libraries are sent to standard error, so that they cannot break into it.
 
 import base64
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -106,7 +107,10 @@ def _die_with_parent() -> None:
 
 def _result(function: str, request: object, context: JobContext[Any]) -> dict[str, Any]:
     try:
-        outputs = import_function(function)(request, context)
+        work = import_function(function)
+        # What is imported stays. Python would look through it again and again, 0.1 s while a vocabulary is read.
+        gc.freeze()
+        outputs = work(request, context)
         context.remove_work()
     except JobInterrupted as error:
         return {"interrupted": "suspended" if isinstance(error, JobSuspended) else "cancelled"}
