@@ -22,7 +22,7 @@ def contenders(names: list[str]) -> list[Contender]:
     folder = FOLDER / "generation"
     ours = [
         Contender(f"ours {backend} {precision}", [sys.executable, str(folder / "ours.py"), backend, precision])
-        for backend, precision in (("jax", "float32"), ("jax", "bfloat16"), ("tensorflow", "float32"))
+        for backend, precision in (("jax", "bfloat16"), ("jax", "float32"), ("tensorflow", "float32"))
     ]
     kerashub = [
         Contender(f"kerashub {backend} float32", [PEERS, str(folder / "kerashub.py"), backend])

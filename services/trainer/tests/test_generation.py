@@ -48,6 +48,57 @@ def test_a_sample_depends_on_the_seed_and_its_number_alone(jax_process):
     assert three[0] != made(1, seed=5)[0]
 
 
+@pytest.mark.parametrize(("width", "samples"), [(64, 1), (64, 2), (24, 1)])
+def test_bfloat16_on_a_cpu_computes_exactly_with_rounded_weights(jax_process, width, samples):
+    """A single row goes another way than several, where the width divides; prompts are several rows always."""
+    architecture = small_architecture(n_embd=width)
+    weights = random_weights(architecture)
+    rounded = {name: value if value.ndim == 1 else rounded_to_bfloat16(value) for name, value in weights.items()}
+
+    def made(weights, precision):
+        settings = ([1, 2, 3], samples, 100, SamplingOptions(top_k=0), 0, precision)
+        return jax_process(computations.generated, architecture, weights, *settings).tolist()
+
+    assert made(weights, "bfloat16") == made(rounded, "float32") != made(weights, "float32")
+
+
+def rounded_to_bfloat16(values):
+    """To the nearest, and to the even one of two."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(32, 1), (48, 17), (768, 768), (1600, 100), (64, 20_000)])
+def test_a_row_is_multiplied_by_pairs(jax_process, rows, columns):
+    random = np.random.default_rng(rows)
+    # Normal numbers of all sizes whose products float32 can hold, and both zeros.
+    bits = (random.integers(64, 192, (rows, columns)) << 7 | random.integers(0, 128, (rows, columns))).astype(np.uint16)
+    bits |= (random.integers(0, 2, (rows, columns)) << 15).astype(np.uint16)
+    bits[0], bits[1] = 0, 0x8000
+    matrix = (bits.astype(np.uint32) << 16).view(np.float32)
+    row = np.zeros((1, 1, rows), np.float32)
+    for place in (0, 1, rows // 2, rows - 1):
+        # One row of the matrix at a time, to the bit.
+        row[:] = 0
+        row[0, 0, place] = 1
+        product, _ = jax_process(computations.paired_product, row, bits)
+        assert np.array_equal(product, matrix[None, None, place])
+
+
+def test_a_product_with_pairs_makes_no_matrix(jax_process):
+    random = np.random.default_rng(0)
+    matrix = rounded_to_bfloat16(random.normal(0, 1, (768, 3072)).astype(np.float32))
+    row = random.normal(0, 1, (1, 768)).astype(np.float32)
+    product, memory = jax_process(computations.paired_product, row, (matrix.view(np.uint32) >> 16).astype(np.uint16))
+    assert np.allclose(product, row.astype(np.float64) @ matrix, rtol=0, atol=1e-4)
+    assert memory < matrix.nbytes / 8
+
+
+@pytest.mark.parametrize("rows", [2, 16, 40])
+def test_rows_that_do_not_divide_make_no_pairs(jax_process, rows):
+    assert jax_process(computations.paired_product, np.zeros((1, rows)), np.zeros((rows, 4), np.uint16)) is None
+
+
 def draws(backend, logits, temperature=1.0, top_k=0, top_p=1.0, count=2000):
     uniform = ((np.arange(count) + 0.5) / count).astype(np.float32)
     values = np.float32(temperature), np.int32(top_k), np.float32(top_p)

@@ -128,7 +128,12 @@ def _task(request: pb.GenerateRequest) -> GenerationTask:
 
 def _add_servicer(surroundings: ServiceSurroundings[TrainerSettings], server: grpc.aio.Server) -> TrainerServicer:
     settings = surroundings.settings
-    pool = GenerationPool(settings.generate_backend, settings.generate_idle_seconds, settings.generate_models)
+    pool = GenerationPool(
+        settings.generate_backend,
+        settings.generate_precision,
+        settings.generate_idle_seconds,
+        settings.generate_models,
+    )
     surroundings.on_stop.callback(pool.close)
     if settings.training_backend == "trainjob":
         sweep = asyncio.create_task(sweep_trainjobs(settings, surroundings.jobs))

@@ -177,16 +177,28 @@ def clipped(gradients, greatest):
     return {name: ops.convert_to_numpy(value) for name, value in tensors.items()}, float(norm)
 
 
-def generated(architecture, weights, prompt, samples, count, sampling, seed):
+def generated(architecture, weights, prompt, samples, count, sampling, seed, precision="float32"):
     """Tokens [samples, count] of the decoder."""
-    from keras import ops
-
     from gpt2_trainer.generation.decoder import Decoder
     from gpt2_trainer.model.network import Network
 
-    tensors = {name: ops.convert_to_tensor(value) for name, value in weights.items()}
-    tokens = Decoder(Network(architecture=architecture)).generate(tensors, prompt, samples, sampling, seed)
+    decoder = Decoder(Network(architecture=architecture, precision=precision))
+    tokens = decoder.generate(decoder.load(weights), prompt, samples, sampling, seed)
     return np.stack(list(islice(tokens, count)), axis=1)
+
+
+def paired_product(row, matrix):
+    """Product of a row and a matrix of bfloat16 bit patterns; bytes that the compiled program has besides; pairs."""
+    import jax
+    import ml_dtypes
+
+    from gpt2_trainer.model import paired
+
+    pairs = paired.pair(jax.numpy.asarray(matrix.view(ml_dtypes.bfloat16)))
+    if pairs is None:
+        return None
+    program = jax.jit(paired.multiply, static_argnums=2).lower(row, pairs, matrix.shape[1]).compile()
+    return np.asarray(program(row, pairs)), program.memory_analysis().temp_size_in_bytes
 
 
 def drawn(logits, uniform, temperature, top_k, top_p):

@@ -5,6 +5,7 @@ it is full, the last half of it is computed anew as the beginning of a new conte
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 
 from gpt2_trainer.configuration.sampling import SamplingOptions
 from gpt2_trainer.generation.sampling import count_candidates, draw
+from gpt2_trainer.model import paired
 from gpt2_trainer.model.backend import compiled
 from gpt2_trainer.model.network import Network, Tensor
-from gpt2_trainer.model.weights import Weights
+from gpt2_trainer.model.paired import PairedMatrix
+from gpt2_trainer.model.weights import POSITION_EMBEDDING, TOKEN_EMBEDDING, Weights
 
 _SMALLEST_SHAPE = 16
 _ROOM = 128
@@ -49,22 +52,39 @@ class Decoder:
     """Generates with one network. Compiled shapes are kept from call to call.
 
     Args:
-        network: The model; keys and values are kept in its precision.
+        network: The model; keys and values are kept in its precision. Where the CPU has no fast products of bfloat16,
+            only the matrices are, and what is computed with them is float32.
     """
 
     def __init__(self, network: Network) -> None:
-        self._network = network
+        self._pairs = network.precision == "bfloat16" and paired.is_fast()
+        self._network = replace(network, precision="float32") if self._pairs else network
         self._advances: dict[int, Callable[..., Any]] = {}
 
-    def load(self, weights: Weights) -> Mapping[str, Tensor]:
+    def load(self, weights: Weights) -> Mapping[str, Tensor | PairedMatrix]:
         """Weights as `generate` takes them, in the network's precision, so that no step has to convert them."""
-        return {
-            name: ops.convert_to_tensor(value, self._network.precision if value.ndim > 1 else "float32")
-            for name, value in weights.items()
-        }
+        return {name: self._loaded(name, value) for name, value in weights.items()}
+
+    def _loaded(self, name: str, value: NDArray[np.float32]) -> Tensor | PairedMatrix:
+        if value.ndim == 1:
+            return ops.convert_to_tensor(value, "float32")
+        if not self._pairs:
+            return ops.convert_to_tensor(value, self._network.precision)
+        rounded = ops.cast(value, "bfloat16")
+        full = ops.cast(rounded, "float32")
+        if name == POSITION_EMBEDDING:
+            return full
+        # What is multiplied by the embedding is so by its transpose.
+        pairs = paired.pair(ops.transpose(rounded) if name == TOKEN_EMBEDDING else rounded)
+        return full if pairs is None else PairedMatrix(full, ops.convert_to_tensor(pairs))
 
     def generate(
-        self, weights: Mapping[str, Tensor], prompt: Sequence[int], samples: int, options: SamplingOptions, seed: int
+        self,
+        weights: Mapping[str, Tensor | PairedMatrix],
+        prompt: Sequence[int],
+        samples: int,
+        options: SamplingOptions,
+        seed: int,
     ) -> Iterator[NDArray[np.int32]]:
         """Goes on from a prompt without end; the caller stops.
 
@@ -87,7 +107,12 @@ class Decoder:
             drawn = following
 
     def _steps(
-        self, weights: Mapping[str, Tensor], prompt: Sequence[int], samples: int, options: SamplingOptions, seed: int
+        self,
+        weights: Mapping[str, Tensor | PairedMatrix],
+        prompt: Sequence[int],
+        samples: int,
+        options: SamplingOptions,
+        seed: int,
     ) -> Iterator[Tensor]:
         """As `generate`, but the tokens [samples, 1] are on the device and may still be on their way."""
         n_ctx = self._network.architecture.layers.n_ctx
@@ -114,7 +139,7 @@ class Decoder:
 
     def _run(
         self,
-        weights: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor | PairedMatrix],
         cache: Cache,
         new: Tensor,
         length: int,
@@ -149,7 +174,7 @@ class Decoder:
     def _next_tokens(
         self,
         candidates: int,
-        weights: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor | PairedMatrix],
         cache: Cache,
         new: Tensor,
         start: Tensor,

@@ -19,13 +19,14 @@ class TextGenerator:
 
     Args:
         folder: Folder of a model artifact.
+        precision: Type that matrices are multiplied in.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, precision: str) -> None:
         architecture, weights = read_huggingface(folder, "model_uri")
         self._end_token_id = architecture.end_token_id
         self._codec = TextCodec(folder, architecture.end_token_id)
-        self._decoder = Decoder(Network(architecture=architecture))
+        self._decoder = Decoder(Network(architecture=architecture, precision=precision))
         self._weights = self._decoder.load(weights)
 
     def generate(self, task: GenerationTask, is_cancelled: Callable[[], bool]) -> Iterator[Piece]:

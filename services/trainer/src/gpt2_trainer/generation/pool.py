@@ -28,12 +28,14 @@ class GenerationPool:
 
     Args:
         backend: What Keras generates with: tensorflow or jax.
+        precision: Type that matrices are multiplied in: float32 or bfloat16.
         idle_seconds: Time after which a process without work is ended.
         most: Models in memory at most.
     """
 
-    def __init__(self, backend: str, idle_seconds: float, most: int) -> None:
+    def __init__(self, backend: str, precision: str, idle_seconds: float, most: int) -> None:
         self._backend = backend
+        self._precision = precision
         self._idle_seconds = idle_seconds
         self._most = most
         self._workers: dict[str, _Worker] = {}
@@ -70,7 +72,7 @@ class GenerationPool:
     def _worker(self, digest: str, folder: Path) -> "_Worker":
         if digest not in self._workers:
             self._make_place()
-            self._workers[digest] = _Worker(digest, folder, self._backend)
+            self._workers[digest] = _Worker(digest, folder, self._backend, self._precision)
         return self._workers[digest]
 
     def _make_place(self) -> None:
@@ -101,12 +103,12 @@ class GenerationPool:
 class _Worker:
     """One generating process; it is started when first needed, and again when it has died."""
 
-    def __init__(self, digest: str, folder: Path, backend: str) -> None:
+    def __init__(self, digest: str, folder: Path, backend: str, precision: str) -> None:
         self.digest = digest
         self.lock = asyncio.Lock()
         self.waiting = 0
         self.used_at = time.monotonic()
-        self._arguments = (str(folder), backend)
+        self._arguments = (str(folder), backend, precision)
         self._process: asyncio.subprocess.Process | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._stopping: asyncio.Task[None] | None = None

@@ -1,4 +1,4 @@
-"""A process that generates text with one model: `python -m gpt2_trainer.generation.worker MODEL_FOLDER BACKEND`.
+"""A process that generates text with one model: `python -m gpt2_trainer.generation.worker FOLDER BACKEND PRECISION`.
 
 A task comes as a line on standard input; `cancel` ends it early. Answers go to what was standard output: `piece`s, then
 `end`, or `error`. The end of standard input means that the service is gone, and the process goes too.
@@ -30,7 +30,7 @@ def main() -> None:
     # What libraries print must not break into the answers.
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    folder, backend = Path(sys.argv[1]), cast(BackendName, sys.argv[2])
+    folder, backend, precision = Path(sys.argv[1]), cast(BackendName, sys.argv[2]), sys.argv[3]
     configure_logs("trainer", os.environ.get("GPT2_LOG_LEVEL", "INFO"))
     tasks: queue.SimpleQueue[GenerationTask] = queue.SimpleQueue()
     cancelled = threading.Event()
@@ -39,7 +39,7 @@ def main() -> None:
     while True:
         task = tasks.get()
         try:
-            generator = generator or _load(folder, backend)
+            generator = generator or _load(folder, backend, precision)
             for piece in generator.generate(task, cancelled.is_set):
                 _send(answers, {"piece": piece.to_json()})
             _send(answers, {"end": True})
@@ -49,11 +49,11 @@ def main() -> None:
             _send(answers, error_to_json(error))
 
 
-def _load(folder: Path, backend: BackendName) -> Any:
+def _load(folder: Path, backend: BackendName, precision: str) -> Any:
     select_backend(backend)
     from gpt2_trainer.generation.engine import TextGenerator
 
-    return TextGenerator(folder)
+    return TextGenerator(folder, precision)
 
 
 def _listen(stream: IO[str], tasks: "queue.SimpleQueue[GenerationTask]", cancelled: threading.Event) -> None:

@@ -28,7 +28,7 @@ def scores(hidden: Any, embedding: Any, size: int) -> Any:
     Returns:
         float32 [..., rows]; those of padding are so low that their chance is 0.
     """
-    return _exact(product(hidden, embedding, transpose_second=True), size)
+    return exact(product(hidden, embedding, transpose_second=True), size)
 
 
 def token_results(hidden: Any, embedding: Any, targets: Any, size: int, parts: int) -> tuple[Any, Any]:
@@ -90,7 +90,7 @@ def mean_loss(hidden: Any, embedding: Any, targets: Any, size: int, parts: int) 
     return with_gradient(loss_of)(hidden, embedding)
 
 
-def _exact(products: Any, size: int) -> Any:
+def exact(products: Any, size: int) -> Any:
     """Scores in float32, padding masked, of products [..., rows] in any type."""
     logits = ops.cast(products, "float32")
     rows = logits.shape[-1]
@@ -99,14 +99,14 @@ def _exact(products: Any, size: int) -> Any:
 
 def _losses_and_hits(products: Any, targets: Any, *, size: int) -> tuple[Any, Any]:
     """What `token_results` returns, of products [tokens, rows]."""
-    logits = _exact(products, size)
+    logits = exact(products, size)
     losses, _, _ = _cross_entropy(logits, targets)
     return losses, ops.equal(ops.argmax(logits, axis=-1), ops.cast(targets, "int32"))
 
 
 def _loss_and_slopes(products: Any, targets: Any, *, size: int, tokens: int) -> tuple[Any, Any]:
     """The part of a mean over so many tokens, float32 scalar, and its gradient, of the products' type and shape."""
-    losses, exponentials, total = _cross_entropy(_exact(products, size), targets)
+    losses, exponentials, total = _cross_entropy(exact(products, size), targets)
     is_target = ops.arange(products.shape[-1]) == targets[:, None]
     slopes = (exponentials / total - ops.cast(is_target, "float32")) / tokens
     return ops.sum(losses) / tokens, ops.cast(slopes, products.dtype)

@@ -16,8 +16,9 @@ from keras import ops
 
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.loss_parts import MOST_SCORES, count_parts
-from gpt2_trainer.model import activations, loss
+from gpt2_trainer.model import activations, loss, paired
 from gpt2_trainer.model.backend import fused, has_flash_attention, linear
+from gpt2_trainer.model.paired import PairedMatrix
 from gpt2_trainer.model.weights import LAYER_PARTS, POSITION_EMBEDDING, TOKEN_EMBEDDING, layer_weight
 
 Tensor = Any
@@ -140,7 +141,9 @@ class Network:
         if mask is None:
             steps = ops.arange(time, dtype="int32")
             mask = steps[:, None] >= steps[None, :]
-        hidden = ops.cast(ops.take(weights[TOKEN_EMBEDDING], token_ids, axis=0) + positions, self.precision)
+        embedding = weights[TOKEN_EMBEDDING]
+        embedding = embedding.full if isinstance(embedding, PairedMatrix) else embedding
+        hidden = ops.cast(ops.take(embedding, token_ids, axis=0) + positions, self.precision)
         for layer in range(self.architecture.layers.n_layer):
             parts = [weights[layer_weight(layer, part)] for part in LAYER_PARTS]
 
@@ -188,7 +191,10 @@ class Network:
         return self._product(parts, name, inputs) + ops.cast(parts[f"{name}.bias"], self.precision)
 
     def _product(self, parts: Mapping[str, Tensor], name: str, inputs: Tensor) -> Tensor:
-        weight = ops.cast(parts[f"{name}.weight"], self.precision)
+        weight = parts[f"{name}.weight"]
+        if isinstance(weight, PairedMatrix):
+            return paired.product(inputs, weight)
+        weight = ops.cast(weight, self.precision)
         return linear(inputs, weight) if self.fuse else ops.matmul(inputs, weight)
 
     @cached_property
@@ -207,5 +213,7 @@ class Network:
         return fused(function) if self.fuse else function
 
     def _project(self, weights: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
-        embedding = ops.cast(weights[TOKEN_EMBEDDING], self.precision)
-        return loss.scores(hidden, embedding, self.architecture.vocabulary_size)
+        embedding, size = weights[TOKEN_EMBEDDING], self.architecture.vocabulary_size
+        if isinstance(embedding, PairedMatrix):
+            return loss.exact(paired.product(hidden, embedding, transposed=True), size)
+        return loss.scores(hidden, ops.cast(embedding, self.precision), size)
