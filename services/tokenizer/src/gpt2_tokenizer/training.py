@@ -60,12 +60,10 @@ def train_vocabulary(
     ranks = sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])
     # Two pairs can make the same bytes; the first one is the token.
     learned = list(dict.fromkeys("".join(symbols[byte] for byte in token) for token, _ in ranks[_BYTES:]))
-    merges = _merges_of(learned)
-    merges = merges[: _frequent(merges, texts, min_frequency)]
-    return _vocabulary(merges, special_tokens)
+    return _of_frequent(_merges_of(learned), special_tokens, texts, min_frequency)
 
 
-def _vocabulary(merges: Sequence[tuple[str, str]], special_tokens: Sequence[str] = ()) -> Vocabulary:
+def _vocabulary(merges: Sequence[tuple[str, str]], special_tokens: Sequence[str]) -> Vocabulary:
     tokens = [*symbol_of_byte().values(), *(left + right for left, right in merges), END_TOKEN, *special_tokens]
     return Vocabulary.from_parts({token: index for index, token in enumerate(tokens)}, merges, special_tokens)
 
@@ -83,10 +81,15 @@ def _merges_of(learned: Sequence[str]) -> list[tuple[str, str]]:
 
 def _halves(token: str, ranks: Mapping[str, int]) -> tuple[str, str]:
     """The two parts that merges leave of a token."""
-    cuts = [cut for cut in range(1, len(token)) if token[:cut] in ranks and token[cut:] in ranks]
-    if len(cuts) == 1:
+    only = 0
+    for cut in range(1, len(token)):
+        if token[:cut] in ranks and token[cut:] in ranks:
+            if only:
+                break
+            only = cut
+    else:
         # Whatever the merges leave is two tokens, and there is no other place where two meet.
-        return token[: cuts[0]], token[cuts[0] :]
+        return token[:only], token[only:]
     parts = list(token)
     urgency = [ranks.get(left + right, _NEVER) for left, right in pairwise(parts)]
     while len(parts) > 2:
@@ -130,24 +133,29 @@ def _halves_of_long(token: str, ranks: Mapping[str, int]) -> tuple[str, str]:
     return token[: ends[0]], token[ends[0] :]
 
 
-def _frequent(merges: Sequence[tuple[str, str]], texts: Callable[[], Iterable[str]], least: int) -> int:
-    """How many merges, from the first on, are of pairs that occur often enough."""
-    if least <= 1 or not merges or _reaches(merges, texts, least):
-        return len(merges)
+def _of_frequent(
+    merges: Sequence[tuple[str, str]],
+    special_tokens: Sequence[str],
+    texts: Callable[[], Iterable[str]],
+    least: int,
+) -> Vocabulary:
+    """The vocabulary of those merges, from the first on, whose pairs occur often enough."""
+    vocabulary = _vocabulary(merges, special_tokens)
+    if least <= 1 or not merges or _reaches(vocabulary, texts, least):
+        return vocabulary
     right, wrong = 0, len(merges)
     while wrong - right > 1:
         middle = (right + wrong) // 2
-        if _reaches(merges[:middle], texts, least):
+        if _reaches(_vocabulary(merges[:middle], special_tokens), texts, least):
             right = middle
         else:
             wrong = middle
-    return right
+    return _vocabulary(merges[:right], special_tokens)
 
 
-def _reaches(merges: Sequence[tuple[str, str]], texts: Callable[[], Iterable[str]], least: int) -> bool:
+def _reaches(vocabulary: Vocabulary, texts: Callable[[], Iterable[str]], least: int) -> bool:
     """Whether the last merge's token comes out of the texts often enough. Reads no further than it must."""
-    vocabulary = _vocabulary(merges)
-    token = _BYTES + len(merges) - 1
+    token = _BYTES + len(vocabulary.merges) - 1
     token_bytes = symbol_bytes(vocabulary.tokens[token])
     encoder, is_fast = Encoder(vocabulary, fast=False), False
     count = characters = 0
