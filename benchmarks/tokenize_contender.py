@@ -1,7 +1,8 @@
 """One measured process of `benchmarks/tokenizer.py`: does one thing once, on text not seen before, and says how long.
 
     python tokenize_contender.py corpus NAME THREADS SETTING     a corpus to a dataset (`ours`), or the encoder alone:
-                                                                 as it comes (`bare`), or a thread a call (`single`)
+                                                                 all texts in one call (`call`), in batches as it comes
+                                                                 (`bare`), or in batches, a thread a call (`single`)
     python tokenize_contender.py library NAME THREADS SETTING    a library on texts in memory, and whether exact
     python tokenize_contender.py train NAME THREADS SETTING      a library's training
 
@@ -50,7 +51,7 @@ def _peak_mib() -> float:
 def _corpus(name: str, threads: int, setting: Setting) -> dict[str, Any]:
     if name == "single":
         os.environ["FASTOKENS_BPE_THREADS"] = "1"
-    return _ours(setting) if name == "ours" else _bare(threads, setting)
+    return _ours(setting) if name == "ours" else _bare(threads, setting, in_batches=name != "call")
 
 
 def _ours(setting: Setting) -> dict[str, Any]:
@@ -71,13 +72,13 @@ def _ours(setting: Setting) -> dict[str, Any]:
     return {**seconds, "tokens": output.counts["tokens"]}
 
 
-def _bare(threads: int, setting: Setting) -> dict[str, Any]:
+def _bare(threads: int, setting: Setting, *, in_batches: bool) -> dict[str, Any]:
     import fastokens
     import pyarrow.parquet as pq
 
     folder = Path(setting["corpus"].removeprefix("file://"))
     texts = [text for path in sorted(folder.glob("*.parquet")) for text in pq.read_table(path)["text"].to_pylist()]
-    batches = _batches(texts)
+    batches = _batches(texts) if in_batches else [texts]
     tokenizer = fastokens.Tokenizer.from_json_str(_tokenizer_json(setting))
     started, processor = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(threads) as pool:
