@@ -9,7 +9,6 @@ by halving.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
-from itertools import pairwise
 
 import numpy as np
 import rustbpe
@@ -56,10 +55,10 @@ def train_vocabulary(
     names = (END_TOKEN, *special_tokens)
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(_pieces(texts()), size - len(names), _BATCH_PIECES, _PATTERN)
-    symbols = symbol_of_byte()
+    symbols = dict(symbol_of_byte())
     ranks = sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])
     # Two pairs can make the same bytes; the first one is the token.
-    learned = list(dict.fromkeys("".join(symbols[byte] for byte in token) for token, _ in ranks[_BYTES:]))
+    learned = list(dict.fromkeys(token.decode("latin-1").translate(symbols) for token, _ in ranks[_BYTES:]))
     return _of_frequent(_merges_of(learned), special_tokens, texts, min_frequency)
 
 
@@ -72,35 +71,42 @@ def _merges_of(learned: Sequence[str]) -> list[tuple[str, str]]:
     """The pair that each token was merged from: what the merges before it leave of its characters."""
     # The bytes come before all merges, and no two parts make one.
     ranks = dict.fromkeys(symbol_of_byte().values(), -1)
-    merges = []
+    merges: dict[str, tuple[str, str]] = {}
     for rank, token in enumerate(learned):
-        merges.append(_halves_of_long(token, ranks) if len(token) > _LONG_TOKEN else _halves(token, ranks))
+        merges[token] = _halves_of_long(token, ranks) if len(token) > _LONG_TOKEN else _halves(token, ranks, merges)
         ranks[token] = rank
-    return merges
+    return list(merges.values())
 
 
-def _halves(token: str, ranks: Mapping[str, int]) -> tuple[str, str]:
+def _halves(token: str, ranks: Mapping[str, int], merges: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
     """The two parts that merges leave of a token."""
-    only = 0
-    for cut in range(1, len(token)):
-        if token[:cut] in ranks and token[cut:] in ranks:
-            if only:
-                break
-            only = cut
-    else:
-        # Whatever the merges leave is two tokens, and there is no other place where two meet.
-        return token[:only], token[only:]
-    parts = list(token)
-    urgency = [ranks.get(left + right, _NEVER) for left, right in pairwise(parts)]
-    while len(parts) > 2:
-        at = urgency.index(min(urgency))
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        del urgency[at]
-        if at > 0:
-            urgency[at - 1] = ranks.get(parts[at - 1] + parts[at], _NEVER)
-        if at < len(urgency):
-            urgency[at] = ranks.get(parts[at] + parts[at + 1], _NEVER)
-    return parts[0], parts[1]
+    cuts = [cut for cut in range(1, len(token)) if token[:cut] in ranks and token[cut:] in ranks]
+    # Whatever the merges leave is two tokens, so the last place is it where no other is.
+    cut = next((cut for cut in cuts[:-1] if _stay_apart(token[:cut], token[cut:], ranks, merges)), cuts[-1])
+    return token[:cut], token[cut:]
+
+
+def _stay_apart(left: str, right: str, ranks: Mapping[str, int], merges: Mapping[str, tuple[str, str]]) -> bool:
+    """Whether merges of the characters of two tokens leave the two.
+
+    Goes back from them merge by merge, the latest first: at no time may what then met at their border have been merged
+    before what was.
+    """
+    left_rank, right_rank = ranks[left], ranks[right]
+    limit = _NEVER
+    while ranks.get(left + right, _NEVER) >= limit:
+        if left_rank > right_rank:
+            limit = left_rank
+            left = merges[left][1]
+            left_rank = ranks[left]
+        elif right_rank >= 0:
+            # Of equal merges those further left come first.
+            limit = right_rank + 1
+            right = merges[right][0]
+            right_rank = ranks[right]
+        else:
+            return True
+    return False
 
 
 def _halves_of_long(token: str, ranks: Mapping[str, int]) -> tuple[str, str]:
