@@ -76,12 +76,11 @@ def test_a_row_is_multiplied_by_pairs(jax_process, rows, columns):
     bits |= (random.integers(0, 2, (rows, columns)) << 15).astype(np.uint16)
     bits[0], bits[1] = 0, 0x8000
     matrix = (bits.astype(np.uint32) << 16).view(np.float32)
-    row = np.zeros((1, 1, rows), np.float32)
-    for place in (0, 1, rows // 2, rows - 1):
-        # One row of the matrix at a time, to the bit.
-        row[:] = 0
-        row[0, 0, place] = 1
-        product, _ = jax_process(computations.paired_product, row, bits)
+    places = [0, 1, rows // 2, rows - 1]
+    # One row of the matrix at a time, to the bit.
+    chosen = np.eye(rows, dtype=np.float32)[places, None, None]
+    products, _ = jax_process(computations.paired_products, chosen, bits)
+    for place, product in zip(places, products, strict=True):
         assert np.array_equal(product, matrix[None, None, place])
 
 
@@ -89,14 +88,15 @@ def test_a_product_with_pairs_makes_no_matrix(jax_process):
     random = np.random.default_rng(0)
     matrix = rounded_to_bfloat16(random.normal(0, 1, (768, 3072)).astype(np.float32))
     row = random.normal(0, 1, (1, 768)).astype(np.float32)
-    product, memory = jax_process(computations.paired_product, row, (matrix.view(np.uint32) >> 16).astype(np.uint16))
+    bits = (matrix.view(np.uint32) >> 16).astype(np.uint16)
+    [product], memory = jax_process(computations.paired_products, [row], bits)
     assert np.allclose(product, row.astype(np.float64) @ matrix, rtol=0, atol=1e-4)
     assert memory < matrix.nbytes / 8
 
 
 @pytest.mark.parametrize("rows", [2, 16, 40])
 def test_rows_that_do_not_divide_make_no_pairs(jax_process, rows):
-    assert jax_process(computations.paired_product, np.zeros((1, rows)), np.zeros((rows, 4), np.uint16)) is None
+    assert jax_process(computations.paired_products, [np.zeros((1, rows))], np.zeros((rows, 4), np.uint16)) is None
 
 
 def draws(backend, logits, temperature=1.0, top_k=0, top_p=1.0, count=2000):

@@ -55,7 +55,7 @@ def train_vocabulary(
     names = (END_TOKEN, *special_tokens)
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(_pieces(texts()), size - len(names), _BATCH_PIECES, _PATTERN)
-    symbols = dict(symbol_of_byte())
+    symbols = symbol_of_byte()
     ranks = sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])
     # Two pairs can make the same bytes; the first one is the token.
     learned = list(dict.fromkeys(token.decode("latin-1").translate(symbols) for token, _ in ranks[_BYTES:]))

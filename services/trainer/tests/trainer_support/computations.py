@@ -101,7 +101,7 @@ def guard_decisions(options, before, asked):
     def tensors(values):
         return [ops.convert_to_tensor(np.float32(value)) for value in values]
 
-    state = {name: ops.convert_to_tensor(value) for name, value in guard.first_guard().items()}
+    state = _tensors(guard.first_guard())
     for values in before:
         state = guard.next_guard(state, *tensors(values))
     return [bool(guard.is_harmless(options, state, *tensors(values))) for values in asked]
@@ -169,12 +169,10 @@ def copies_of_an_update(options, shape):
 
 
 def clipped(gradients, greatest):
-    from keras import ops
-
     from gpt2_trainer.training.optimizer import clip
 
-    tensors, norm = clip({name: ops.convert_to_tensor(value) for name, value in gradients.items()}, greatest)
-    return {name: ops.convert_to_numpy(value) for name, value in tensors.items()}, float(norm)
+    tensors, norm = clip(_tensors(gradients), greatest)
+    return _arrays(tensors), float(norm)
 
 
 def generated(architecture, weights, prompt, samples, count, sampling, seed, precision="float32"):
@@ -187,8 +185,8 @@ def generated(architecture, weights, prompt, samples, count, sampling, seed, pre
     return np.stack(list(islice(tokens, count)), axis=1)
 
 
-def paired_product(row, matrix):
-    """Product of a row and a matrix of bfloat16 bit patterns; bytes that the compiled program has besides; pairs."""
+def paired_products(rows, matrix):
+    """Products of rows, one at a time, and a matrix of bfloat16 bit patterns; bytes that the program takes besides."""
     import jax
     import ml_dtypes
 
@@ -197,8 +195,8 @@ def paired_product(row, matrix):
     pairs = paired.pair(jax.numpy.asarray(matrix.view(ml_dtypes.bfloat16)))
     if pairs is None:
         return None
-    program = jax.jit(paired.multiply, static_argnums=2).lower(row, pairs, matrix.shape[1]).compile()
-    return np.asarray(program(row, pairs)), program.memory_analysis().temp_size_in_bytes
+    program = jax.jit(paired.multiply, static_argnums=2).lower(rows[0], pairs, matrix.shape[1]).compile()
+    return [np.asarray(program(row, pairs)) for row in rows], program.memory_analysis().temp_size_in_bytes
 
 
 def drawn(logits, uniform, temperature, top_k, top_p):

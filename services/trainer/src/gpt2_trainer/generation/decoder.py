@@ -26,6 +26,8 @@ _ROOM = 128
 
 Cache = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, [batch * head, capacity, head_size]."""
+LoadedWeights = Mapping[str, Tensor | PairedMatrix]
+"""Weights by name, as `Decoder.load` makes them; the vocabulary exact or padded."""
 
 
 def kept_context(n_ctx: int) -> int:
@@ -61,7 +63,7 @@ class Decoder:
         self._network = replace(network, precision="float32") if self._pairs else network
         self._advances: dict[int, Callable[..., Any]] = {}
 
-    def load(self, weights: Weights) -> Mapping[str, Tensor | PairedMatrix]:
+    def load(self, weights: Weights) -> LoadedWeights:
         """Weights as `generate` takes them, in the network's precision, so that no step has to convert them."""
         return {name: self._loaded(name, value) for name, value in weights.items()}
 
@@ -79,12 +81,7 @@ class Decoder:
         return full if pairs is None else PairedMatrix(full, ops.convert_to_tensor(pairs))
 
     def generate(
-        self,
-        weights: Mapping[str, Tensor | PairedMatrix],
-        prompt: Sequence[int],
-        samples: int,
-        options: SamplingOptions,
-        seed: int,
+        self, weights: LoadedWeights, prompt: Sequence[int], samples: int, options: SamplingOptions, seed: int
     ) -> Iterator[NDArray[np.int32]]:
         """Goes on from a prompt without end; the caller stops.
 
@@ -107,12 +104,7 @@ class Decoder:
             drawn = following
 
     def _steps(
-        self,
-        weights: Mapping[str, Tensor | PairedMatrix],
-        prompt: Sequence[int],
-        samples: int,
-        options: SamplingOptions,
-        seed: int,
+        self, weights: LoadedWeights, prompt: Sequence[int], samples: int, options: SamplingOptions, seed: int
     ) -> Iterator[Tensor]:
         """As `generate`, but the tokens [samples, 1] are on the device and may still be on their way."""
         n_ctx = self._network.architecture.layers.n_ctx
@@ -139,7 +131,7 @@ class Decoder:
 
     def _run(
         self,
-        weights: Mapping[str, Tensor | PairedMatrix],
+        weights: LoadedWeights,
         cache: Cache,
         new: Tensor,
         length: int,
@@ -174,7 +166,7 @@ class Decoder:
     def _next_tokens(
         self,
         candidates: int,
-        weights: Mapping[str, Tensor | PairedMatrix],
+        weights: LoadedWeights,
         cache: Cache,
         new: Tensor,
         start: Tensor,
