@@ -57,7 +57,10 @@ def import_files(
 
 def _export(request: pb.ExportCorpusRequest, context: JobContext[ExporterSettings]) -> Artifact:
     path = request.source.text_field or DEFAULT_TEXT_FIELD
-    advice = f"set source.text_field to the path of the text (now {path}), mend the documents, or raise max_rejected"
+    advice = (
+        f"set source.text_field to the path of the text (now {path}), source.list_separator where texts are in lists, "
+        "mend the documents, or raise max_rejected"
+    )
     limit = RejectLimit(request.max_rejected, request.max_rejected_share, advice)
     previous = None
     if request.since_corpus_uri:

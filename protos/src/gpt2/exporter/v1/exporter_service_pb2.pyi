@@ -148,6 +148,7 @@ class MongoSource(_message.Message):
     PROJECTION_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     READ_PREFERENCE_FIELD_NUMBER: _builtins.int
+    LIST_SEPARATOR_FIELD_NUMBER: _builtins.int
     connection: _builtins.str
     """Name of a configured connection: `name` means the setting GPT2_MONGODB_URI_<NAME>. Default: GPT2_MONGODB_URI."""
     database: _builtins.str
@@ -173,6 +174,12 @@ class MongoSource(_message.Message):
     """Most documents that are read, usable or not: the first ones in the order of collections and `_id`. Default 0: all."""
     read_preference: Global___ReadPreference.ValueType
     """Which member of a replica set is read. Default: the primary."""
+    list_separator: _builtins.str
+    """What stands between the texts of a list, such as "\\n\\n", where the path of the text meets lists: `paragraphs`, a list
+    of strings, or `sections.body`, a list of objects. Lists inside lists count too, in their order. Members that lack the
+    field, and null or empty texts, add nothing; a value of another type makes the document unusable. May be empty.
+    Default: a document whose text is in a list is unusable.
+    """
     @_builtins.property
     def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Collections, read in this order. At least one."""
@@ -190,12 +197,15 @@ class MongoSource(_message.Message):
         projection: _builtins.str = ...,
         limit: _builtins.int = ...,
         read_preference: Global___ReadPreference.ValueType = ...,
+        list_separator: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_list_separator", b"_list_separator", "list_separator", b"list_separator"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "connection", b"connection", "database", b"database", "filter", b"filter", "limit", b"limit", "projection", b"projection", "read_preference", b"read_preference", "template", b"template", "text_field", b"text_field", "title_field", b"title_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_list_separator", b"_list_separator", "collections", b"collections", "connection", b"connection", "database", b"database", "filter", b"filter", "limit", b"limit", "list_separator", b"list_separator", "projection", b"projection", "read_preference", b"read_preference", "template", b"template", "text_field", b"text_field", "title_field", b"title_field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__list_separator: _TypeAlias = _typing.Literal["list_separator"]  # noqa: Y015
+    _WhichOneofArgType__list_separator: _TypeAlias = _typing.Literal["_list_separator", b"_list_separator"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__list_separator) -> _WhichOneofReturnType__list_separator | None: ...
 
 Global___MongoSource: _TypeAlias = MongoSource  # noqa: Y015
 

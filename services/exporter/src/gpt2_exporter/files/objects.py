@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpt2_exporter.corpus import record
+from gpt2_exporter.corpus.field_path import FieldPath
 from gpt2_exporter.files.document import FileDocument, Place
 from gpt2_exporter.files.rules import FileRules
 from gpt2_exporter.files.streams import read_lines, skip
-from gpt2_exporter.mongo.text import follow
 
 NOT_JSON = "not a JSON object"
 _BLOCK = 1 << 16
@@ -23,7 +23,7 @@ _DECODER = json.JSONDecoder(parse_int=float)
 def read_json_lines(stream: Any, begin: Place, rules: FileRules) -> Iterator[FileDocument]:
     """Yields the text of the object in each line; blank lines are none."""
     skip(stream, begin.offset)
-    path = rules.text_field.split(".")
+    path = FieldPath.of(rules.text_field)
     place = begin
     for raw, size in read_lines(stream):
         place = Place(place.offset + size, place.number + 1)
@@ -33,7 +33,7 @@ def read_json_lines(stream: Any, begin: Place, rules: FileRules) -> Iterator[Fil
         yield FileDocument(str(place.number), text, reason, place)
 
 
-def _read_line(raw: bytes, number: int, path: list[str], rules: FileRules) -> tuple[str, str]:
+def _read_line(raw: bytes, number: int, path: FieldPath, rules: FileRules) -> tuple[str, str]:
     line, reason = rules.decode(raw, begins=number == 1)
     if reason:
         return "", reason
@@ -50,7 +50,7 @@ def read_json(stream: Any, begin: Place, rules: FileRules) -> Iterator[FileDocum
     The array is not held. What comes after broken JSON, or after an object larger than the largest document, is not
     read: where the next one begins is not known.
     """
-    path = rules.text_field.split(".")
+    path = FieldPath.of(rules.text_field)
     source = _Values(stream, rules)
     number = 0
     try:
@@ -157,9 +157,9 @@ def _may_go_on(error: json.JSONDecodeError, end: int) -> bool:
     return error.msg.startswith("Unterminated string") or error.pos >= end - _LONGEST_WORD
 
 
-def _text_of(value: Any, path: list[str], rules: FileRules) -> tuple[str, str]:
+def _text_of(value: Any, path: FieldPath, rules: FileRules) -> tuple[str, str]:
     if not isinstance(value, dict):
         return "", NOT_JSON
-    text = follow(value, path)
-    reason = record.unusable_reason(text) or rules.check(text)
+    text, reason = path.read(value)
+    reason = reason or rules.check(text)
     return ("", reason) if reason else (text, "")

@@ -41,8 +41,8 @@ class Since:
         except InvalidRequest as error:
             raise FailedPrecondition(
                 f"{FIELD}: {corpus.uri} was not exported from this source (connection, database, collections, filter, "
-                "projection, text_field, title_field and template must be the same): name a corpus that was, or leave "
-                "the field out to export everything",
+                "projection, text_field, title_field, template and list_separator must be the same): name a corpus "
+                "that was, or leave the field out to export everything",
                 uri=corpus.uri,
             ) from error
         return cls(corpus.digest, tuple(_by_bracket(state) for state in snapshot.collections))

@@ -76,7 +76,7 @@ class Snapshot:
         if digest != source_digest(source) or len(collections) != len(source.collections):
             raise _wrong(
                 "describes another source: connection, database, collections, filter, projection, text_field, "
-                "title_field or template differ"
+                "title_field, template or list_separator differ"
             )
         return cls(digest, collections)
 
@@ -95,7 +95,7 @@ def source_digest(source: pb.MongoSource) -> str:
     How many documents are read of it, and from which member of a replica set, makes no other source.
     """
     rule = TextRule.of(source)
-    content = [
+    content: list[Any] = [
         source.connection.upper(),
         source.database,
         list(source.collections),
@@ -104,6 +104,8 @@ def source_digest(source: pb.MongoSource) -> str:
     ]
     if source.title_field or source.projection:
         content += [rule.title_path, list(rule.parts), to_json(parse_projection(source.projection, rule.paths))]
+    if rule.field.separator is not None:
+        content.append({"list_separator": rule.field.separator})
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import InvalidRequest
-from gpt2_exporter.corpus.record import unusable_reason
+from gpt2_exporter.corpus.field_path import FieldPath, follow
 
 DEFAULT_TEXT_FIELD = "text"
 DEFAULT_TEMPLATE = "{title}\n\n{text}"
@@ -20,7 +20,9 @@ class TextRule:
     """How the text of a document is found."""
 
     path: str
-    """Path of the text."""
+    """Path of the text, with dots."""
+    field: FieldPath
+    """The same, and what is done with lists on it."""
     title_path: str
     """Path of the title; empty for none."""
     parts: tuple[str, ...]
@@ -32,7 +34,9 @@ class TextRule:
         if source.template and not source.title_field:
             raise InvalidRequest([(_TEMPLATE_FIELD, "needs source.title_field, the path of the title")])
         parts = parse_template(source.template or DEFAULT_TEMPLATE)
-        return cls(source.text_field or DEFAULT_TEXT_FIELD, source.title_field, parts)
+        path = source.text_field or DEFAULT_TEXT_FIELD
+        separator = source.list_separator if source.HasField("list_separator") else None
+        return cls(path, FieldPath.of(path, separator), source.title_field, parts)
 
     @property
     def paths(self) -> list[str]:
@@ -46,11 +50,10 @@ class TextRule:
 
     def read(self, document: dict[str, Any]) -> tuple[str, str]:
         """The text and an empty reason, or an empty text and the reason why the document is unusable."""
-        value = look_up(document, self.path)
-        reason = unusable_reason(value)
-        if reason:
-            return "", reason
-        title = look_up(document, self.title_path) if self.title_path else None
+        value, reason = self.field.read_value(_look_up(document, self.path, self.field.parts))
+        if reason or not self.title_path:
+            return value, reason
+        title = _look_up(document, self.title_path, self.title_path.split("."))
         if not isinstance(title, str) or not title:
             return value, ""
         values = {"{title}": title, "{text}": value}
@@ -76,16 +79,7 @@ def parse_template(template: str) -> tuple[str, ...]:
     return tuple(part for part in [*parts, template[begin:]] if part)
 
 
-def look_up(document: dict[str, Any], path: str) -> Any:
-    """The value at a path; `...` where there is none."""
+def _look_up(document: dict[str, Any], path: str, parts: Sequence[str]) -> Any:
+    """The value at a path, as `follow` gives it."""
     # Some servers of this protocol answer a dotted projection with a field of the whole dotted name.
-    return document[path] if path in document else follow(document, path.split("."))
-
-
-def follow(value: Any, parts: Sequence[str]) -> Any:
-    """The value at a path, by its parts; `...` where there is none."""
-    for part in parts:
-        if not isinstance(value, dict) or part not in value:
-            return ...
-        value = value[part]
-    return value
+    return follow(document, (path,) if path in document else parts)
