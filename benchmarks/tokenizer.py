@@ -32,8 +32,8 @@ from real_texts import real_texts
 from tokenize_contender import LIBRARIES, TRAINERS
 
 from gpt2_common.artifacts import ArtifactStore
-from gpt2_tokenizer.vocabulary.files import write_vocabulary
-from gpt2_tokenizer.vocabulary.importing import import_vocabulary
+from gpt2_common.vocabulary.files import write_vocabulary
+from gpt2_common.vocabulary.importing import import_vocabulary
 
 _CONTENDER = Path(__file__).with_name("tokenize_contender.py")
 _LIBRARY_BYTES = 20 << 20

@@ -12,9 +12,9 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
 from gpt2_common.artifacts import ArtifactStore
 from gpt2_common.jobs.context import Interruption, JobContext, JobIdentity
+from gpt2_common.vocabulary.importing import import_vocabulary
 from gpt2_tokenizer.encoder import Encoder
 from gpt2_tokenizer.settings import TokenizerSettings
-from gpt2_tokenizer.vocabulary.importing import import_vocabulary
 
 # OpenAI's, gpt-2/src/encoder.py, as tiktoken writes it.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"

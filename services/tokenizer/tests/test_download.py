@@ -9,12 +9,12 @@ import pytest
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, JobCancelled, NotFound, Unavailable
 from gpt2_common.jobs.context import Interruption
+from gpt2_common.vocabulary.files import write_vocabulary
+from gpt2_common.vocabulary.importing import import_vocabulary
+from gpt2_tokenizer.download import TokenizerDownload, download_url
 from gpt2_tokenizer.jobs import import_tokenizer
 from gpt2_tokenizer.settings import TokenizerSettings
 from gpt2_tokenizer.training import train_vocabulary
-from gpt2_tokenizer.vocabulary.download import TokenizerDownload, download_url
-from gpt2_tokenizer.vocabulary.files import write_vocabulary
-from gpt2_tokenizer.vocabulary.importing import import_vocabulary
 
 
 class Server(ThreadingHTTPServer):

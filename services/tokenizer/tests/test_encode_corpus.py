@@ -20,11 +20,11 @@ from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
 from gpt2_common.errors import DataLoss, FailedPrecondition, JobCancelled
 from gpt2_common.jobs.context import Interruption
+from gpt2_common.vocabulary.files import read_vocabulary
 from gpt2_tokenizer.corpus.reading import read_batches
 from gpt2_tokenizer.dataset.split import split_of
 from gpt2_tokenizer.encoder import Encoder
 from gpt2_tokenizer.jobs import encode_corpus, import_tokenizer, train_tokenizer
-from gpt2_tokenizer.vocabulary.files import read_vocabulary
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_shards_are_one_dimensional_and_end_with_a_document(make_corpus, encode,
 
 
 def test_a_large_vocabulary_has_tokens_of_32_bits(store, make_corpus, encode, openai_vocabulary):
-    from gpt2_tokenizer.vocabulary.files import write_vocabulary
-    from gpt2_tokenizer.vocabulary.vocabulary import Vocabulary
+    from gpt2_common.vocabulary.files import write_vocabulary
+    from gpt2_common.vocabulary.vocabulary import Vocabulary
 
     extra = {f"Zq{n:06d}": 50257 + n for n in range(20_000)}
     large = Vocabulary.from_parts({**openai_vocabulary.ids, **extra}, openai_vocabulary.merges)

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from gpt2_common.vocabulary.files import text_tokenizer, text_tokenizer_json, write_vocabulary
+from gpt2_common.vocabulary.vocabulary import Vocabulary
 from gpt2_tokenizer.corpus import pieces as cutting
 from gpt2_tokenizer.corpus.pieces import pieces
 from gpt2_tokenizer.encoder import Encoder
 from gpt2_tokenizer.engines import _HOSTILE, FastEngine, choose_engine, find_difference
 from gpt2_tokenizer.training import train_vocabulary
-from gpt2_tokenizer.vocabulary.files import text_tokenizer, text_tokenizer_json, write_vocabulary
-from gpt2_tokenizer.vocabulary.vocabulary import Vocabulary
 
 CODE_POINTS = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
 # Where libraries' tables of Unicode can disagree: all but the large blocks of one script and the private ones.

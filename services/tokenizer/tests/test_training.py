@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
+from gpt2_common.vocabulary.byte_symbols import symbol_of_byte
+from gpt2_common.vocabulary.files import read_vocabulary, write_vocabulary
+from gpt2_common.vocabulary.importing import import_vocabulary
 from gpt2_tokenizer.corpus.sampling import least_share_of
 from gpt2_tokenizer.dataset.split import shares
 from gpt2_tokenizer.encoder import Encoder
 from gpt2_tokenizer.jobs import train_tokenizer
 from gpt2_tokenizer.training import train_vocabulary
-from gpt2_tokenizer.vocabulary.byte_symbols import symbol_of_byte
-from gpt2_tokenizer.vocabulary.files import read_vocabulary, write_vocabulary
-from gpt2_tokenizer.vocabulary.importing import import_vocabulary
 
 # OpenAI's, gpt-2/src/encoder.py, as tiktoken writes it.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"

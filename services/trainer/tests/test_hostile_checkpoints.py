@@ -112,13 +112,14 @@ def test_half_a_tokenizer_is_not_taken_for_none(refusal, source, missing):
     ("change", "part"),
     [
         (
-            {"extra": VOCABULARY_SIZE},
+            {"<extra>": VOCABULARY_SIZE},
             f"has {VOCABULARY_SIZE + 1} tokens and the tensor wte.weight {VOCABULARY_SIZE} rows",
         ),
-        ({"extra": END_TOKEN_ID}, "encoder.json does not number its tokens from 0 without gaps"),
-        ({"extra": 10**9}, "encoder.json does not number its tokens from 0 without gaps"),
-        ({"extra": -1}, "encoder.json does not number its tokens from 0 without gaps"),
-        ({"extra": "7"}, "encoder.json or vocab.bpe cannot be read: extra is '7', no whole number"),
+        ({"extra": VOCABULARY_SIZE}, "no merge makes 1 of its tokens, such as 'extra'"),
+        ({"extra": END_TOKEN_ID}, "encoder.json and vocab.bpe: the ids of its"),
+        ({"extra": 10**9}, "encoder.json and vocab.bpe: the ids of its"),
+        ({"extra": -1}, "encoder.json and vocab.bpe: the ids of its"),
+        ({"extra": "7"}, "encoder.json and vocab.bpe: the tokens are not a JSON object that gives each its id"),
     ],
 )
 def test_a_vocabulary_that_does_not_fit_is_named(refusal, source, change, part):

@@ -7,9 +7,9 @@ from itertools import chain, pairwise
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_common.vocabulary.vocabulary import Vocabulary
 from gpt2_tokenizer.corpus.pieces import PIECE_CHARACTERS, pieces
 from gpt2_tokenizer.engines import Offsets, Tokens, choose_engine
-from gpt2_tokenizer.vocabulary.vocabulary import Vocabulary
 
 # Twice what a batch of documents is meant to have: they differ in length, and few batches are then taken apart.
 _CALL_CHARACTERS = 1 << 21

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from gpt2_tokenizer.vocabulary.files import text_tokenizer, text_tokenizer_json
-from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN, Vocabulary
+from gpt2_common.vocabulary.files import text_tokenizer, text_tokenizer_json
+from gpt2_common.vocabulary.vocabulary import END_TOKEN, Vocabulary
 
 _log = logging.getLogger(__name__)
 

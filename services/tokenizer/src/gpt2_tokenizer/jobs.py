@@ -1,48 +1,44 @@
 """The tokenizer's jobs: what runs in a child process for each start call."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
-from gpt2_common.artifacts.manifest import sha256_of
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_common.jobs.definition import JobKind
+from gpt2_common.vocabulary.artifact import OPENAI, OPENAI_SHA256, TOKENIZER, commit_vocabulary
+from gpt2_common.vocabulary.importing import import_vocabulary
+from gpt2_common.vocabulary.vocabulary import Vocabulary
 from gpt2_tokenizer.cores import available_cores
 from gpt2_tokenizer.corpus.reading import read_batches
 from gpt2_tokenizer.corpus.sampling import DEFAULT_SAMPLE_BYTES, least_share_of
 from gpt2_tokenizer.dataset import encoding
 from gpt2_tokenizer.dataset.local import limit_library_threads
 from gpt2_tokenizer.dataset.split import DEFAULT_VALIDATION_FRACTION, shares
+from gpt2_tokenizer.download import TokenizerDownload, download_url, is_download
 from gpt2_tokenizer.settings import TokenizerSettings
 from gpt2_tokenizer.training import DEFAULT_MIN_FREQUENCY, DEFAULT_VOCABULARY, train_vocabulary
-from gpt2_tokenizer.vocabulary.download import OPENAI, OPENAI_SHA256, TokenizerDownload, download_url, is_download
-from gpt2_tokenizer.vocabulary.files import write_vocabulary
-from gpt2_tokenizer.vocabulary.importing import import_vocabulary
-from gpt2_tokenizer.vocabulary.vocabulary import Vocabulary
 
 Context = JobContext[TokenizerSettings]
 Outputs = Sequence[artifact_pb2.Artifact]
 
-_TOKENIZER = "tokenizer"
-
 
 def train_tokenizer(request: pb.TrainTokenizerRequest, context: Context) -> Outputs:
     """Trains a tokenizer on a corpus."""
-    made = context.committed(_TOKENIZER, _TOKENIZER)
-    return [output(_TOKENIZER, made or _train(request, context))]
+    made = context.committed(TOKENIZER, TOKENIZER)
+    return [output(TOKENIZER, made or _train(request, context))]
 
 
 def import_tokenizer(request: pb.ImportTokenizerRequest, context: Context) -> Outputs:
     """Takes an existing tokenizer over."""
-    made = context.committed(_TOKENIZER, _TOKENIZER)
+    made = context.committed(TOKENIZER, TOKENIZER)
     if made is None:
         context.report("importing", 0, 1, "tokenizers")
         vocabulary = import_vocabulary(_fetched(request.uri, context))
-        made = _commit(context, vocabulary, [], {"source": request.uri})
+        made = _commit(context, vocabulary, [], request.uri)
         context.report("importing", 1, 1, "tokenizers")
-    return [output(_TOKENIZER, made)]
+    return [output(TOKENIZER, made)]
 
 
 def encode_corpus(request: pb.EncodeCorpusRequest, context: Context) -> Outputs:
@@ -50,7 +46,7 @@ def encode_corpus(request: pb.EncodeCorpusRequest, context: Context) -> Outputs:
     made = context.committed(encoding.OUTPUT, "dataset")
     if made is None:
         corpus = context.open("corpus_uri", request.corpus_uri, "corpus")
-        tokenizer = context.open("tokenizer_uri", request.tokenizer_uri, _TOKENIZER, verify=True)
+        tokenizer = context.open("tokenizer_uri", request.tokenizer_uri, TOKENIZER, verify=True)
         fraction = request.validation_fraction or DEFAULT_VALIDATION_FRACTION
         beam = tuple(request.beam_options) if request.engine == pb.ENGINE_BEAM else None
         options = encoding.EncodingOptions(validation_fraction=fraction, beam_options=beam)
@@ -99,17 +95,11 @@ def _fetched(uri: str, context: Context) -> str:
 
 
 def _commit(
-    context: Context, vocabulary: Vocabulary, parents: Sequence[Artifact], source: Mapping[str, str] | None = None
+    context: Context, vocabulary: Vocabulary, parents: Sequence[Artifact], source: str | None = None
 ) -> Artifact:
     context.check_cancelled()
-    with context.create(_TOKENIZER, _TOKENIZER, parents) as writer:
-        write_vocabulary(vocabulary, writer.folder)
-        properties = {"fingerprint": vocabulary.fingerprint, "end_token_id": str(vocabulary.end_token_id)}
-        if vocabulary.special_tokens:
-            properties["special_tokens"] = json.dumps(vocabulary.special_tokens)
-        if all(sha256_of(writer.folder / name) == digest for name, digest in OPENAI_SHA256.items()):
-            properties["origin"] = OPENAI
-        return writer.commit({"vocabulary": vocabulary.size}, {**properties, **(source or {})})
+    with context.create(TOKENIZER, TOKENIZER, parents) as writer:
+        return commit_vocabulary(writer, vocabulary, source)
 
 
 TRAIN_TOKENIZER = JobKind(

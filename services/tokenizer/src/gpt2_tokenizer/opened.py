@@ -4,8 +4,8 @@ import threading
 from collections import OrderedDict
 
 from gpt2_common.artifacts import ArtifactStore
+from gpt2_common.vocabulary.files import read_vocabulary
 from gpt2_tokenizer.encoder import Encoder
-from gpt2_tokenizer.vocabulary.files import read_vocabulary
 
 _MOST_OPEN = 4
 

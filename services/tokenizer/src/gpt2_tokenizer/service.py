@@ -12,10 +12,10 @@ from gpt2_common.errors import InvalidRequest
 from gpt2_common.jobs.manager import JobManager
 from gpt2_common.server import ServiceDefinition, ServiceSurroundings
 from gpt2_tokenizer import validation
+from gpt2_tokenizer.download import download_url, is_download
 from gpt2_tokenizer.jobs import ENCODE_CORPUS, IMPORT_TOKENIZER, TRAIN_TOKENIZER
 from gpt2_tokenizer.opened import OpenedTokenizers
 from gpt2_tokenizer.settings import TokenizerSettings
-from gpt2_tokenizer.vocabulary.download import download_url, is_download
 
 
 class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):

@@ -13,10 +13,10 @@ from heapq import heappop, heappush
 import numpy as np
 import rustbpe
 
+from gpt2_common.vocabulary.byte_symbols import symbol_bytes, symbol_of_byte
+from gpt2_common.vocabulary.vocabulary import END_TOKEN, Vocabulary
 from gpt2_tokenizer.corpus.pieces import pieces
 from gpt2_tokenizer.encoder import Encoder
-from gpt2_tokenizer.vocabulary.byte_symbols import symbol_bytes, symbol_of_byte
-from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN, Vocabulary
 
 LEAST_VOCABULARY = 257
 LARGEST_VOCABULARY = 1_000_000

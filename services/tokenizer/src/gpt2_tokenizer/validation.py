@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
+from gpt2_common.vocabulary.vocabulary import END_TOKEN
 from gpt2_tokenizer.dataset.beam_options import beam_option_problems
 from gpt2_tokenizer.training import LARGEST_VOCABULARY, LEAST_VOCABULARY
-from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN
 
 Problems = list[tuple[str, str]]
 

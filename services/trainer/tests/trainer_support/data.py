@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from gpt2_common.artifacts import Artifact, ArtifactWriter
+from gpt2_common.vocabulary.files import write_vocabulary
+from gpt2_common.vocabulary.vocabulary import END_TOKEN, Vocabulary
 from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
 from gpt2_trainer.formats.checkpoint import Checkpoint, TrainingState, write_checkpoint
-from gpt2_trainer.formats.tokenizer_files import END_TOKEN, build_tokenizer
 from gpt2_trainer.generation.text import byte_of_character
 from gpt2_trainer.model.weights import initial_weights
 
@@ -34,8 +35,7 @@ def write_pair(folder: Path, names: tuple[str, str] = ("encoder.json", "vocab.bp
 
 def make_tokenizer(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    write_pair(folder)
-    build_tokenizer(vocabulary(), MERGES).save(str(folder / "tokenizer.json"))
+    write_vocabulary(Vocabulary.from_parts(vocabulary(), MERGES), folder)
     return folder
 
 

@@ -19,12 +19,12 @@ import numpy as np
 
 from gpt2_common.artifacts import Artifact
 from gpt2_common.errors import FailedPrecondition, PipelineError, Unavailable
+from gpt2_common.vocabulary.vocabulary import Vocabulary
 from gpt2_tokenizer.corpus.reading import RowGroup, read_row_group, row_groups
 from gpt2_tokenizer.dataset.blocks import encode_block
 from gpt2_tokenizer.dataset.shards import Block
 from gpt2_tokenizer.dataset.split import SPLIT_HASH, SPLITS
 from gpt2_tokenizer.encoder import Encoder
-from gpt2_tokenizer.vocabulary.vocabulary import Vocabulary
 
 _ARRAYS = ("numbers", "ends", "tokens")
 

@@ -16,6 +16,8 @@ import numpy as np
 from gpt2_common.artifacts import Artifact, ArtifactWriter
 from gpt2_common.errors import FailedPrecondition
 from gpt2_common.jobs.context import JobContext
+from gpt2_common.vocabulary.files import FILES, read_vocabulary
+from gpt2_common.vocabulary.vocabulary import Vocabulary
 from gpt2_tokenizer.cores import available_cores
 from gpt2_tokenizer.dataset.beam import BeamRun, beam_blocks
 from gpt2_tokenizer.dataset.checkpoint import Checkpoint
@@ -25,8 +27,6 @@ from gpt2_tokenizer.dataset.shards import Block, SplitState, SplitWriter, TokenT
 from gpt2_tokenizer.dataset.split import SPLIT_HASH, SPLITS, TRAIN, VALIDATION
 from gpt2_tokenizer.encoder import Encoder
 from gpt2_tokenizer.settings import TokenizerSettings
-from gpt2_tokenizer.vocabulary.files import FILES, read_vocabulary
-from gpt2_tokenizer.vocabulary.vocabulary import Vocabulary
 
 OUTPUT = "dataset"
 

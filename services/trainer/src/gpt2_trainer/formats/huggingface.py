@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gpt2_common.errors import InvalidRequest
+from gpt2_common.vocabulary.vocabulary import END_TOKEN
 from gpt2_trainer.configuration.architecture import Architecture, LayerSizes, whole_number
 from gpt2_trainer.formats.checkpoint import SAFETENSORS_METADATA
 from gpt2_trainer.formats.json_files import read_json, write_json
-from gpt2_trainer.formats.tokenizer_files import END_TOKEN
 from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, weight_shapes
 
 CONFIG, MODEL, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"

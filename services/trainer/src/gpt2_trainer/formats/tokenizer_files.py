@@ -1,68 +1,34 @@
-"""A tokenizer's files: OpenAI's pair, Hugging Face's names for the same, and `tokenizer.json` made of either."""
+"""A tokenizer's files beside a model: which tokenizer they are, and whether it goes with the model."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest
-from gpt2_trainer.configuration.architecture import Architecture, whole_number
-from gpt2_trainer.formats.json_files import read_json
-
-END_TOKEN = "<|endoftext|>"
-# OpenAI's names, then Hugging Face's, of the vocabulary and of the merges. Their contents are the same.
-_PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
+from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound
+from gpt2_common.vocabulary.files import FILES
+from gpt2_common.vocabulary.importing import parse_vocabulary, read_vocabulary_files
+from gpt2_common.vocabulary.vocabulary import END_TOKEN, UnsoundVocabulary, Vocabulary
+from gpt2_trainer.configuration.architecture import Architecture
 
 
-def find_pair(folder: Path) -> tuple[Path, Path] | None:
-    """Vocabulary and merges in a folder; None when it has neither. One may be missing."""
-    pairs = [(folder / vocabulary, folder / merges) for vocabulary, merges in _PAIRS]
-    # The first whole one, or else the first half one.
-    there = sorted(pairs, key=lambda pair: -sum(path.is_file() for path in pair))[0]
-    return there if any(path.is_file() for path in there) else None
-
-
-def write_tokenizer(source: Path, target: Path, field: str) -> tuple[int, int] | None:
-    """Writes the files of a tokenizer artifact (`tokenizer.json`, `encoder.json`, `vocab.bpe`).
+def read_tokenizer(folder: Path, field: str) -> Vocabulary | None:
+    """Reads the tokenizer that a folder carries, as ImportTokenizer does.
 
     Args:
-        source: Folder with a vocabulary and merges under OpenAI's or Hugging Face's names.
-        target: Folder to write to.
-        field: Field of the request that named the source, for errors.
+        folder: Folder with a tokenizer's files among others.
+        field: Field of the request that named the folder, for errors.
 
     Returns:
-        Id of the end token and the vocabulary's size; None, and nothing is written, when the source has no tokenizer.
+        The vocabulary; None when the folder has no tokenizer's file.
 
     Raises:
         InvalidRequest: The files are no GPT-2 tokenizer.
     """
-    pair = find_pair(source)
-    if pair is None:
-        return None
-    if missing := [path for path in pair if not path.is_file()]:
-        raise InvalidRequest([(field, f"{missing[0]} is missing, the other half of the tokenizer")])
-    vocabulary, merges = _read_pair(pair, field)
-    if END_TOKEN not in vocabulary:
-        raise InvalidRequest([(field, f"{pair[0].name} has no token {END_TOKEN}, which ends documents")])
     try:
-        tokenizer = build_tokenizer(vocabulary, merges)
-    except Exception as error:
-        raise InvalidRequest([(field, f"{pair[0].name} and {pair[1].name} do not fit together: {error}")]) from error
-    tokenizer.save(str(target / "tokenizer.json"))
-    shutil.copyfile(pair[0], target / "encoder.json")
-    shutil.copyfile(pair[1], target / "vocab.bpe")
-    return vocabulary[END_TOKEN], max(vocabulary.values()) + 1
-
-
-def build_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Any:
-    """GPT-2's tokenizer: byte-level BPE, no space before the text, the end token as one special token."""
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(END_TOKEN, special=True, normalized=False)])
-    return tokenizer
+        return parse_vocabulary(read_vocabulary_files(folder.as_uri()))
+    except (UnsoundVocabulary, FailedPrecondition, NotFound) as error:
+        advice = "mend its files, or import a copy of the folder without them and name a tokenizer in tokenizer_uri"
+        raise InvalidRequest([(field, f"the tokenizer of {folder} cannot be imported: {error}; {advice}")]) from error
 
 
 def same_tokenizer(first: Path, second: Path) -> bool:
@@ -82,7 +48,7 @@ def check_tokenizer(folder: Path, architecture: Architecture, field: str) -> Non
         FailedPrecondition: Its vocabulary or its end token are not the model's.
         DataLoss: A file is missing or damaged.
     """
-    missing = [name for name in ("tokenizer.json", *_PAIRS[0]) if not (folder / name).is_file()]
+    missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise DataLoss(f"{field}: the tokenizer has no {missing[0]}: make it again")
     (vocabulary, _), added = _model_of(folder)
@@ -106,17 +72,3 @@ def _model_of(folder: Path) -> tuple[Any, Any]:
         return (model["vocab"], merges), added
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataLoss(f"{folder / 'tokenizer.json'} is damaged ({error!r}): make the artifact again") from error
-
-
-def _read_pair(pair: tuple[Path, Path], field: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    try:
-        content = read_json(pair[0])
-        vocabulary = {token: whole_number(content, token) for token in content}
-        lines = pair[1].read_text("utf-8").split("\n")
-        # The first line is a header; a merge's halves hold no spaces.
-        merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines[1:] if line)]
-    except (OSError, ValueError) as error:
-        raise InvalidRequest([(field, f"{pair[0].name} or {pair[1].name} cannot be read: {error}")]) from error
-    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        raise InvalidRequest([(field, f"{pair[0].name} does not number its tokens from 0 without gaps")])
-    return vocabulary, merges

@@ -1,6 +1,7 @@
 """ImportCheckpoint: takes OpenAI's or Hugging Face's weights as a checkpoint. Never makes up what is missing."""
 
 import hashlib
+import logging
 import posixpath
 import shutil
 from functools import partial
@@ -12,6 +13,10 @@ from gpt2_common.artifacts import Artifact
 from gpt2_common.artifacts.roots import filesystem_of, local_path
 from gpt2_common.errors import DataLoss, InvalidRequest
 from gpt2_common.jobs.context import JobContext, output
+from gpt2_common.vocabulary.artifact import TOKENIZER as TOKENIZER_OUTPUT
+from gpt2_common.vocabulary.artifact import commit_vocabulary
+from gpt2_common.vocabulary.importing import TOKENIZER_FILES
+from gpt2_common.vocabulary.vocabulary import Vocabulary
 from gpt2_trainer.configuration.architecture import OFFICIAL_NAMES, PRESETS, Architecture
 from gpt2_trainer.formats.checkpoint import (
     ADAPTER,
@@ -25,17 +30,20 @@ from gpt2_trainer.formats.checkpoint import (
     write_checkpoint,
 )
 from gpt2_trainer.formats.openai_download import NEEDED_FILES, ModelDownload
-from gpt2_trainer.formats.tokenizer_files import write_tokenizer
+from gpt2_trainer.formats.tokenizer_files import read_tokenizer
 from gpt2_trainer.model.backend import select_backend
 from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, count_parameters
 from gpt2_trainer.requests import import_problems
 from gpt2_trainer.settings import TrainerSettings
 
+_log = logging.getLogger(__name__)
+
 _OPENAI_CONFIG, _HUGGINGFACE_CONFIG = "hparams.json", "config.json"
 _WANTED = frozenset(
-    {_OPENAI_CONFIG, "checkpoint", "encoder.json", "vocab.bpe"}
-    | {_HUGGINGFACE_CONFIG, "model.safetensors", "model.safetensors.index.json", "vocab.json", "merges.txt"}
-    | {WEIGHTS, STATE, f"{ADAPTER}/adapter_model.safetensors", f"{TOKENIZER}/encoder.json", f"{TOKENIZER}/vocab.bpe"}
+    {_OPENAI_CONFIG, "checkpoint", _HUGGINGFACE_CONFIG, "model.safetensors", "model.safetensors.index.json"}
+    | {WEIGHTS, STATE, f"{ADAPTER}/adapter_model.safetensors"}
+    | TOKENIZER_FILES
+    | {f"{TOKENIZER}/{name}" for name in TOKENIZER_FILES}
 )
 
 
@@ -62,16 +70,16 @@ def import_checkpoint(
         folder = _web_download(address, context).run() if is_web_address else _local_copy(address, context)
     context.report("reading")
     outputs = []
-    tokenizer = _publish_tokenizer(folder / TOKENIZER if _is_ours(folder) else folder, field, context)
+    tokenizer = _publish_tokenizer(folder / TOKENIZER if _is_ours(folder) else folder, field, address, context)
     if tokenizer is not None:
-        outputs.append(output("tokenizer", tokenizer[0]))
-    architecture, weights = _read(folder, tokenizer[1] if tokenizer else None, field)
-    if tokenizer is not None and tokenizer[0].manifest.counts["tokens"] != architecture.vocabulary_size:
+        outputs.append(output(TOKENIZER_OUTPUT, tokenizer[0]))
+    architecture, weights = _read(folder, tokenizer[1].end_token_id if tokenizer else None, field)
+    if tokenizer is not None and tokenizer[1].size != architecture.vocabulary_size:
         raise InvalidRequest(
             [
                 (
                     field,
-                    f"the tokenizer of {address} has {tokenizer[0].manifest.counts['tokens']} tokens and the tensor "
+                    f"the tokenizer of {address} has {tokenizer[1].size} tokens and the tensor "
                     f"{TOKEN_EMBEDDING} {architecture.vocabulary_size} rows: they do not belong together",
                 )
             ]
@@ -154,17 +162,18 @@ def _local_copy(uri: str, context: JobContext[TrainerSettings]) -> Path:
     return target
 
 
-def _publish_tokenizer(folder: Path, field: str, context: JobContext[TrainerSettings]) -> tuple[Artifact, int] | None:
-    """Publishes the source's tokenizer. Returns it and the id of its end token; None when the source has none."""
-    with context.create("tokenizer", "tokenizer") as writer:
+def _publish_tokenizer(
+    folder: Path, field: str, address: str, context: JobContext[TrainerSettings]
+) -> tuple[Artifact, Vocabulary] | None:
+    """Publishes the source's tokenizer; None when the source has none."""
+    vocabulary = read_tokenizer(folder, field)
+    if vocabulary is None:
+        _log.warning("%s has no tokenizer: name one in tokenizer_uri when you export or evaluate the model", address)
+        return None
+    with context.create(TOKENIZER_OUTPUT, TOKENIZER_OUTPUT) as writer:
         shutil.rmtree(writer.folder)
         writer.folder.mkdir()
-        found = write_tokenizer(folder, writer.folder, field)
-        if found is None:
-            return None
-        end_token_id, size = found
-        properties = {"end_token_id": str(end_token_id), "vocabulary_size": str(size)}
-        return writer.commit({"tokens": size}, properties), end_token_id
+        return commit_vocabulary(writer, vocabulary, address), vocabulary
 
 
 def _files_of(tokenizer: Artifact, context: JobContext[TrainerSettings]) -> Path:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpt2_tokenizer.vocabulary.byte_symbols import byte_of_symbol, symbol_bytes
+from gpt2_common.vocabulary.byte_symbols import byte_of_symbol, symbol_bytes
 
 END_TOKEN = "<|endoftext|>"
 

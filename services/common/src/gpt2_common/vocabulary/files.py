@@ -1,14 +1,15 @@
 """The files of a tokenizer artifact: `tokenizer.json`, and OpenAI's pair `encoder.json` and `vocab.bpe`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from gpt2_common.artifacts import Artifact
 from gpt2_common.errors import DataLoss
-from gpt2_tokenizer.vocabulary.vocabulary import END_TOKEN, UnsoundVocabulary, Vocabulary
+from gpt2_common.vocabulary.vocabulary import END_TOKEN, UnsoundVocabulary, Vocabulary
 
 ENCODER_FILE = "encoder.json"
 MERGES_FILE = "vocab.bpe"
@@ -41,13 +42,13 @@ def read_vocabulary(artifact: Artifact) -> Vocabulary:
         raise DataLoss(f"{artifact.uri} holds no sound vocabulary ({error}): make the tokenizer again") from error
 
 
-def parse_pair(encoder: str, merges: str, special_tokens: Sequence[str] = ()) -> Vocabulary:
+def parse_pair(encoder: str, merges: str, added: Mapping[str, int] = MappingProxyType({})) -> Vocabulary:
     """Reads a vocabulary from the text of OpenAI's pair.
 
     Args:
         encoder: JSON object of the id of each token (`encoder.json` or `vocab.json`).
         merges: One merge a line, two tokens with a space between (`vocab.bpe` or `merges.txt`).
-        special_tokens: Those tokens that are no text, which the pair does not say.
+        added: Special tokens with their ids, which the pair does not say.
 
     Raises:
         UnsoundVocabulary: They are no such files, or do not fit together.
@@ -56,7 +57,7 @@ def parse_pair(encoder: str, merges: str, special_tokens: Sequence[str] = ()) ->
         ids = json.loads(encoder)
     except (ValueError, RecursionError) as error:
         raise UnsoundVocabulary(f"the file of tokens is no JSON: {error}") from error
-    return Vocabulary.from_parts(checked_ids(ids), _parse_merges(merges), special_tokens)
+    return Vocabulary.from_parts({**added, **checked_ids(ids)}, _parse_merges(merges), list(added))
 
 
 def checked_ids(ids: object) -> dict[str, int]:

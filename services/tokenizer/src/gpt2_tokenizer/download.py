@@ -13,23 +13,15 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO
 from urllib.parse import urlsplit
 
 from gpt2_common.durable import write_durable
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound, Unavailable
+from gpt2_common.vocabulary.artifact import OPENAI
+from gpt2_common.vocabulary.files import ENCODER_FILE, MERGES_FILE, TOKENIZER_FILE
 from gpt2_tokenizer.settings import TokenizerSettings
-from gpt2_tokenizer.vocabulary.files import ENCODER_FILE, MERGES_FILE, TOKENIZER_FILE
 
-OPENAI = "openai-gpt2"
-"""What a request says to have OpenAI's GPT-2 tokenizer; all their sizes have the same one."""
-OPENAI_SHA256: Mapping[str, str] = MappingProxyType(
-    {
-        ENCODER_FILE: "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-        MERGES_FILE: "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-    }
-)
 LARGEST_FILE = 256 << 20
 
 _CHOICES = ((ENCODER_FILE, MERGES_FILE), ("vocab.json", "merges.txt"), (TOKENIZER_FILE,))
