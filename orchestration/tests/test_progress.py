@@ -1,7 +1,11 @@
+import io
+
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from gpt2.jobs.v1 import job_pb2
-from gpt2_orchestration.progress import LineDisplay, describe, duration
+from gpt2_orchestration.progress import BarDisplay, LineDisplay, describe, duration
 
 
 @pytest.mark.parametrize(
@@ -24,6 +28,16 @@ def test_what_is_unknown_is_left_out():
     assert describe(running(phase="reading", done=10, unit="documents")) == "reading  10 documents"
     assert describe(running()) == "running"
     assert describe(job_pb2.Job(state=job_pb2.Job.STATE_QUEUED)) == "queued"
+
+
+def test_a_warning_is_printed_once_also_by_a_bar(capsys):
+    console = Console(file=io.StringIO(), width=200)
+    displays = (LineDisplay("TrainModel"), BarDisplay("TrainModel", Progress(console=console)))
+    for display in displays:
+        for state in (job_pb2.Job.STATE_RUNNING, job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_SUCCEEDED):
+            display.show(job_pb2.Job(state=state, warnings=["the loss [rose]"]))
+    for text in (capsys.readouterr().err, console.file.getvalue()):
+        assert text.count("WARNING: the loss [rose]") == 1
 
 
 def test_lines_are_printed_for_what_is_new_alone(capsys):

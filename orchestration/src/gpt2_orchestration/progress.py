@@ -36,6 +36,8 @@ class BarDisplay:
     def __init__(self, stage: str, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task(escape(stage), total=None, facts="")
+        self._stage = stage
+        self._warned = 0
 
     def show(self, job: job_pb2.Job) -> None:
         """Moves the bar."""
@@ -44,10 +46,13 @@ class BarDisplay:
         total = 1.0 if succeeded else (now.total or None)
         done = 1.0 if succeeded else now.done
         self._progress.update(self._task, total=total, completed=done, facts=escape(describe(job)))
+        for text in job.warnings[self._warned :]:
+            self._progress.console.print(f"[bold yellow]{escape(warning_line(self._stage, text))}[/]")
+        self._warned = len(job.warnings)
 
 
 class LineDisplay:
-    """A line for each change of state or phase, and every few seconds between.
+    """A line for each change of state or phase, for each warning, and every few seconds between.
 
     Args:
         stage: Name at the start of each line.
@@ -59,9 +64,13 @@ class LineDisplay:
         self._stream = sys.stdout if to_output else sys.stderr
         self._last: tuple[int, str] | None = None
         self._shown = 0.0
+        self._warned = 0
 
     def show(self, job: job_pb2.Job) -> None:
         """Prints a line when there is something new to say."""
+        for text in job.warnings[self._warned :]:
+            print(warning_line(self._stage, text), file=self._stream, flush=True)
+        self._warned = len(job.warnings)
         now = time.monotonic()
         state = (int(job.state), job.progress.phase)
         if state == self._last and now - self._shown < _LINE_SECONDS:
@@ -104,6 +113,11 @@ def describe(job: job_pb2.Job) -> str:
             parts.append(f"{duration((now.total - now.done) / now.rate)} left")
     parts += [f"{name.replace('_', ' ')} {now.metrics[name]:.4g}" for name in _SHOWN if name in now.metrics]
     return "  ".join(parts)
+
+
+def warning_line(stage: str, text: str) -> str:
+    """One warning of a job, for people."""
+    return f"{stage:<16} WARNING: {text}"
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from gpt2_orchestration.client import ClientSettings
 from gpt2_orchestration.pipelines.pipeline import create_pipeline
 from gpt2_orchestration.pipelines.requests import ON_INTERRUPT, run_name
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ServiceFacts
-from gpt2_orchestration.runs import cancel_run
+from gpt2_orchestration.progress import warning_line
+from gpt2_orchestration.runs import cancel_run, find_jobs
 from gpt2_orchestration.specification import PipelineSpecification
 
 RUNNERS: Mapping[str, type[Any]] = {"local": LocalDagRunner, "beam": BeamDagRunner}
@@ -47,10 +49,22 @@ def run_pipeline(
             # Where Beam runs components on other threads, they hear of no signal and cannot cancel their jobs; where it
             # does not, it gives the interrupt out as an error of its own.
             if os.environ.get(ON_INTERRUPT) != "leave":
-                run_id = pipeline.runtime_spec.pipeline_run_id.field_value.string_value
-                name = run_name(pipeline.pipeline_info.id, run_id)
-                cancel_run(ClientSettings.from_environment(), name, "the pipeline was interrupted")
+                cancel_run(ClientSettings.from_environment(), _run_id(pipeline), "the pipeline was interrupted")
             raise KeyboardInterrupt from None
+        _print_warnings(_run_id(pipeline))
+
+
+def _run_id(pipeline: Any) -> str:
+    """The run id that the jobs of a pipeline's components have."""
+    run_id = pipeline.runtime_spec.pipeline_run_id.field_value.string_value
+    return run_name(pipeline.pipeline_info.id, run_id)
+
+
+def _print_warnings(run_id: str) -> None:
+    """Ends the output with what the jobs warned of: lines printed while they ran are far up, or were never seen."""
+    for job in find_jobs(ClientSettings.from_environment(), run_id):
+        for text in job.warnings:
+            print(warning_line(job.kind, text), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -49,9 +49,14 @@ def group_by_run(jobs: Iterable[job_pb2.Job]) -> list[Run]:
     return sorted(runs, key=lambda run: _age(run.jobs[0]), reverse=True)
 
 
+def find_jobs(settings: ClientSettings, run_id: str) -> list[job_pb2.Job]:
+    """The jobs of a run in all services, oldest first; none where no service knows of it. Raises ServiceError."""
+    return sorted(_jobs_of(settings, run_id), key=_age)
+
+
 def show_run(settings: ClientSettings, run_id: str) -> Run:
     """One run. Raises ServiceError, also when no service knows of it."""
-    jobs = sorted(_jobs_of(settings, run_id), key=_age)
+    jobs = find_jobs(settings, run_id)
     if not jobs:
         raise ServiceError(f"no service has a job of run {run_id}: `gpt2 runs list` shows the runs")
     return Run(run_id=run_id, jobs=jobs)

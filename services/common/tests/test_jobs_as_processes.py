@@ -56,6 +56,26 @@ def test_a_job_goes_from_queued_to_succeeded_and_its_output_can_be_opened(servic
     assert not (folder.parent / ".work").exists()
 
 
+def test_a_job_that_warns_says_so_while_it_runs_and_when_it_has_ended(service, tmp_path):
+    for end, state in (("succeed", Job.STATE_SUCCEEDED), ("fail", Job.STATE_FAILED)):
+        ended = service.run("warn", end, "the loss rose", "the label stays", "the loss rose", job_id=end)
+        assert (ended.state, list(ended.warnings)) == (state, ["the loss rose", "the label stays"])
+        assert service.get(end).warnings == ended.warnings
+
+
+def test_warnings_are_bounded_so_that_a_job_still_fits_into_an_event(service):
+    ended = service.run("warn", "succeed", *(f"{number} " + "ü" * 5000 for number in range(40)))
+    assert ended.state == Job.STATE_SUCCEEDED
+    assert len(ended.warnings) == 20
+    assert {len(text) for text in ended.warnings} == {2000}
+
+
+def test_a_retried_job_keeps_its_warnings_once(service):
+    service.run("warn", "fail", "the loss rose", job_id="a")
+    again = service.run("warn", "fail", "the loss rose", job_id="a", retry_failed=True)
+    assert list(again.warnings) == ["the loss rose"]
+
+
 def test_the_same_request_again_returns_the_same_job_and_does_no_work(service):
     first = service.run("succeed", job_id="a")
     again = service.submit("succeed", job_id="a")

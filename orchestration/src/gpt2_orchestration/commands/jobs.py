@@ -144,5 +144,6 @@ def _print_job(job: job_pb2.Job) -> None:
         facts.append(("ended", job.end_time.ToJsonString()))
     if job.HasField("error"):
         facts.append(("error", job.error.message))
+    facts += [("warning", text) for text in job.warnings]
     facts += [(f"output {output.name}", output.uri) for output in job.outputs]
     print_table(("fact", "value"), facts, job.job_id)

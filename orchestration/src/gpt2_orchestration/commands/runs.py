@@ -13,7 +13,7 @@ from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.client import ClientSettings
 from gpt2_orchestration.commands.errors import shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, make_table, print_json, print_table
-from gpt2_orchestration.progress import LineDisplay, describe
+from gpt2_orchestration.progress import LineDisplay, describe, warning_line
 from gpt2_orchestration.run_list import newest_runs
 from gpt2_orchestration.runs import Run, cancel_run, continue_run, follow_run, show_run
 from gpt2_orchestration.services import open_services
@@ -52,6 +52,9 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
         print_json(_run_as_json(shown))
     else:
         print_table(_COLUMNS, _rows(shown), _title(shown))
+        for job in shown.jobs:
+            for text in job.warnings:
+                print(warning_line(job.job_id, text))
 
 
 @runs.command()
@@ -91,7 +94,16 @@ def _display() -> Iterator[Callable[[Run], None]]:
         yield _Lines().show
         return
     with Live(console=console, auto_refresh=False) as live:
-        yield lambda run: live.update(make_table(_COLUMNS, _rows(run), _title(run)), refresh=True)
+        shown: set[tuple[str, str]] = set()
+
+        def show(run: Run) -> None:
+            live.update(make_table(_COLUMNS, _rows(run), _title(run)), refresh=True)
+            for warning in [(job.job_id, text) for job in run.jobs for text in job.warnings]:
+                if warning not in shown:
+                    shown.add(warning)
+                    console.print(warning_line(*warning), markup=False)
+
+        yield show
 
 
 class _Lines:

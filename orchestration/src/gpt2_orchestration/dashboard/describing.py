@@ -52,6 +52,7 @@ def describe_job(job: job_pb2.Job) -> Json:
         "start_time": _time(job, "start_time"),
         "end_time": _time(job, "end_time"),
         "error": shorten(job.error.message),
+        "warnings": [shorten(text) for text in job.warnings],
         "cancel_requested": job.cancel_requested,
         "revision": job.revision,
         "to_come": [stage.start for stage in job.plan.stages],

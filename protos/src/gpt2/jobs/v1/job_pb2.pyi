@@ -83,6 +83,7 @@ class Job(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Name of the job, unique in its service, chosen by the caller or made by the service."""
     run_id: _builtins.str
@@ -135,6 +136,12 @@ class Job(_message.Message):
     def plan(self) -> Global___RunPlan:
         """What follows when it has succeeded, and what the stages before it have made. Unset for a job that stands alone."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What went wrong without ending it, in the order in which it was found, such as a training whose loss rose. Each
+        text is here once; 20 at most. They stay when the job has ended, however it ended, and when it is retried.
+        """
+
     def __init__(
         self,
         *,
@@ -155,10 +162,11 @@ class Job(_message.Message):
         revision: _builtins.int = ...,
         cancel_requested: _builtins.bool = ...,
         plan: Global___RunPlan | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "plan", b"plan", "progress", b"progress", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "job_id", b"job_id", "kind", b"kind", "outputs", b"outputs", "plan", b"plan", "progress", b"progress", "request_digest", b"request_digest", "revision", b"revision", "run_id", b"run_id", "service", b"service", "start_time", b"start_time", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "job_id", b"job_id", "kind", b"kind", "outputs", b"outputs", "plan", b"plan", "progress", b"progress", "request_digest", b"request_digest", "revision", b"revision", "run_id", b"run_id", "service", b"service", "start_time", b"start_time", "state", b"state", "update_time", b"update_time", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,8 +33,16 @@ class Suspended:
     """The work stopped, or is no longer followed here, to be taken up again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """The work goes on, and something about it is wrong."""
+
+    text: str
+
+
+Report = job_pb2.Progress | Warned
 Outcome = Succeeded | Failed | Suspended
-ProgressSink = Callable[[job_pb2.Progress], Awaitable[None]]
+ReportSink = Callable[[Report], Awaitable[None]]
 
 
 class Attempt(Protocol):
@@ -56,7 +64,7 @@ class Attempt(Protocol):
         """Says that another replica has the job now."""
 
 
-Launcher = Callable[[JobKind, StoredJob, ProgressSink], Attempt]
+Launcher = Callable[[JobKind, StoredJob, ReportSink], Attempt]
 """Makes the attempt of a job that is about to run."""
 
 
@@ -76,10 +84,12 @@ def describe_task(kind: JobKind, stored: StoredJob) -> dict[str, Any]:
     }
 
 
-def read_message(message: Mapping[str, Any]) -> job_pb2.Progress | Outcome:
-    """Reads one message of a worker: progress, or how the work has ended."""
+def read_message(message: Mapping[str, Any]) -> Report | Outcome:
+    """Reads one message of a worker: progress, a warning, or how the work has ended."""
     if "progress" in message:
         return job_pb2.Progress.FromString(base64.b64decode(message["progress"]))
+    if "warning" in message:
+        return Warned(message["warning"])
     if "outputs" in message:
         return Succeeded([json_format.ParseDict(item, artifact_pb2.Artifact()) for item in message["outputs"]])
     if "error" in message:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from google.rpc import code_pb2, status_pb2
 
-from gpt2.jobs.v1 import job_pb2
 from gpt2_common.artifacts.work import WorkFolders
 from gpt2_common.jobs.attempt import (
     Failed,
     Launcher,
     Outcome,
-    ProgressSink,
+    Report,
+    ReportSink,
     Suspended,
     cancelled,
     describe_task,
@@ -40,7 +40,7 @@ class Child:
     Args:
         kind: What to run.
         stored: The job, and its request.
-        on_progress: Hears how far it is.
+        on_report: Hears how far it is, and of warnings.
         lease_seconds: Silence of its service after which it ends itself.
         folders: Where jobs work. Temporary files of the process go there too, as a process that is killed cannot
             delete its own.
@@ -50,7 +50,7 @@ class Child:
         self,
         kind: JobKind,
         stored: StoredJob,
-        on_progress: ProgressSink,
+        on_report: ReportSink,
         lease_seconds: float,
         folders: WorkFolders,
     ) -> None:
@@ -58,7 +58,7 @@ class Child:
         self._folders = folders
         self._kind = kind
         self._stored = stored
-        self._on_progress = on_progress
+        self._on_report = on_report
         self._process: asyncio.subprocess.Process | None = None
         self._told = ""
         self._stop_requested = asyncio.Event()
@@ -147,9 +147,9 @@ class Child:
             return None
         async for line in process.stdout:
             message = read_message(json.loads(line))
-            if not isinstance(message, job_pb2.Progress):
+            if not isinstance(message, Report):
                 return message
-            await self._on_progress(message)
+            await self._on_report(message)
         return None
 
     async def _kill_after(self, process: asyncio.subprocess.Process, grace_seconds: float) -> None:
@@ -181,7 +181,7 @@ def child_processes(settings: ServiceSettings) -> Launcher:
     """Each attempt is a child process of the service."""
     folders = WorkFolders(settings.artifact_root, settings.scratch_folder)
 
-    def launch(kind: JobKind, stored: StoredJob, on_progress: ProgressSink) -> Child:
-        return Child(kind, stored, on_progress, settings.lease_seconds, folders)
+    def launch(kind: JobKind, stored: StoredJob, on_report: ReportSink) -> Child:
+        return Child(kind, stored, on_report, settings.lease_seconds, folders)
 
     return launch

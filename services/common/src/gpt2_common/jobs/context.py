@@ -1,5 +1,6 @@
 """What a job's function is given: its scratch folder, its artifacts, and the line to its service."""
 
+import logging
 import platform
 import threading
 import time
@@ -18,6 +19,9 @@ from gpt2_common.jobs.definition import service_version
 from gpt2_common.revision import checkout_revision
 from gpt2_common.settings import Settings
 
+MAX_WARNING_LENGTH = 2000
+
+_log = logging.getLogger(__name__)
 _REPORT_SECONDS = 0.25
 _RATE_SECONDS = 5.0
 
@@ -64,6 +68,7 @@ class JobContext(Generic[Settings]):
         settings: The service's settings.
         send_progress: Takes progress to the service.
         interruption: Tells when to stop.
+        send_warning: Takes warnings to the service; None: they are in the log and in `warnings` only.
     """
 
     def __init__(
@@ -72,12 +77,16 @@ class JobContext(Generic[Settings]):
         settings: Settings,
         send_progress: Callable[[job_pb2.Progress], None],
         interruption: Interruption,
+        send_warning: Callable[[str], None] | None = None,
     ) -> None:
         self.identity = identity
         self.settings = settings
         self._store = ArtifactStore(settings.artifact_root, settings.roots, settings.scratch_folder)
         self._send_progress = send_progress
+        self._send_warning = send_warning
         self._interruption = interruption
+        self.warnings: list[str] = []
+        """What this attempt has warned of."""
         self._rates: dict[str, _Rate] = {}
         self._last_report = 0.0
         self._phase = ""
@@ -125,6 +134,22 @@ class JobContext(Generic[Settings]):
         self._send_progress(
             job_pb2.Progress(phase=phase, done=done, total=total, unit=unit, rate=rate.add(now, done), metrics=metrics)
         )
+
+    def warn(self, text: str) -> None:
+        """Warns whoever looks at the job of something that does not end it. The same text is one warning.
+
+        Args:
+            text: What is wrong, and what to do about it. The log, the job's `warnings`, the command line and the
+                dashboard show it. Its first 2000 characters are kept.
+        """
+        # A surrogate, as in a file's name that is not UTF-8, can stand in no message.
+        text = text[:MAX_WARNING_LENGTH].encode("utf-8", "replace").decode("utf-8")
+        if text in self.warnings:
+            return
+        self.warnings.append(text)
+        _log.warning("%s", text)
+        if self._send_warning is not None:
+            self._send_warning(text)
 
     def require_allowed(self, field: str, uri: str) -> str:
         """Normalises a URI of the request. Raises InvalidRequest, naming the field, when it is outside the roots."""

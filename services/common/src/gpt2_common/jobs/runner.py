@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_common.errors import FailedPrecondition, ResourceExhausted
-from gpt2_common.jobs.attempt import Attempt, Failed, Launcher, Outcome, Succeeded
+from gpt2_common.jobs.attempt import Attempt, Failed, Launcher, Outcome, Report, Succeeded, Warned
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.jobs.ownership import renew, take_over
 from gpt2_common.jobs.store import JobStore
@@ -52,6 +52,7 @@ class JobRunner:
         self._attempts: dict[str, Attempt] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._busy: dict[str, str] = {}
+        self._warnings: dict[str, list[str]] = {}
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -143,6 +144,7 @@ class JobRunner:
             self._attempts.pop(job_id, None)
             self._tasks.pop(job_id, None)
             self._busy.pop(job_id, None)
+            self._warnings.pop(job_id, None)
             self._on_change(job_id)
 
     async def _begin(self, queued: job_pb2.Job) -> Attempt:
@@ -154,7 +156,7 @@ class JobRunner:
         job_id = queued.job_id
         stored = await asyncio.to_thread(self._store.get, job_id)
         stored.job.CopyFrom(await asyncio.to_thread(self._store.begin, job_id))
-        attempt = self._launch(self._kinds[queued.kind], stored, lambda progress: self._note_progress(job_id, progress))
+        attempt = self._launch(self._kinds[queued.kind], stored, lambda report: self._note(job_id, report))
         self._attempts[job_id] = attempt
         if self._stopping:
             await attempt.suspend()
@@ -175,6 +177,9 @@ class JobRunner:
                 await asyncio.sleep(_POLL_SECONDS)
 
     def _end(self, job_id: str, outcome: Outcome) -> job_pb2.Job:
+        # Again, in case the database was away when they came.
+        if warnings := self._warnings.get(job_id):
+            self._store.warn(job_id, tuple(warnings))
         if isinstance(outcome, Succeeded):
             try:
                 return self._store.succeed(job_id, outcome.outputs)
@@ -184,12 +189,17 @@ class JobRunner:
             return self._store.fail(job_id, _short(outcome.error))
         return self._store.suspend(job_id)
 
-    async def _note_progress(self, job_id: str, progress: job_pb2.Progress) -> None:
+    async def _note(self, job_id: str, report: Report) -> None:
         try:
-            await asyncio.to_thread(self._store.progress, job_id, progress)
+            if isinstance(report, Warned):
+                warnings = self._warnings.setdefault(job_id, [])
+                warnings.append(report.text)
+                await asyncio.to_thread(self._store.warn, job_id, tuple(warnings))
+            else:
+                await asyncio.to_thread(self._store.progress, job_id, report)
         except (DBAPIError, FailedPrecondition) as error:
             # The work goes on; whether it is still ours the next renewal of its lease tells.
-            _log.debug("progress of %s is not noted: %s", job_id, error)
+            _log.debug("a report of %s is not noted: %s", job_id, error)
         self._on_progress(job_id)
 
 

@@ -24,6 +24,9 @@ REPEATABLE = frozenset({job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED})
 _LARGEST_PAGE_BYTES = 2 << 20
 """Callers take messages of 4 MiB, and a job fits into an event of one."""
 
+_MAX_WARNINGS = 20
+"""With their greatest length they leave room in an event for the job's outputs."""
+
 Change = Callable[[job_pb2.Job], None]
 
 
@@ -113,6 +116,15 @@ class JobStore:
     def progress(self, job_id: str, progress: job_pb2.Progress) -> job_pb2.Job:
         """Notes how far a running job is. No event is published."""
         return self._change_own(job_id, lambda job: job.progress.CopyFrom(progress))
+
+    def warn(self, job_id: str, texts: Sequence[str]) -> job_pb2.Job:
+        """Adds warnings to a running job: each once, and 20 at most. No event is published."""
+
+        def apply(job: job_pb2.Job) -> None:
+            new = [text for text in dict.fromkeys(texts) if text not in job.warnings]
+            job.warnings.extend(new[: max(0, _MAX_WARNINGS - len(job.warnings))])
+
+        return self._change_own(job_id, apply)
 
     def succeed(self, job_id: str, outputs: Sequence[artifact_pb2.Artifact]) -> job_pb2.Job:
         """RUNNING to SUCCEEDED."""

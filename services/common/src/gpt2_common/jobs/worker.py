@@ -57,6 +57,10 @@ class ServiceLine:
         """Sends progress."""
         self.send({"progress": _encode(progress)})
 
+    def send_warning(self, text: str) -> None:
+        """Sends a warning."""
+        self.send({"warning": text})
+
 
 def main() -> int:
     """Runs one attempt; its exit status is 0 whenever a result was sent."""
@@ -78,7 +82,7 @@ def run_task(task: Mapping[str, Any], line: ServiceLine, interruption: Interrupt
 
     Args:
         task: What `describe_task` has said; the service's settings come from the environment.
-        line: Takes progress.
+        line: Takes progress and warnings.
         interruption: Tells when to stop.
 
     Returns:
@@ -93,7 +97,7 @@ def run_task(task: Mapping[str, Any], line: ServiceLine, interruption: Interrupt
         request_digest=task["request_digest"],
         attempt=task["attempt"],
     )
-    context = JobContext(identity, settings, line.send_progress, interruption)
+    context = JobContext(identity, settings, line.send_progress, interruption, line.send_warning)
     request = import_name(task["request_type"]).FromString(base64.b64decode(task["request"]))
     with job_log_fields(identity.job_id, identity.run_id):
         return _result(task["function"], request, context)

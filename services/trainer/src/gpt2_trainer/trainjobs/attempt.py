@@ -17,7 +17,7 @@ from google.rpc import code_pb2, status_pb2
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_common.errors import FailedPrecondition, Unavailable
-from gpt2_common.jobs.attempt import Failed, Outcome, ProgressSink, Succeeded, Suspended, cancelled, read_message
+from gpt2_common.jobs.attempt import Failed, Outcome, Report, ReportSink, Succeeded, Suspended, cancelled, read_message
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.jobs.rows import StoredJob
 from gpt2_common.status import is_expected, status_of
@@ -41,7 +41,7 @@ class TrainJobAttempt:
         address: Where the cluster is.
         kind: What to run.
         stored: The job, and its request.
-        on_progress: Hears how far it is.
+        on_report: Hears how far it is, and of warnings.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class TrainJobAttempt:
         address: ClusterAddress,
         kind: JobKind,
         stored: StoredJob,
-        on_progress: ProgressSink,
+        on_report: ReportSink,
     ) -> None:
         self._address = address
         self._trainjob = describe_trainjob(settings, kind, stored)
         self._name = trainjob_name(stored.job.job_id)
         self._is_first = stored.job.attempt == 1
-        self._on_progress = on_progress
+        self._on_report = on_report
         self._cancelled = asyncio.Event()
         self._left = asyncio.Event()
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
@@ -121,7 +121,7 @@ class TrainJobAttempt:
             if ended := ended_condition(trainjob):
                 return Failed(failure_of(ended, pod, self._last_words))
             if waiting:
-                await self._on_progress(job_pb2.Progress(phase=waiting))
+                await self._on_report(job_pb2.Progress(phase=waiting))
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _require_same(self, kubernetes: Kubernetes) -> None:
@@ -139,8 +139,8 @@ class TrainJobAttempt:
             message = _message_in(line)
             if message is None:
                 self._last_words.append(line)
-            elif isinstance(message, job_pb2.Progress):
-                await self._on_progress(message)
+            elif isinstance(message, Report):
+                await self._on_report(message)
             elif isinstance(message, Succeeded | Failed):
                 return message
         return None
@@ -153,7 +153,7 @@ class TrainJobAttempt:
         return cancelled()
 
 
-def _message_in(line: str) -> job_pb2.Progress | Outcome | None:
+def _message_in(line: str) -> Report | Outcome | None:
     """What a line of a pod's log says; None where it is a library's, or was cut off on its way."""
     if not line.startswith(MARK):
         return None

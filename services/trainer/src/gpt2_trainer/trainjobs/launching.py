@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from gpt2_common.errors import NotFound, PipelineError
-from gpt2_common.jobs.attempt import Attempt, Launcher, ProgressSink
+from gpt2_common.jobs.attempt import Attempt, Launcher, ReportSink
 from gpt2_common.jobs.child import child_processes
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.jobs.manager import JobManager
@@ -26,10 +26,10 @@ def trainer_launcher(settings: TrainerSettings) -> Launcher:
         return as_process
     address = ClusterAddress.of(settings)
 
-    def launch(kind: JobKind, stored: StoredJob, on_progress: ProgressSink) -> Attempt:
+    def launch(kind: JobKind, stored: StoredJob, on_report: ReportSink) -> Attempt:
         if kind.name != "TrainModel":
-            return as_process(kind, stored, on_progress)
-        return TrainJobAttempt(settings, address, kind, stored, on_progress)
+            return as_process(kind, stored, on_report)
+        return TrainJobAttempt(settings, address, kind, stored, on_report)
 
     return launch
 

@@ -148,12 +148,13 @@ class Stage {
     this.badge = element("span");
     this.progress = new ProgressLine(`Progress of ${stageName(job)}`);
     this.error = element("p", { class: "error" });
+    this.warnings = element("div");
     this.facts = element("dl");
     this.attempt = element("span");
     this.started = element("span");
     this.took = element("span");
     const details = element("details", {}, element("summary", {}, stageName(job)), this.facts);
-    const doing = element("div", {}, this.progress.root, this.error);
+    const doing = element("div", {}, this.progress.root, this.error, this.warnings);
     this.root = row(COLUMNS, [details, this.badge, doing, this.attempt, this.started, this.took]);
   }
 
@@ -163,6 +164,7 @@ class Stage {
     this.progress.update(job);
     this.error.replaceChildren(foreign(job.error));
     this.error.hidden = !job.error;
+    this.warnings.replaceChildren(...job.warnings.map((text) => foreign(`Warning: ${text}`, "p", { class: "warning" })));
     this.attempt.textContent = job.attempt;
     this.started.textContent = clock(job.start_time);
     this.took.textContent = worked(job);
