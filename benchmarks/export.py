@@ -97,8 +97,7 @@ def server(kind: str, documents: int, characters: int, options: argparse.Namespa
             fill(options.uri, documents, characters)
             yield options.uri
             return
-        command = [str(Path(sys.executable).with_name("nx-27017")), "--data-dir", "data", "--host", "127.0.0.1"]
-        command += ["-p", str(options.port), "--log-file", "log", "--pid-file", "pid"]
+        command = [sys.executable, "-m", "gpt2_orchestration.stack.mongodb", "data", f"127.0.0.1:{options.port}"]
         if kind == "ferretdb":
             command = [options.ferretdb, f"127.0.0.1:{options.port}", str(folder)]
         with process(command, folder):

@@ -48,9 +48,20 @@ class MongoServer:
 
 def embedded_server(folder):
     port = free_port()
+    command = [sys.executable, "-m", "gpt2_orchestration.stack.mongodb", str(folder / "data"), f"127.0.0.1:{port}"]
+    return MongoServer(command, folder, port)
+
+
+@pytest.fixture(scope="session")
+def lying_uri(tmp_path_factory):
+    """A server that loses and doubles documents whose ids are of mixed types; its address."""
+    folder, port = tmp_path_factory.mktemp("lying"), free_port()
     command = [str(Path(sys.executable).with_name("nx-27017")), "--data-dir", str(folder / "data")]
     command += ["--host", "127.0.0.1", "-p", str(port), "--log-file", str(folder / "log")]
-    return MongoServer([*command, "--pid-file", str(folder / "pid")], folder, port)
+    server = MongoServer([*command, "--pid-file", str(folder / "pid")], folder, port)
+    server.start()
+    yield server.uri
+    server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 import base64
 
+import pymongo
 import pytest
+from pydantic import SecretStr
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import FailedPrecondition, InvalidRequest
@@ -85,7 +87,12 @@ def test_defaults_written_out_are_the_same_source(mongo, look):
     assert Snapshot.parse(look().token(), same) == look()
 
 
-def test_a_server_that_sorts_numbers_as_text_is_refused_instead_of_losing_documents(mongo, look):
-    mongo.news.articles.insert_many([{"_id": number, "text": "a"} for number in range(40)])
-    with pytest.raises(FailedPrecondition, match=r"_ids of news\.articles in their order"):
-        look()
+def test_a_server_that_sorts_numbers_as_text_is_refused_instead_of_losing_documents(lying_uri, settings):
+    with pymongo.MongoClient(lying_uri) as client:
+        client.sorts.articles.insert_many([{"_id": number, "text": "a"} for number in range(40)])
+    source = pb.MongoSource(database="sorts", collections=["articles"])
+    with (
+        connect(settings.model_copy(update={"mongodb_uri": SecretStr(lying_uri)}), "") as server,
+        pytest.raises(FailedPrecondition, match=r"_ids of sorts\.articles in their order"),
+    ):
+        take_snapshot(server, source)

@@ -76,20 +76,14 @@ def define_stack(
 def _mongodb(
     address: str, settings: StackSettings, folder: StackFolder, environment: Mapping[str, str]
 ) -> ProcessDefinition:
-    data = folder.data / "mongodb"
-    data.mkdir(exist_ok=True)
-    pid_file = folder.data / "mongodb.pid"
-    # It believes any process that has the pid in its file to be itself. Here the lock of the stack tells.
-    pid_file.unlink(missing_ok=True)
-    options = ("--data-dir", str(data), "--log-file", os.devnull, "--pid-file", str(pid_file))
     return ProcessDefinition(
         name="mongodb",
-        command=_python("nx_27017.nx_27017", *_listen(address), *options),
+        command=_python("gpt2_orchestration.stack.mongodb", str(folder.data / "mongodb"), address),
         address=address,
         is_ready=mongodb_answers,
         environment=environment,
         start_timeout_seconds=settings.start_timeout_seconds,
-        note="stand-in that speaks MongoDB's protocol over SQLite",
+        note="stand-in that speaks MongoDB's protocol over SQLite; refuses views, transactions, text search",
     )
 
 
