@@ -3,6 +3,7 @@
 Apart from the service itself, as in the real ones, so that a job's process need not import a server.
 """
 
+import logging
 import os
 import signal
 import tempfile
@@ -45,6 +46,18 @@ def do_warn(context, end, *texts):
 
 def do_fail(_context):
     raise FailedPrecondition("the collection is empty: fill it")
+
+
+def do_quote(context, end):
+    """Quotes bytes that are not UTF-8 wherever a job can."""
+    odd = os.fsdecode(b"\xf6\xff") + "\ud83d"
+    logging.getLogger(__name__).warning("a name: %s", odd)
+    context.report(odd, 1, 1, odd, {odd: 1.0})
+    if end == "fail":
+        raise FailedPrecondition(f"no column {odd}", column=odd)
+    with context.create("corpus", "corpus") as writer:
+        (writer.folder / "text.txt").write_text("x")
+        return [output("corpus", writer.commit({"documents": 1}, {"source": odd}))]
 
 
 def do_fail_unless(context, flag_file):

@@ -109,6 +109,19 @@ def test_a_job_that_ends_badly_is_failed_with_a_status_that_says_why(service, ac
     assert service.run("succeed").state == Job.STATE_SUCCEEDED
 
 
+def test_a_job_that_quotes_bytes_that_are_not_utf_8_says_so_escaped(service):
+    escaped = r"\xf6\xff\ud83d"
+    failed = service.run("quote", "fail")
+    assert failed.error.code == code_pb2.FAILED_PRECONDITION
+    assert failed.error.message == f"no column {escaped}"
+    assert (failed.progress.phase, failed.progress.unit, dict(failed.progress.metrics)) == (
+        *(escaped, escaped),
+        {escaped: 1.0},
+    )
+    [made] = service.run("quote", "succeed").outputs
+    assert made.properties["source"] == escaped
+
+
 def test_a_failed_job_is_returned_as_it_is_unless_a_retry_is_asked_for(service, tmp_path):
     failed = service.run("fail", job_id="a")
     assert service.submit("fail", job_id="a") == failed

@@ -18,9 +18,11 @@
 
 from collections.abc import Sequence
 
+from gpt2_common.escaping import escape_surrogates
+
 
 class PipelineError(Exception):
-    """Base of all errors that are shown to users as they are.
+    """Base of all errors that are shown to users as they are, with lone surrogates escaped.
 
     Args:
         message: What happened and what to do about it.
@@ -30,9 +32,9 @@ class PipelineError(Exception):
     reason = "PIPELINE_ERROR"
 
     def __init__(self, message: str, **metadata: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.metadata = metadata
+        self.message = escape_surrogates(message)
+        self.metadata = {name: escape_surrogates(value) for name, value in metadata.items()}
+        super().__init__(self.message)
 
 
 class InvalidRequest(PipelineError):
@@ -46,7 +48,9 @@ class InvalidRequest(PipelineError):
 
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
         super().__init__("; ".join(f"{field}: {description}" for field, description in violations))
-        self.violations = tuple(violations)
+        self.violations = tuple(
+            (escape_surrogates(field), escape_surrogates(description)) for field, description in violations
+        )
 
 
 class NotFound(PipelineError):

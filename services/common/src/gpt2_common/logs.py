@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
+from gpt2_common.escaping import escape_surrogates
+
 _job: ContextVar[dict[str, str] | None] = ContextVar("job", default=None)
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -46,7 +48,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, default=str)
+        return escape_surrogates(json.dumps(fields, ensure_ascii=False, default=str), backslash=r"\\")
 
 
 def configure_logs(service: str, level: str) -> None:

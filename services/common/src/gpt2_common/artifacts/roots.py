@@ -14,7 +14,8 @@ from gpt2_common.errors import InvalidRequest, Unavailable
 def local_path(uri: str) -> Path | None:
     """The path of a `file://` URI; None for other schemes."""
     parts = urlsplit(uri)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+    # The bytes of a name that is not UTF-8 come back as they were: replaced, they would name another file, or none.
+    return Path(unquote(parts.path, errors="surrogateescape")) if parts.scheme == "file" else None
 
 
 def filesystem_of(uri: str) -> tuple[Any, str]:

@@ -16,6 +16,7 @@ from gpt2_common.artifacts.roots import filesystem_of, local_path, require_allow
 from gpt2_common.artifacts.work import WorkFolders, job_folder_name
 from gpt2_common.durable import sync, write_durable
 from gpt2_common.errors import DataLoss, InvalidRequest, NotFound
+from gpt2_common.escaping import escape_surrogates
 from gpt2_common.failpoints import failpoint
 
 
@@ -78,7 +79,7 @@ class ArtifactWriter:
             producer=self._producer,
             parents=self._parents,
             counts=counts or {},
-            properties=properties or {},
+            properties={name: escape_surrogates(value) for name, value in (properties or {}).items()},
         )
         target = local_path(self.uri)
         if target is None:

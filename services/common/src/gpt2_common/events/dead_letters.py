@@ -15,6 +15,7 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from gpt2_common.escaping import escape_surrogates
 from gpt2_common.events.producer import SEND_SECONDS, close_producer, connect_producer
 from gpt2_common.events.topics import LARGEST_DEAD_LETTER, dead_letter_topic, ensure_topic
 
@@ -52,7 +53,7 @@ class DeadLetters:
             "offset": str(record.offset),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        headers = [*record.headers, *((PREFIX + name, value.encode()) for name, value in reasons.items())]
+        headers = [*record.headers, *((PREFIX + name, escape_surrogates(value).encode()) for name, value in reasons.items())]
         try:
             sent = self._producer.send(self._topic, key=record.key, value=record.value, headers=headers)
             sent.get(timeout=SEND_SECONDS)

@@ -15,6 +15,7 @@ from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.jobs.v1 import job_pb2
 from gpt2_common.artifacts import Artifact, ArtifactStore, ArtifactWriter, Manifest
 from gpt2_common.errors import JobCancelled, JobSuspended
+from gpt2_common.escaping import escape_surrogates
 from gpt2_common.jobs.definition import service_version
 from gpt2_common.revision import checkout_revision
 from gpt2_common.settings import Settings
@@ -132,7 +133,14 @@ class JobContext(Generic[Settings]):
         self._last_report = now
         rate = self._rates.setdefault(phase, _Rate())
         self._send_progress(
-            job_pb2.Progress(phase=phase, done=done, total=total, unit=unit, rate=rate.add(now, done), metrics=metrics)
+            job_pb2.Progress(
+                phase=escape_surrogates(phase),
+                done=done,
+                total=total,
+                unit=escape_surrogates(unit),
+                rate=rate.add(now, done),
+                metrics={escape_surrogates(name): value for name, value in (metrics or {}).items()},
+            )
         )
 
     def warn(self, text: str) -> None:
