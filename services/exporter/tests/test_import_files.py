@@ -1,12 +1,17 @@
 """Imports of text files."""
 
+import codecs
+import gzip
 import json
 import os
+import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
-from gpt2_common.errors import FailedPrecondition, InvalidRequest, NotFound
+from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound
 from gpt2_exporter.files.streams import read_lines
 
 
@@ -44,8 +49,8 @@ def test_few_files_are_named_in_the_corpus(texts, context, export):
 
 
 def test_text_is_taken_as_it_is(texts, context, export):
-    write(texts, a_txt="\ufeff one\r\n\r\ntwo \0 \u2028")
-    assert export(ask(texts.as_uri()), context).texts == ["\ufeff one\r\n\r\ntwo \0 \u2028"]
+    write(texts, a_txt=" one\r\n\r\ntwo \0 \u2028\ufeff")
+    assert export(ask(texts.as_uri()), context).texts == [" one\r\n\r\ntwo \0 \u2028\ufeff"]
 
 
 def test_each_line_of_a_jsonl_file_is_a_document_and_blank_lines_are_none(texts, context, export):
@@ -83,7 +88,7 @@ def test_an_unusable_line_is_counted_with_its_reason(texts, make_context, export
     corpus = export(ask(texts.as_uri(), max_rejected=1), make_context("a"))
     assert corpus.texts == ["good", "too"]
     assert corpus.rejects == [{"id": "a.jsonl:2", "source": (texts / "a.jsonl").as_uri(), "reason": reason}]
-    with pytest.raises(FailedPrecondition, match=f"1 {reason}.*a.jsonl:2.*max_rejected allows 0.*text_field"):
+    with pytest.raises(FailedPrecondition, match=f"1 {reason}.*a.jsonl:2.*max_rejected allows 0: "):
         export(ask(texts.as_uri()), make_context("b"))
 
 
@@ -117,6 +122,201 @@ def test_names_with_odd_characters_are_found(texts, context, export):
     folder = texts / "sp ace [x]"
     write(folder, a_txt="in")
     assert export(ask(texts.as_uri(), folder.as_uri()), context).texts == ["in", "odd"]
+
+
+def test_a_csv_header_that_is_not_utf_8_and_lacks_the_column_names_encoding(texts, context, export):
+    write(texts, a_csv=b"Gr\xf6\xdfe,Inhalt\n1,Gr\xfc\xdfe\n")
+    with pytest.raises(
+        FailedPrecondition, match=r"not UTF-8, and has no column Text; it names Gr\\xf6\\xdfe, Inhalt: "
+    ) as e:
+        export(ask(texts.as_uri(), text_field="Text"), context)
+    assert "set encoding to that of the file, such as cp1252, and text_field" in str(e.value)
+    assert export(ask(texts.as_uri(), text_field="Inhalt", encoding="cp1252"), context).texts == ["Grüße"]
+
+
+def test_a_csv_header_that_is_neither_utf_8_nor_csv_names_encoding(texts, context, export):
+    write(texts, a_csv=b'"Gr\xf6\xdfe"x,text\n1,a\n')
+    with pytest.raises(FailedPrecondition, match=r"column names \(not UTF-8\): set encoding"):
+        export(ask(texts.as_uri()), context)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "raw"),
+    [("utf-7", b"text\n\xff+\n+AGE-\n"), ("shift_jis", b"text\n\x81\x20\na\n"), ("hz", b"text\n~x\na\n")],
+)
+def test_rows_that_an_encoding_cannot_decode_are_unusable(texts, context, export, encoding, raw):
+    write(texts, a_csv=raw)
+    corpus = export(ask(texts.as_uri(), encoding=encoding, max_rejected=1), context)
+    assert (corpus.texts, corpus.counts["rejected"]) == (["a"], 1)
+
+
+def test_files_whose_names_are_not_utf_8_are_each_read_and_named_in_errors(texts, make_context, export):
+    for name, text in ((b"a\xff.txt", "one"), (b"a\xfe.txt", "two"), (b"b\xfd.csv", "no")):
+        (texts / os.fsdecode(name)).write_text(text)
+    with pytest.raises(FailedPrecondition, match=r"b%FD\.csv has no column text"):
+        export(ask(texts.as_uri()), make_context("a"))
+    (texts / os.fsdecode(b"b\xfd.csv")).rename(texts / os.fsdecode(b"b.\xfd"))
+    context = make_context("b")
+    corpus = export(ask(texts.as_uri()), context)
+    assert [(row["id"], row["text"]) for row in corpus.rows] == [(r"a\xfe.txt", "two"), (r"a\xff.txt", "one")]
+    assert corpus.properties["passed_over"] == r"1 file of other types (.\xfd 1)"
+    assert context.warnings == [r"passed over: 1 file of other types (.\xfd 1)"]
+
+
+def test_a_parquet_column_whose_name_is_not_utf_8_is_an_error(texts, context, export):
+    path = texts / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"], "nmnm": ["b"]}), path, store_schema=False, compression="none")
+    path.write_bytes(path.read_bytes().replace(b"nmnm", b"\xf6\xdf\xff\xfe"))
+    with pytest.raises(DataLoss, match=r"a\.parquet is no Parquet file, or a damaged one"):
+        export(ask(texts.as_uri()), context)
+
+
+def test_a_file_that_may_not_be_read_is_an_error(texts, context, export, monkeypatch):
+    write(texts, a_txt="a")
+    # Root may read whatever permissions say.
+    monkeypatch.setattr("gpt2_exporter.files.reading.open_stream", refuse)
+    with pytest.raises(FailedPrecondition, match=r"a\.txt may not be read by the exporter"):
+        export(ask(texts.as_uri()), context)
+
+
+def refuse(_file):
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize("unit", [pb.TEXT_UNIT_UNSPECIFIED, pb.TEXT_UNIT_LINE, pb.TEXT_UNIT_PARAGRAPH])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le"])
+def test_a_byte_order_mark_of_each_file_is_no_part_of_its_text(texts, context, export, unit, compress, encoding):
+    mark = "" if encoding in ("utf-16", "utf-32") else "\ufeff"
+    lines = encoding.startswith("utf-8")
+    for name in ("a", "b"):
+        raw = f"{mark if encoding != 'utf-8-sig' else ''}Erster Satz.".encode(encoding)
+        (texts / f"{name}.txt{'' if compress is bytes else '.gz'}").write_bytes(compress(raw))
+    assert (
+        export(ask(texts.as_uri(), text_unit=unit if lines else 0, encoding=encoding), context).texts
+        == ["Erster Satz."] * 2
+    )
+
+
+@pytest.mark.parametrize("unit", [pb.TEXT_UNIT_LINE, pb.TEXT_UNIT_PARAGRAPH])
+def test_a_line_that_is_a_byte_order_mark_alone_is_blank(texts, context, export, unit):
+    write(texts, a_txt="\ufeff\n\na", b_txt="\ufeff", c_jsonl='\ufeff\n{"text": "b"}')
+    assert export(ask(texts.as_uri(), text_unit=unit), context).texts == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "encoding", "words"),
+    [
+        ("a.txt", "a".encode("utf-16"), "", r"set encoding to utf-16 \(now utf-8\)"),
+        ("a.md", codecs.BOM_UTF16_BE + "a".encode("utf-16-be"), "cp1252", r"set encoding to utf-16 \(now cp1252\)"),
+        ("a.json", '[{"text": "a"}]'.encode("utf-32"), "", "set encoding to utf-32"),
+        ("a.csv", "text\na".encode("utf-16"), "", r"convert the \.csv files to utf-8"),
+        ("a.tsv.gz", gzip.compress("text\na".encode("utf-16")), "", r"convert the \.tsv files to utf-8"),
+        ("a.txt.zst", pa.Codec("zstd").compress("a".encode("utf-16"), asbytes=True), "", "set encoding to utf-16"),
+        ("a.jsonl", codecs.BOM_UTF8 + b'{"text": "a"}', "latin-1", "set encoding to utf-8"),
+    ],
+)
+def test_a_byte_order_mark_of_another_encoding_names_it(texts, make_context, export, name, raw, encoding, words):
+    (texts / name).write_bytes(raw)
+    with pytest.raises(FailedPrecondition, match=f"1 byte order mark of utf-.*{words}"):
+        export(ask(texts.as_uri(), encoding=encoding), make_context("a"))
+    write(texts, **{"0_txt": "first", "z_txt": "last"})
+    corpus = export(ask(texts.as_uri(), encoding=encoding, max_rejected=1), make_context("b", corpus_shard_bytes=1))
+    assert (corpus.texts, corpus.rejects[0]["id"]) == (["first", "last"], name)
+
+
+def test_other_types_and_hidden_files_are_passed_over_and_counted(texts, context, export):
+    write(texts, a_txt="a", b_pdf="b", sub__c_PDF="c", sub__d_docx="d", sub__e_txt="e")
+    for name in ("README", ".hidden.txt", ".git/f.txt", ".git/g/h.pdf", "__MACOSX/._a.txt", "sub/x.pdf.gz"):
+        path = texts / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("no")
+    corpus = export(ask(texts.as_uri()), context)
+    assert corpus.texts == ["a", "e"]
+    assert corpus.summary["passed_over"] == {"hidden": 4, ".pdf": 2, ".docx": 1, "no suffix": 1, ".pdf.gz": 1}
+    words = "5 files of other types (.pdf 2, .docx 1, .pdf.gz 1, no suffix 1) and 4 hidden files"
+    assert corpus.properties["passed_over"] == words
+    assert context.warnings == [f"passed over: {words}"]
+
+
+def test_nothing_but_other_types_is_an_error_that_counts_them(texts, context, export):
+    write(texts, a_pdf="a", b_pdf="b", c_docx="c", **{"_d_txt": "d"})
+    words = r"but there are 3 files of other types \(\.pdf 2, \.docx 1\) and 1 hidden file: put some there"
+    with pytest.raises(FailedPrecondition, match=words):
+        export(ask(texts.as_uri()), context)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("", ["in/b.txt"]),
+        ("/*", ["in/b.txt"]),
+        ("/**/*.txt", ["in/b.txt"]),
+        ("/.a.txt", [".a.txt"]),
+        ("/.*.txt", [".a.txt"]),
+        ("/.in", ["c.txt"]),
+        ("/.in/*.txt", ["c.txt"]),
+        ("/.i*/*", [".in/c.txt"]),
+    ],
+)
+def test_hidden_files_are_read_where_the_uri_names_them(texts, context, export, pattern, found):
+    for name in (".a.txt", "in/b.txt", ".in/c.txt", ".in/.d.txt"):
+        path = texts / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+    corpus = export(ask(f"{texts.as_uri()}{pattern}"), context)
+    assert [row["id"] for row in corpus.rows] == found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fields", "words", "not_words"),
+    [
+        ("a.txt", b"", {}, "remove the empty files, or fill them", "text_field|jsonl|encoding"),
+        ("a.txt", b"\xff", {}, r"set encoding to that of the files \(now utf-8\).*encoding_errors", "text_field|jsonl"),
+        ("a.csv", b'text\n"a"x\n', {}, "put quotes around values.*csv_delimiter", "text_field|jsonl|encoding"),
+        ("a.csv", b"n,text\n1,\n", {}, r"the name of the text's column \(now text\)", "jsonl|encoding"),
+        (
+            "a.csv",
+            b"1,\n",
+            {"csv_header": False, "text_field": "2"},
+            r"the number of the text's column \(now 2\)",
+            "jsonl",
+        ),
+        ("a.jsonl", b'{"body": "a"}', {}, r"path of the text in a line of the \.jsonl files \(now text\)", "encoding"),
+        ("a.jsonl", b"{", {}, r"write one JSON object in each line of the \.jsonl files", "text_field|encoding"),
+        ("a.json", b"[5]", {}, r"write the \.json files as an array", "text_field|encoding|jsonl"),
+        (
+            "a.txt",
+            b"x" * 99,
+            {},
+            r"document_separator or text_unit.*at most 268,435,456 bytes \(256 MiB\)",
+            "text_field",
+        ),
+        ("a.jsonl", b'{"text": "' + b"x" * 99 + b'"}', {}, r"split the larger ones.*256 MiB", "text_field|encoding"),
+        (
+            "a.json",
+            b'{"data": ["' + b"x" * 200_000 + b'"]}',
+            {},
+            r"set documents_field.*256 MiB",
+            "text_field|encoding",
+        ),
+        (
+            "a.txt",
+            b"ab",
+            {"documents": pb.DocumentOptions(min_characters=9)},
+            "lower documents.min_characters",
+            "max_rej",
+        ),
+    ],
+)
+def test_advice_on_rejected_documents_fits_their_reasons_and_files(
+    texts, context, export, monkeypatch, name, content, fields, words, not_words
+):
+    monkeypatch.setattr("gpt2_exporter.corpus.record.LARGEST_DOCUMENT", 50)
+    (texts / name).write_bytes(content)
+    with pytest.raises(FailedPrecondition, match=words) as error:
+        export(ask(texts.as_uri(), **fields), context)
+    assert not re.search(not_words, str(error.value).partition(": ")[2].partition("allows 0")[2])
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,25 @@ class StagesByHand:
 @shows_errors
 def export(
     source: Annotated[list[str] | None, typer.Argument(help="DATABASE and COLLECTIONs of MongoDB.")] = None,
-    field: Annotated[str, typer.Option(help="Path of the text in a document.")] = "text",
+    field: Annotated[str, typer.Option(help="Path or column of the text in a document. Default: text.")] = "",
     filter: Annotated[str, typer.Option(help="Which documents, in MongoDB Extended JSON.")] = "",
     files: Annotated[list[str] | None, typer.Option(help="File, folder, glob or URI instead. Repeatable.")] = None,
+    encoding: Annotated[str, typer.Option(help="Encoding of the files, such as cp1252. Default: utf-8.")] = "",
+    csv_delimiter: Annotated[
+        str, typer.Option(help=r"What separates the columns of the files, such as ';'; '\t' is a tab.")
+    ] = "",
+    csv_header: Annotated[
+        bool, typer.Option(help="Whether the first row of .csv names the columns; else --field is a number, from 1.")
+    ] = True,
+    document_separator: Annotated[
+        str, typer.Option(help="What stands between the documents of a .txt file, such as '<|endoftext|>'.")
+    ] = "",
+    documents_field: Annotated[
+        str, typer.Option(help="Path of the list of documents in the object of a .json file.")
+    ] = "",
+    list_separator: Annotated[
+        str | None, typer.Option(help="What joins the texts where --field leads to a list, in MongoDB too.")
+    ] = None,
     max_rejected: Annotated[int, typer.Option(min=-1, help="Most documents that cannot be used; -1: any.")] = 0,
     run: RunOption = "",
     assignments: SetOption = [],  # noqa: B006 - typer's way to say that there may be none
@@ -88,9 +104,19 @@ def export(
         raise UsageError("name a DATABASE and at least one COLLECTION, or --files")
     call, fields = (calls.IMPORT_FILES, _files(files)) if files else (calls.EXPORT_CORPUS, _mongodb(source or []))
     place = fields if files else fields["source"]
-    place["text_field"] = field
-    if filter:
-        place["filter"] = filter
+    given = {
+        "encoding": encoding,
+        "csv_delimiter": csv_delimiter,
+        "csv_header": csv_header,
+        "document_separator": document_separator,
+        "documents_field": documents_field,
+    }
+    of_files = {name: value for name, value in given.items() if value not in ("", True)}
+    if of_files and not files:
+        raise UsageError(f"--{next(iter(of_files)).replace('_', '-')} is for --files: name files, or leave it out")
+    place |= {**of_files, **{name: value for name, value in (("text_field", field), ("filter", filter)) if value}}
+    if list_separator is not None:
+        place["list_separator"] = list_separator
     stages = StagesByHand(run, "export")
     stages.run(call, override({**fields, "max_rejected": max_rejected}, parse_overrides(assignments)))
     stages.show(json)
@@ -168,7 +194,15 @@ def train(
 
 def _files(addresses: list[str]) -> dict[str, Any]:
     """Paths are those of this machine; the service must be able to read them there."""
-    return {"uris": [item if "://" in item else str(Path(item).absolute()) for item in addresses]}
+    return {"uris": [item if "://" in item else _address(Path(item).absolute()) for item in addresses]}
+
+
+def _address(path: Path) -> str:
+    """A path as it is; as a URI where its bytes are not UTF-8, which no request can hold."""
+    try:
+        return path.as_posix().encode().decode()
+    except UnicodeEncodeError:
+        return path.as_uri()
 
 
 def _mongodb(source: list[str]) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from gpt2_common.errors import FailedPrecondition
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_common.jobs.definition import JobKind
 from gpt2_exporter.corpus.export import OUTPUT, RejectLimit, write_corpus
-from gpt2_exporter.files.listing import list_files
+from gpt2_exporter.files.advice import advice_on_files
+from gpt2_exporter.files.listing import describe_passed_over, list_files
 from gpt2_exporter.files.reading import FileDocuments
-from gpt2_exporter.files.rules import DEFAULT_ENCODING, FileRules
+from gpt2_exporter.files.rules import FileRules
+from gpt2_exporter.mongo.advice import advice_on_collections
 from gpt2_exporter.mongo.connection import Server, connect
 from gpt2_exporter.mongo.reading import MongoDocuments
 from gpt2_exporter.mongo.since import FIELD as SINCE_FIELD
@@ -57,11 +59,9 @@ def import_files(
 
 def _export(request: pb.ExportCorpusRequest, context: JobContext[ExporterSettings]) -> Artifact:
     path = request.source.text_field or DEFAULT_TEXT_FIELD
-    advice = (
-        f"set source.text_field to the path of the text (now {path}), source.list_separator where texts are in lists, "
-        "mend the documents, or raise max_rejected"
+    limit = RejectLimit(
+        request.max_rejected, request.max_rejected_share, lambda tally: advice_on_collections(tally, path)
     )
-    limit = RejectLimit(request.max_rejected, request.max_rejected_share, advice)
     previous = None
     if request.since_corpus_uri:
         previous = context.open(SINCE_FIELD, request.since_corpus_uri, "corpus")
@@ -100,13 +100,10 @@ def _require_documents(source: pb.MongoSource, snapshot: Snapshot) -> None:
 
 
 def _import(request: pb.ImportFilesRequest, context: JobContext[ExporterSettings]) -> Artifact:
-    path, encoding = request.text_field or DEFAULT_TEXT_FIELD, request.encoding or DEFAULT_ENCODING
-    advice = (
-        f"set text_field to the path of the text in a .jsonl line (it is {path} now) or encoding to that of the files "
-        f"(it is {encoding} now), mend the files, or raise max_rejected"
-    )
-    limit = RejectLimit(request.max_rejected, request.max_rejected_share, advice)
-    files = list_files(request.uris, context.require_allowed)
-    rules = FileRules(path, encoding, request.encoding_errors, request.text_unit)
-    documents = FileDocuments(files, rules, context.work, context.check_cancelled)
+    listing = list_files(request.uris, context.require_allowed)
+    if listing.passed_over:
+        context.warn(f"passed over: {describe_passed_over(listing.passed_over)}")
+    rules = FileRules.of(request)
+    limit = RejectLimit(request.max_rejected, request.max_rejected_share, lambda tally: advice_on_files(tally, rules))
+    documents = FileDocuments(listing, rules, context.work, context.check_cancelled)
     return write_corpus(context, documents, limit, request.documents)

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import InvalidRequest
+from gpt2_exporter.files.rules import DEFAULT_TEXT_FIELD, delimiter_of
 from gpt2_exporter.mongo.extended_json import parse_filter, parse_projection
 from gpt2_exporter.mongo.snapshot import Snapshot
 from gpt2_exporter.mongo.text import TextRule
@@ -18,6 +19,7 @@ Problems = list[tuple[str, str]]
 AllowCheck = Callable[[str, str], str]
 
 _CONNECTION = re.compile(r"[A-Za-z0-9_]{1,64}")
+_COLUMN_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _DATABASE = re.compile(r'[^/\\. "$*<>:|?\0]{1,63}')
 
 
@@ -52,7 +54,34 @@ def import_problems(request: pb.ImportFilesRequest, require_allowed: AllowCheck)
     problems += _text_field_problems("text_field", request.text_field)
     problems += _encoding_problems(request.encoding)
     problems += _enum_problems(request, "text_unit", "encoding_errors")
+    problems += _table_problems(request)
+    problems += _text_field_problems("documents_field", request.documents_field)
+    if request.document_separator and request.text_unit:
+        problems.append(("document_separator", "excludes text_unit, which cuts files otherwise: leave one of them out"))
+    elif request.document_separator and not request.document_separator.strip("\r\n"):
+        problems.append(
+            ("document_separator", "is a line break: set text_unit to TEXT_UNIT_LINE or _PARAGRAPH instead")
+        )
     return problems + _limit_problems(request) + _document_problems(request.documents)
+
+
+def _table_problems(request: pb.ImportFilesRequest) -> Problems:
+    problems: Problems = []
+    delimiter = delimiter_of(request.csv_delimiter)
+    if len(delimiter) > 1 or (delimiter and delimiter in '"\r\n\0'):
+        problems.append(
+            (
+                "csv_delimiter",
+                f"{request.csv_delimiter!r} is not one character, such as ; or \\t (a tab): set it to one",
+            )
+        )
+    nameless = request.HasField("csv_header") and not request.csv_header
+    column = request.text_field or DEFAULT_TEXT_FIELD
+    if nameless and column != DEFAULT_TEXT_FIELD and not _COLUMN_NUMBER.fullmatch(column):
+        problems.append(
+            ("text_field", f"{column!r} is no number of a column, from 1: with csv_header false columns have no names")
+        )
+    return problems
 
 
 def source_problems(present: bool, source: pb.MongoSource, settings: ExporterSettings) -> Problems:

@@ -25,21 +25,21 @@ _sym_db = _symbol_database.Default()
 from gpt2.jobs.v1 import job_pb2 as gpt2_dot_jobs_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'gpt2/exporter/v1/exporter_service.proto\x12\x10gpt2.exporter.v1\x1a\x16gpt2/jobs/v1/job.proto\"\xa1\x02\n\x0bMongoSource\x12\x12\n\nconnection\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x13\n\x0b\x63ollections\x18\x03 \x03(\t\x12\x12\n\ntext_field\x18\x04 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\x12\x13\n\x0btitle_field\x18\x06 \x01(\t\x12\x10\n\x08template\x18\x07 \x01(\t\x12\x12\n\nprojection\x18\x08 \x01(\t\x12\r\n\x05limit\x18\t \x01(\x03\x12\x39\n\x0fread_preference\x18\n \x01(\x0e\x32 .gpt2.exporter.v1.ReadPreference\x12\x1b\n\x0elist_separator\x18\x0b \x01(\tH\x00\x88\x01\x01\x42\x11\n\x0f_list_separator\"\x92\x01\n\x0f\x44ocumentOptions\x12\x36\n\rnormalization\x18\x01 \x01(\x0e\x32\x1f.gpt2.exporter.v1.Normalization\x12\x16\n\x0emin_characters\x18\x02 \x01(\x03\x12\x16\n\x0emax_characters\x18\x03 \x01(\x03\x12\x17\n\x0f\x64rop_duplicates\x18\x04 \x01(\x08\"\xff\x01\n\x13\x45xportCorpusRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12-\n\x06source\x18\x02 \x01(\x0b\x32\x1d.gpt2.exporter.v1.MongoSource\x12\x10\n\x08snapshot\x18\x03 \x01(\t\x12\x14\n\x0cmax_rejected\x18\x04 \x01(\x03\x12\x1a\n\x12max_rejected_share\x18\x05 \x01(\x01\x12\x34\n\tdocuments\x18\x06 \x01(\x0b\x32!.gpt2.exporter.v1.DocumentOptions\x12\x18\n\x10since_corpus_uri\x18\x07 \x01(\t\"6\n\x14\x45xportCorpusResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"\xc1\x02\n\x12ImportFilesRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x0c\n\x04uris\x18\x02 \x03(\t\x12\x12\n\ntext_field\x18\x03 \x01(\t\x12\x10\n\x08\x65ncoding\x18\x04 \x01(\t\x12\x14\n\x0cmax_rejected\x18\x05 \x01(\x03\x12\x1a\n\x12max_rejected_share\x18\x06 \x01(\x01\x12\x34\n\tdocuments\x18\x07 \x01(\x0b\x32!.gpt2.exporter.v1.DocumentOptions\x12-\n\ttext_unit\x18\x08 \x01(\x0e\x32\x1a.gpt2.exporter.v1.TextUnit\x12\x39\n\x0f\x65ncoding_errors\x18\t \x01(\x0e\x32 .gpt2.exporter.v1.EncodingErrors\"5\n\x13ImportFilesResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"F\n\x15\x44\x65scribeSourceRequest\x12-\n\x06source\x18\x01 \x01(\x0b\x32\x1d.gpt2.exporter.v1.MongoSource\"=\n\x16\x44\x65scribeSourceResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\x03*\xda\x01\n\x0eReadPreference\x12\x1f\n\x1bREAD_PREFERENCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17READ_PREFERENCE_PRIMARY\x10\x01\x12%\n!READ_PREFERENCE_PRIMARY_PREFERRED\x10\x02\x12\x1d\n\x19READ_PREFERENCE_SECONDARY\x10\x03\x12\'\n#READ_PREFERENCE_SECONDARY_PREFERRED\x10\x04\x12\x1b\n\x17READ_PREFERENCE_NEAREST\x10\x05*E\n\rNormalization\x12\x1d\n\x19NORMALIZATION_UNSPECIFIED\x10\x00\x12\x15\n\x11NORMALIZATION_NFC\x10\x01*f\n\x08TextUnit\x12\x19\n\x15TEXT_UNIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eTEXT_UNIT_FILE\x10\x01\x12\x17\n\x13TEXT_UNIT_PARAGRAPH\x10\x02\x12\x12\n\x0eTEXT_UNIT_LINE\x10\x03*\x84\x01\n\x0e\x45ncodingErrors\x12\x1f\n\x1b\x45NCODING_ERRORS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45NCODING_ERRORS_STRICT\x10\x01\x12\x1b\n\x17\x45NCODING_ERRORS_REPLACE\x10\x02\x12\x18\n\x14\x45NCODING_ERRORS_SKIP\x10\x03\x32\xb1\x02\n\x0f\x45xporterService\x12]\n\x0c\x45xportCorpus\x12%.gpt2.exporter.v1.ExportCorpusRequest\x1a&.gpt2.exporter.v1.ExportCorpusResponse\x12Z\n\x0bImportFiles\x12$.gpt2.exporter.v1.ImportFilesRequest\x1a%.gpt2.exporter.v1.ImportFilesResponse\x12\x63\n\x0e\x44\x65scribeSource\x12\'.gpt2.exporter.v1.DescribeSourceRequest\x1a(.gpt2.exporter.v1.DescribeSourceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'gpt2/exporter/v1/exporter_service.proto\x12\x10gpt2.exporter.v1\x1a\x16gpt2/jobs/v1/job.proto\"\xa1\x02\n\x0bMongoSource\x12\x12\n\nconnection\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x13\n\x0b\x63ollections\x18\x03 \x03(\t\x12\x12\n\ntext_field\x18\x04 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\x12\x13\n\x0btitle_field\x18\x06 \x01(\t\x12\x10\n\x08template\x18\x07 \x01(\t\x12\x12\n\nprojection\x18\x08 \x01(\t\x12\r\n\x05limit\x18\t \x01(\x03\x12\x39\n\x0fread_preference\x18\n \x01(\x0e\x32 .gpt2.exporter.v1.ReadPreference\x12\x1b\n\x0elist_separator\x18\x0b \x01(\tH\x00\x88\x01\x01\x42\x11\n\x0f_list_separator\"\x92\x01\n\x0f\x44ocumentOptions\x12\x36\n\rnormalization\x18\x01 \x01(\x0e\x32\x1f.gpt2.exporter.v1.Normalization\x12\x16\n\x0emin_characters\x18\x02 \x01(\x03\x12\x16\n\x0emax_characters\x18\x03 \x01(\x03\x12\x17\n\x0f\x64rop_duplicates\x18\x04 \x01(\x08\"\xff\x01\n\x13\x45xportCorpusRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12-\n\x06source\x18\x02 \x01(\x0b\x32\x1d.gpt2.exporter.v1.MongoSource\x12\x10\n\x08snapshot\x18\x03 \x01(\t\x12\x14\n\x0cmax_rejected\x18\x04 \x01(\x03\x12\x1a\n\x12max_rejected_share\x18\x05 \x01(\x01\x12\x34\n\tdocuments\x18\x06 \x01(\x0b\x32!.gpt2.exporter.v1.DocumentOptions\x12\x18\n\x10since_corpus_uri\x18\x07 \x01(\t\"6\n\x14\x45xportCorpusResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"\xe5\x03\n\x12ImportFilesRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x0c\n\x04uris\x18\x02 \x03(\t\x12\x12\n\ntext_field\x18\x03 \x01(\t\x12\x10\n\x08\x65ncoding\x18\x04 \x01(\t\x12\x14\n\x0cmax_rejected\x18\x05 \x01(\x03\x12\x1a\n\x12max_rejected_share\x18\x06 \x01(\x01\x12\x34\n\tdocuments\x18\x07 \x01(\x0b\x32!.gpt2.exporter.v1.DocumentOptions\x12-\n\ttext_unit\x18\x08 \x01(\x0e\x32\x1a.gpt2.exporter.v1.TextUnit\x12\x39\n\x0f\x65ncoding_errors\x18\t \x01(\x0e\x32 .gpt2.exporter.v1.EncodingErrors\x12\x15\n\rcsv_delimiter\x18\n \x01(\t\x12\x17\n\ncsv_header\x18\x0b \x01(\x08H\x00\x88\x01\x01\x12\x1a\n\x12\x64ocument_separator\x18\x0c \x01(\t\x12\x17\n\x0f\x64ocuments_field\x18\r \x01(\t\x12\x1b\n\x0elist_separator\x18\x0e \x01(\tH\x01\x88\x01\x01\x42\r\n\x0b_csv_headerB\x11\n\x0f_list_separator\"5\n\x13ImportFilesResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"F\n\x15\x44\x65scribeSourceRequest\x12-\n\x06source\x18\x01 \x01(\x0b\x32\x1d.gpt2.exporter.v1.MongoSource\"=\n\x16\x44\x65scribeSourceResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\x03*\xda\x01\n\x0eReadPreference\x12\x1f\n\x1bREAD_PREFERENCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17READ_PREFERENCE_PRIMARY\x10\x01\x12%\n!READ_PREFERENCE_PRIMARY_PREFERRED\x10\x02\x12\x1d\n\x19READ_PREFERENCE_SECONDARY\x10\x03\x12\'\n#READ_PREFERENCE_SECONDARY_PREFERRED\x10\x04\x12\x1b\n\x17READ_PREFERENCE_NEAREST\x10\x05*E\n\rNormalization\x12\x1d\n\x19NORMALIZATION_UNSPECIFIED\x10\x00\x12\x15\n\x11NORMALIZATION_NFC\x10\x01*f\n\x08TextUnit\x12\x19\n\x15TEXT_UNIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eTEXT_UNIT_FILE\x10\x01\x12\x17\n\x13TEXT_UNIT_PARAGRAPH\x10\x02\x12\x12\n\x0eTEXT_UNIT_LINE\x10\x03*\x84\x01\n\x0e\x45ncodingErrors\x12\x1f\n\x1b\x45NCODING_ERRORS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45NCODING_ERRORS_STRICT\x10\x01\x12\x1b\n\x17\x45NCODING_ERRORS_REPLACE\x10\x02\x12\x18\n\x14\x45NCODING_ERRORS_SKIP\x10\x03\x32\xb1\x02\n\x0f\x45xporterService\x12]\n\x0c\x45xportCorpus\x12%.gpt2.exporter.v1.ExportCorpusRequest\x1a&.gpt2.exporter.v1.ExportCorpusResponse\x12Z\n\x0bImportFiles\x12$.gpt2.exporter.v1.ImportFilesRequest\x1a%.gpt2.exporter.v1.ImportFilesResponse\x12\x63\n\x0e\x44\x65scribeSource\x12\'.gpt2.exporter.v1.DescribeSourceRequest\x1a(.gpt2.exporter.v1.DescribeSourceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gpt2.exporter.v1.exporter_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_READPREFERENCE']._serialized_start=1355
-  _globals['_READPREFERENCE']._serialized_end=1573
-  _globals['_NORMALIZATION']._serialized_start=1575
-  _globals['_NORMALIZATION']._serialized_end=1644
-  _globals['_TEXTUNIT']._serialized_start=1646
-  _globals['_TEXTUNIT']._serialized_end=1748
-  _globals['_ENCODINGERRORS']._serialized_start=1751
-  _globals['_ENCODINGERRORS']._serialized_end=1883
+  _globals['_READPREFERENCE']._serialized_start=1519
+  _globals['_READPREFERENCE']._serialized_end=1737
+  _globals['_NORMALIZATION']._serialized_start=1739
+  _globals['_NORMALIZATION']._serialized_end=1808
+  _globals['_TEXTUNIT']._serialized_start=1810
+  _globals['_TEXTUNIT']._serialized_end=1912
+  _globals['_ENCODINGERRORS']._serialized_start=1915
+  _globals['_ENCODINGERRORS']._serialized_end=2047
   _globals['_MONGOSOURCE']._serialized_start=86
   _globals['_MONGOSOURCE']._serialized_end=375
   _globals['_DOCUMENTOPTIONS']._serialized_start=378
@@ -49,13 +49,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPORTCORPUSRESPONSE']._serialized_start=784
   _globals['_EXPORTCORPUSRESPONSE']._serialized_end=838
   _globals['_IMPORTFILESREQUEST']._serialized_start=841
-  _globals['_IMPORTFILESREQUEST']._serialized_end=1162
-  _globals['_IMPORTFILESRESPONSE']._serialized_start=1164
-  _globals['_IMPORTFILESRESPONSE']._serialized_end=1217
-  _globals['_DESCRIBESOURCEREQUEST']._serialized_start=1219
-  _globals['_DESCRIBESOURCEREQUEST']._serialized_end=1289
-  _globals['_DESCRIBESOURCERESPONSE']._serialized_start=1291
-  _globals['_DESCRIBESOURCERESPONSE']._serialized_end=1352
-  _globals['_EXPORTERSERVICE']._serialized_start=1886
-  _globals['_EXPORTERSERVICE']._serialized_end=2191
+  _globals['_IMPORTFILESREQUEST']._serialized_end=1326
+  _globals['_IMPORTFILESRESPONSE']._serialized_start=1328
+  _globals['_IMPORTFILESRESPONSE']._serialized_end=1381
+  _globals['_DESCRIBESOURCEREQUEST']._serialized_start=1383
+  _globals['_DESCRIBESOURCEREQUEST']._serialized_end=1453
+  _globals['_DESCRIBESOURCERESPONSE']._serialized_start=1455
+  _globals['_DESCRIBESOURCERESPONSE']._serialized_end=1516
+  _globals['_EXPORTERSERVICE']._serialized_start=2050
+  _globals['_EXPORTERSERVICE']._serialized_end=2355
 # @@protoc_insertion_point(module_scope)

@@ -85,7 +85,7 @@ class _TextUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextUnit.Val
     TEXT_UNIT_UNSPECIFIED: _TextUnit.ValueType  # 0
     """The whole file."""
     TEXT_UNIT_FILE: _TextUnit.ValueType  # 1
-    """The whole file."""
+    """The whole file, even where it holds `<|endoftext|>`."""
     TEXT_UNIT_PARAGRAPH: _TextUnit.ValueType  # 2
     """A paragraph: lines up to a blank one. Its last line end is no part of it."""
     TEXT_UNIT_LINE: _TextUnit.ValueType  # 3
@@ -97,7 +97,7 @@ class TextUnit(_TextUnit, metaclass=_TextUnitEnumTypeWrapper):
 TEXT_UNIT_UNSPECIFIED: TextUnit.ValueType  # 0
 """The whole file."""
 TEXT_UNIT_FILE: TextUnit.ValueType  # 1
-"""The whole file."""
+"""The whole file, even where it holds `<|endoftext|>`."""
 TEXT_UNIT_PARAGRAPH: TextUnit.ValueType  # 2
 """A paragraph: lines up to a blank one. Its last line end is no part of it."""
 TEXT_UNIT_LINE: TextUnit.ValueType  # 3
@@ -347,14 +347,19 @@ class ImportFilesRequest(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     TEXT_UNIT_FIELD_NUMBER: _builtins.int
     ENCODING_ERRORS_FIELD_NUMBER: _builtins.int
+    CSV_DELIMITER_FIELD_NUMBER: _builtins.int
+    CSV_HEADER_FIELD_NUMBER: _builtins.int
+    DOCUMENT_SEPARATOR_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_FIELD_NUMBER: _builtins.int
+    LIST_SEPARATOR_FIELD_NUMBER: _builtins.int
     text_field: _builtins.str
     """Where the text is: path in an object of a `.json` file (an array of objects, or objects one after another) or of a
-    line of a `.jsonl` file; name of a column of a `.csv` file (RFC 4180), whose first row holds the names, or of a
-    `.parquet` file. Default `text`.
+    line of a `.jsonl` file; name of a column of a `.csv` or `.tsv` file (RFC 4180), whose first row holds the names, or
+    of a `.parquet` file. Default `text`.
     """
     encoding: _builtins.str
-    """Encoding of the files, by a name such as `utf-8`, `latin-1` or `cp1252`; `utf-8-sig` takes a byte order mark
-    off plain text, which `utf-8` keeps; `.parquet` has its own. Default `utf-8`.
+    """Encoding of the files, by a name such as `utf-8`, `utf-16` or `cp1252`; `.parquet` has its own. A byte order mark
+    at the beginning of a file is no part of the text. Default `utf-8`.
     """
     max_rejected: _builtins.int
     """Most documents that may be unusable before the job fails. -1: no limit. Default 0: the first one fails the job."""
@@ -363,9 +368,33 @@ class ImportFilesRequest(_message.Message):
     means no limit by number. Default 0: none.
     """
     text_unit: Global___TextUnit.ValueType
-    """What a document is in a `.txt` or `.md` file. Default: the whole file."""
+    """What a document is in a `.txt` or `.md` file. Default: the whole file, which is unusable where it holds
+    `<|endoftext|>`: see `document_separator`.
+    """
     encoding_errors: Global___EncodingErrors.ValueType
     """What is done with bytes that do not fit the encoding. Default: the document is unusable."""
+    csv_delimiter: _builtins.str
+    """What separates the columns of `.csv` and `.tsv` files: one character, such as `;`; `\\t` is a tab. Default: `,` for
+    `.csv`, a tab for `.tsv`.
+    """
+    csv_header: _builtins.bool
+    """Whether the first row of `.csv` and `.tsv` files holds the names of the columns. Where it does not, `text_field` is
+    the number of the text's column, from 1; a file of one column needs none. Default: true.
+    """
+    document_separator: _builtins.str
+    """What stands between the documents of a `.txt` or `.md` file, such as `<|endoftext|>`. Neither it nor the line breaks
+    around it are part of a document; what is blank is none. Excludes `text_unit`. Default: none.
+    """
+    documents_field: _builtins.str
+    """Path of the list that holds the documents of a `.json` file, in an object, such as `data` for `{"data": [...]}`. A
+    member is an object with the text at `text_field`, or a string, which is a text. The list is not held in memory.
+    Default: the file is an array of objects, or objects one after another.
+    """
+    list_separator: _builtins.str
+    """What stands between the texts of a list, such as "\\n\\n", where `text_field` meets lists in `.json` and `.jsonl` files,
+    or names a column of lists of strings in a `.parquet` file; as `list_separator` of a MongoSource. May be empty.
+    Default: a document whose text is in a list is unusable.
+    """
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:
         """Id, run and retry behaviour of the job."""
@@ -373,8 +402,9 @@ class ImportFilesRequest(_message.Message):
     @_builtins.property
     def uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Folders, files or globs under the configured roots, as URIs. Folders are read recursively, in the order of names;
-        files ending in `.txt`, `.md`, `.csv`, `.json`, `.jsonl` or `.parquet`, and in one of these and `.gz` or `.zst`, count.
-        Links to folders are not followed. At least one.
+        files ending in `.txt`, `.md`, `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet`, and in one of these and `.gz` or
+        `.zst`, count. Files of other types are passed over and counted, as are hidden files and those in hidden folders,
+        whose names begin with a dot, unless a URI names them. Links to folders are not followed. At least one.
         """
 
     @_builtins.property
@@ -393,12 +423,24 @@ class ImportFilesRequest(_message.Message):
         documents: Global___DocumentOptions | None = ...,
         text_unit: Global___TextUnit.ValueType = ...,
         encoding_errors: Global___EncodingErrors.ValueType = ...,
+        csv_delimiter: _builtins.str = ...,
+        csv_header: _builtins.bool | None = ...,
+        document_separator: _builtins.str = ...,
+        documents_field: _builtins.str = ...,
+        list_separator: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_csv_header", b"_csv_header", "_list_separator", b"_list_separator", "csv_header", b"csv_header", "documents", b"documents", "job", b"job", "list_separator", b"list_separator"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "encoding", b"encoding", "encoding_errors", b"encoding_errors", "job", b"job", "max_rejected", b"max_rejected", "max_rejected_share", b"max_rejected_share", "text_field", b"text_field", "text_unit", b"text_unit", "uris", b"uris"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_csv_header", b"_csv_header", "_list_separator", b"_list_separator", "csv_delimiter", b"csv_delimiter", "csv_header", b"csv_header", "document_separator", b"document_separator", "documents", b"documents", "documents_field", b"documents_field", "encoding", b"encoding", "encoding_errors", b"encoding_errors", "job", b"job", "list_separator", b"list_separator", "max_rejected", b"max_rejected", "max_rejected_share", b"max_rejected_share", "text_field", b"text_field", "text_unit", b"text_unit", "uris", b"uris"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__csv_header: _TypeAlias = _typing.Literal["csv_header"]  # noqa: Y015
+    _WhichOneofArgType__csv_header: _TypeAlias = _typing.Literal["_csv_header", b"_csv_header"]  # noqa: Y015
+    _WhichOneofReturnType__list_separator: _TypeAlias = _typing.Literal["list_separator"]  # noqa: Y015
+    _WhichOneofArgType__list_separator: _TypeAlias = _typing.Literal["_list_separator", b"_list_separator"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__csv_header) -> _WhichOneofReturnType__csv_header | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__list_separator) -> _WhichOneofReturnType__list_separator | None: ...
 
 Global___ImportFilesRequest: _TypeAlias = ImportFilesRequest  # noqa: Y015
 

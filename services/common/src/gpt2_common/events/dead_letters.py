@@ -53,7 +53,10 @@ class DeadLetters:
             "offset": str(record.offset),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        headers = [*record.headers, *((PREFIX + name, escape_surrogates(value).encode()) for name, value in reasons.items())]
+        headers = [
+            *record.headers,
+            *((PREFIX + name, escape_surrogates(value).encode()) for name, value in reasons.items()),
+        ]
         try:
             sent = self._producer.send(self._topic, key=record.key, value=record.value, headers=headers)
             sent.get(timeout=SEND_SECONDS)

@@ -150,8 +150,7 @@ class JobContext(Generic[Settings]):
             text: What is wrong, and what to do about it. The log, the job's `warnings`, the command line and the
                 dashboard show it. Its first 2000 characters are kept.
         """
-        # A surrogate, as in a file's name that is not UTF-8, can stand in no message.
-        text = text[:MAX_WARNING_LENGTH].encode("utf-8", "replace").decode("utf-8")
+        text = escape_surrogates(text)[:MAX_WARNING_LENGTH]
         if text in self.warnings:
             return
         self.warnings.append(text)

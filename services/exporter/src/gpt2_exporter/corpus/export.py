@@ -1,7 +1,7 @@
 """Turns the documents of a source into a corpus artifact: the loop that both kinds of jobs share."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,8 @@ class RejectLimit:
     """Most of them; -1 for no limit."""
     max_share: float
     """Most of them as a share of the documents read, which takes the place of `max_rejected` 0; 0 for none."""
-    advice: str
-    """What to change in the request."""
+    advice: Callable[[Tally], str]
+    """What to change in the request, by what was left out."""
 
     def check(self, tally: Tally) -> None:
         """Raises FailedPrecondition when there are more already than the number allows."""
@@ -49,7 +49,7 @@ class RejectLimit:
         rejected = tally.rejects.total()
         raise FailedPrecondition(
             f"{rejected} of the first {tally.read} documents are unusable: {tally.explain_rejects()}; "
-            f"{allowed}: {self.advice}",
+            f"{allowed}: {self.advice(tally)}",
             rejected=str(rejected),
         )
 
@@ -80,8 +80,8 @@ def write_corpus(
         if not tally.read:
             raise FailedPrecondition(source.nothing)
         if not tally.documents:
-            raise FailedPrecondition(f"not one document is usable: {tally.explain_rejects()}: {limit.advice}")
-        _write_reports(writer.folder, tally)
+            raise FailedPrecondition(f"not one document is usable: {tally.explain_rejects()}: {limit.advice(tally)}")
+        _write_reports(writer.folder, tally, source)
         return writer.commit(tally.counts(), {"snapshot": source.fingerprint, **source.properties})
 
 
@@ -110,7 +110,9 @@ def _read(
     return tally
 
 
-def _write_reports(folder: Path, tally: Tally) -> None:
+def _write_reports(folder: Path, tally: Tally, source: TextSource) -> None:
     rejects = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in tally.sample)
     write_durable(folder / "rejects.jsonl", rejects)
-    write_durable(folder / "summary.json", json.dumps(tally.summary(), indent=2, ensure_ascii=False) + "\n")
+    write_durable(
+        folder / "summary.json", json.dumps({**tally.summary(), **source.summary}, indent=2, ensure_ascii=False) + "\n"
+    )

@@ -63,6 +63,10 @@ class TextSource(Protocol):
     def properties(self) -> Mapping[str, str]:
         """What the corpus says about where it came from, once all was read."""
 
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """What `summary.json` says of the source beside the counts."""
+
     def batches(self, after: str | None) -> Iterator[Batch]:
         """Yields the documents, from the first one or from the one after a place."""
 

@@ -1,18 +1,27 @@
-"""Finds the files that the URIs of a request stand for, in an order that depends on names alone."""
+"""Finds the files that the URIs of a request stand for, in an order that depends on names alone.
+
+What a folder holds besides is counted: files of other types, and hidden ones.
+"""
 
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from gpt2_common.artifacts.roots import filesystem_of
 from gpt2_common.errors import FailedPrecondition, InvalidRequest, NotFound
+from gpt2_common.escaping import escape_surrogates
 
 COMPRESSIONS = (".gz", ".zst")
 PARQUET = ".parquet"
-_BARE_SUFFIXES = (".txt", ".md", ".csv", ".json", ".jsonl", PARQUET)
+_BARE_SUFFIXES = (".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", PARQUET)
 SUFFIXES = (*_BARE_SUFFIXES, *(suffix + end for suffix in _BARE_SUFFIXES for end in COMPRESSIONS))
-SUFFIXES_IN_WORDS = "one of .txt, .md, .csv, .json, .jsonl or .parquet, also with .gz or .zst after it"
+SUFFIXES_IN_WORDS = "one of .txt, .md, .csv, .tsv, .json, .jsonl or .parquet, also with .gz or .zst after it"
+HIDDEN = "hidden"
+NO_SUFFIX = "no suffix"
+_SHOWN_SUFFIXES = 10
 _GLOB_CHARACTERS = frozenset("*[")
 
 AllowCheck = Callable[[str, str], str]
@@ -37,16 +46,35 @@ class TextFile:
     @property
     def compression(self) -> str:
         """The end of its name that says how it is compressed; empty for none."""
-        end = posixpath.splitext(self.path)[1].lower()
-        return end if end in COMPRESSIONS else ""
+        return _compression_of(self.path)
 
     @property
     def suffix(self) -> str:
         """The end of its name, before that for compression, that says how it is read; in lower case."""
-        return posixpath.splitext(self.path[: len(self.path) - len(self.compression)])[1].lower()
+        return suffix_of(self.path)
 
 
-def list_files(uris: Sequence[str], require_allowed: AllowCheck) -> list[TextFile]:
+def suffix_of(path: str) -> str:
+    """The end of a path or URI, before that for compression, that says how it is read; in lower case."""
+    return posixpath.splitext(path[: len(path) - len(_compression_of(path))])[1].lower()
+
+
+def _compression_of(path: str) -> str:
+    end = posixpath.splitext(path)[1].lower()
+    return end if end in COMPRESSIONS else ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileListing:
+    """What the URIs of a request stand for."""
+
+    files: Sequence[TextFile]
+    """What is read, in order."""
+    passed_over: Mapping[str, int]
+    """How many other files folders and globs hold, by suffix, `HIDDEN` or `NO_SUFFIX`."""
+
+
+def list_files(uris: Sequence[str], require_allowed: AllowCheck) -> FileListing:
     """Finds the files.
 
     Args:
@@ -54,7 +82,7 @@ def list_files(uris: Sequence[str], require_allowed: AllowCheck) -> list[TextFil
         require_allowed: Checks each URI, and each file found, against the allowed roots; links are followed first.
 
     Returns:
-        The files in the order of the URIs, within a folder in the order of names; each once.
+        The files in the order of the URIs, within a folder in the order of names, each once; and what was passed over.
 
     Raises:
         InvalidRequest: A URI or a file is outside the roots, or a URI names a file of another type.
@@ -62,22 +90,65 @@ def list_files(uris: Sequence[str], require_allowed: AllowCheck) -> list[TextFil
         FailedPrecondition: There is no file to read in a folder, or what has a file's name is none.
     """
     found: dict[str, TextFile] = {}
+    passed_over: dict[str, str] = {}
     for index, uri in enumerate(uris):
         field = f"uris[{index}]"
-        for file in _list(field, require_allowed(field, uri), require_allowed):
+        for file in _list(field, require_allowed(field, uri), require_allowed, passed_over):
             found.setdefault(file.uri, file)
-    return list(found.values())
+    read = {file.path for file in found.values()}
+    left = [kind for path, kind in passed_over.items() if path not in read]
+    return FileListing(list(found.values()), _by_count(left))
 
 
-def _list(field: str, uri: str, require_allowed: AllowCheck) -> list[TextFile]:
+def describe_passed_over(counts: Mapping[str, int]) -> str:
+    """What was passed over, in words; empty for nothing. Such as `12 files of other types (.pdf 10, .docx 2)`."""
+    others = {suffix: count for suffix, count in counts.items() if suffix != HIDDEN}
+    shown = [f"{suffix} {count}" for suffix, count in list(others.items())[:_SHOWN_SUFFIXES]]
+    shown += ["..."] if len(others) > _SHOWN_SUFFIXES else []
+    total, hidden = sum(others.values()), counts.get(HIDDEN, 0)
+    parts = [f"{_files(total)} of other types ({', '.join(shown)})"] if total else []
+    return " and ".join([*parts, f"{_files(hidden, 'hidden ')}"] if hidden else parts)
+
+
+def _by_count(kinds: Iterable[str]) -> dict[str, int]:
+    """How often each is there, the most frequent first."""
+    return dict(sorted(Counter(kinds).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _files(count: int, kind: str = "") -> str:
+    return f"{count} {kind}file{'' if count == 1 else 's'}"
+
+
+def _list(field: str, uri: str, require_allowed: AllowCheck, passed_over: dict[str, str]) -> list[TextFile]:
+    """The files of one URI; what it passes over is added to `passed_over`, by path."""
     filesystem, root = filesystem_of(uri)
     base, paths = _expand(field, uri, filesystem, root.rstrip("/"))
-    texts = sorted((path for path in paths if path.lower().endswith(SUFFIXES)), key=lambda path: path.split("/"))
+    named = {part for part in root[len(base) :].split("/") if part.startswith(".")}
+    kinds = {path: _passed_over_as(path, base, named) for path in paths}
+    passed_over.update({path: kind for path, kind in kinds.items() if kind})
+    texts = sorted((path for path, kind in kinds.items() if not kind), key=lambda path: path.split("/"))
     if not texts:
+        counts = _by_count([kind for kind in kinds.values() if kind])
+        found = f", but there are {describe_passed_over(counts)}" if counts else ""
+        hidden = ", or the hidden files themselves" if HIDDEN in counts else ""
         raise FailedPrecondition(
-            f"{field}: no file in {uri} ends in {SUFFIXES_IN_WORDS}: put some there, or name another folder"
+            f"{field}: no file in {uri} ends in {SUFFIXES_IN_WORDS}{found}: "
+            f"put some there, or name another folder{hidden}"
         )
     return [_file(field, filesystem, base, path, require_allowed) for path in texts]
+
+
+def _passed_over_as(path: str, base: str, named: Collection[str]) -> str:
+    """Why a file is passed over: it is hidden and no part of the URI names it, or its suffix; empty when it is read."""
+    parts = path[len(base) :].lstrip("/").split("/")
+    for part in parts:
+        if part.startswith(".") and part not in named and not any(fnmatchcase(part, pattern) for pattern in named):
+            return HIDDEN
+    if path.lower().endswith(SUFFIXES):
+        return ""
+    name, suffix = posixpath.splitext(parts[-1])
+    inner = posixpath.splitext(name)[1] if suffix.lower() in COMPRESSIONS else ""
+    return escape_surrogates((inner + suffix).lower()) or NO_SUFFIX
 
 
 def _expand(field: str, uri: str, filesystem: Any, root: str) -> tuple[str, list[str]]:
@@ -114,5 +185,5 @@ def _file(field: str, filesystem: Any, base: str, path: str, require_allowed: Al
         raise FailedPrecondition(f"{field}: {path} is no file, nor a link to one: remove it, or name other files")
     uri = require_allowed(field, path if path.startswith("/") else filesystem.unstrip_protocol(path))
     # A file name of bytes that are no UTF-8 is legal on Linux, but no text.
-    name = path[len(base) :].lstrip("/").encode("utf-8", "backslashreplace").decode()
+    name = escape_surrogates(path[len(base) :].lstrip("/"))
     return TextFile(filesystem, path, uri, name, int(filesystem.size(path) or 0))

@@ -97,6 +97,11 @@ class Buffered:
             parts.append(part)
         return b"".join(parts)
 
+    def peek(self, size: int) -> bytes:
+        """The next bytes, which are not taken: so many, or those of a block that ends before."""
+        self._fill()
+        return self._block[self._at : self._at + size]
+
     def readline(self, size: int) -> bytes:
         """A line with its end, or so many bytes of it."""
         parts = []
@@ -114,6 +119,15 @@ class Buffered:
         if self._at == len(self._block):
             self._block, self._at = self._stream.read(_BLOCK), 0
         return bool(self._block)
+
+
+def peek(stream: Any, size: int) -> bytes:
+    """The first bytes of a stream that is at its beginning, and stays there."""
+    if isinstance(stream, Buffered):
+        return stream.peek(size)
+    begin: bytes = stream.read(size)
+    stream.seek(0)
+    return begin
 
 
 def skip(stream: Any, size: int) -> None:

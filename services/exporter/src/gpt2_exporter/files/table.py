@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 
 from gpt2_common.errors import DataLoss, FailedPrecondition
 from gpt2_exporter.corpus import record
+from gpt2_exporter.corpus.field_path import FieldPath
+from gpt2_exporter.files.csv_header import not_csv, require_once, text_column
 from gpt2_exporter.files.document import START, FileDocument, Place
 from gpt2_exporter.files.rules import FileRules
 from gpt2_exporter.files.streams import read_lines, skip
@@ -30,9 +32,11 @@ class _Lines:
     def __init__(self, stream: Any, begin: Place, rules: FileRules) -> None:
         self._lines = read_lines(stream)
         self._rules = rules
-        self._first = begin == START
+        self._begins = begin == START
         self.offset = begin.offset
         self.row_bytes = 0
+        self.last = ""
+        """The line that was taken last."""
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -43,68 +47,70 @@ class _Lines:
         self.row_bytes += size
         if raw is None or self.row_bytes > record.LARGEST_DOCUMENT:
             raise OverflowError
-        line = self._rules.decode_part(raw, begins=self._first)
-        if self._first:
-            self._first, line = False, line.removeprefix("\ufeff")
-        return line
+        self.last, self._begins = self._rules.decode_part(raw, begins=self._begins), False
+        return self.last
 
 
-def read_csv(stream: Any, begin: Place, rules: FileRules, uri: str) -> Iterator[FileDocument]:
-    """Yields the column of each row, named by the number of the row after the header.
+def read_csv(stream: Any, begin: Place, rules: FileRules, uri: str, delimiter: str) -> Iterator[FileDocument]:
+    """Yields the column of each row, named by the number of the row, after the header where there is one.
+
+    Args:
+        stream: The file.
+        begin: Where reading goes on.
+        rules: How it is read.
+        uri: Its address, for errors.
+        delimiter: What separates the columns of its type, unless the rules say otherwise.
 
     Raises:
-        FailedPrecondition: The header has no such column, or is no row of CSV.
+        FailedPrecondition: The first row does not have the column, or is no row of CSV.
     """
     # The parser's own limit is for all of a process: this one only reads files. A row is limited by its lines.
     csv.field_size_limit(sys.maxsize)
+    delimiter = rules.csv_delimiter or delimiter
     lines = _Lines(stream, START, rules)
-    header = _header(lines, uri)
-    if rules.text_field not in header:
-        raise FailedPrecondition(
-            f"{uri} has no column {rules.text_field}; its first row names {', '.join(header) or 'none'}: set text_field"
-        )
-    _require_once(header, rules.text_field, uri)
-    column = header.index(rules.text_field)
+    try:
+        first = next((row for row in csv.reader(lines, delimiter=delimiter, strict=True) if row), [])
+    except (csv.Error, OverflowError) as error:
+        raise not_csv(error, lines.last, delimiter, rules, uri) from error
+    column = text_column(first, lines.last, delimiter, rules, uri)
     place = Place(lines.offset, 0)
     if begin.number:
         skip(stream, begin.offset - lines.offset)
-        place = begin
-        lines = _Lines(stream, begin, rules)
-    rows = csv.reader(lines, strict=True)
+        place, lines = begin, _Lines(stream, begin, rules)
+    elif first and not rules.csv_header:
+        place = Place(lines.offset, 1)
+        yield _row_document(first, column, len(first), rules, place)
+    for row, reason in _csv_rows(lines, delimiter):
+        place = Place(lines.offset, place.number + 1)
+        if reason:
+            yield FileDocument(str(place.number), "", reason, place)
+        else:
+            yield _row_document(row, column, len(first), rules, place)
+
+
+def _csv_rows(lines: _Lines, delimiter: str) -> Iterator[tuple[list[str], str]]:
+    """Yields each row that is not blank, or the reason why it is none."""
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         lines.row_bytes = 0
-        reason, row = "", []
         try:
             row = next(rows)
         except StopIteration:
             return
-        except OverflowError:
-            reason = record.TOO_LARGE
-        except csv.Error:
-            reason = BROKEN_ROW
-        if reason:
+        except (OverflowError, csv.Error) as error:
+            yield [], record.TOO_LARGE if isinstance(error, OverflowError) else BROKEN_ROW
             # The parser is in the middle of a row: another one begins with the next line.
-            rows = csv.reader(lines, strict=True)
-        elif not row:
-            continue
-        elif any(row[len(header) :]):
-            # As where a text holds a comma and has no quotes: which part belongs to which column is not known.
-            reason = BROKEN_ROW
-        place = Place(lines.offset, place.number + 1)
-        text = row[column] if column < len(row) else ...
-        reason = reason or record.unusable_reason(text) or rules.check(str(text))
-        yield FileDocument(str(place.number), "" if reason else str(text), reason, place)
+            rows = csv.reader(lines, delimiter=delimiter, strict=True)
+        else:
+            if row:
+                yield row, ""
 
 
-def _header(lines: _Lines, uri: str) -> list[str]:
-    """The first row that is not blank."""
-    try:
-        return next((row for row in csv.reader(lines, strict=True) if row), [])
-    except (csv.Error, OverflowError) as error:
-        raise FailedPrecondition(
-            f"{uri} does not begin with a row of column names ({str(error) or record.TOO_LARGE}): "
-            "write it as CSV with quotes as in RFC 4180 and lines that end in LF or CRLF"
-        ) from error
+def _row_document(row: Sequence[str], column: int, columns: int, rules: FileRules, place: Place) -> FileDocument:
+    text = row[column] if column < len(row) else ...
+    # More columns are there where a text holds the delimiter and has no quotes: which part belongs where is not known.
+    reason = BROKEN_ROW if any(row[columns:]) else record.unusable_reason(text) or rules.check(str(text))
+    return FileDocument(str(place.number), "" if reason else str(text), reason, place)
 
 
 def read_parquet(stream: Any, begin: Place, rules: FileRules, uri: str) -> Iterator[FileDocument]:
@@ -116,7 +122,7 @@ def read_parquet(stream: Any, begin: Place, rules: FileRules, uri: str) -> Itera
     """
     try:
         with pq.ParquetFile(stream, buffer_size=_READ_BYTES, pre_buffer=False) as file:
-            kind = _column_type(file, rules.text_field, uri)
+            kind = _column_type(file, rules, uri)
             rules, rows = replace(rules, encoding="utf-8"), 0
             for group in range(file.num_row_groups):
                 size = file.metadata.row_group(group).num_rows
@@ -127,47 +133,66 @@ def read_parquet(stream: Any, begin: Place, rules: FileRules, uri: str) -> Itera
                     for batch in file.iter_batches(batch_rows, row_groups=[group], columns=[rules.text_field]):
                         yield from _rows(batch.column(0).cast(kind), number, begin.number, rules)
                         number += len(batch)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise DataLoss(f"{uri} is no Parquet file, or a damaged one ({error}): replace it", uri=uri) from error
 
 
-def _column_type(file: pq.ParquetFile, column: str, uri: str) -> pa.DataType:
-    """The type to read the column as: bytes, as strings may be broken."""
-    schema = file.schema_arrow
+def _column_type(file: pq.ParquetFile, rules: FileRules, uri: str) -> pa.DataType:
+    """The type to read the column as: bytes, as strings may be broken, or lists of them."""
+    schema, column = file.schema_arrow, rules.text_field
     if column not in schema.names:
         raise FailedPrecondition(f"{uri} has no column {column}; it has {', '.join(schema.names)}: set text_field")
-    _require_once(schema.names, column, uri)
-    kind = schema.field(column).type
+    require_once(schema.names, column, uri)
+    found = schema.field(column).type
+    kind = _bytes_type(found)
+    if kind is None:
+        raise FailedPrecondition(
+            f"{uri}: the column {column} holds {found}, not strings: set text_field to one that does"
+        )
+    if _is_list(kind) and rules.list_separator is None:
+        raise FailedPrecondition(
+            f"{uri}: the column {column} holds lists of strings: set list_separator to what stands between their texts"
+        )
+    return kind
+
+
+def _bytes_type(kind: pa.DataType) -> pa.DataType | None:
+    """The type of bytes for a type of strings, or of lists of them; None for any other."""
+    if _is_list(kind):
+        member = _bytes_type(kind.value_type)
+        return None if member is None else pa.large_list(member)
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     # A column without a single value can have the type of null.
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
         return pa.large_binary()
-    raise FailedPrecondition(f"{uri}: the column {column} holds {kind}, not strings: set text_field to one that does")
+    return None
 
 
-def _require_once(names: Sequence[str], column: str, uri: str) -> None:
-    """Raises FailedPrecondition when several columns have the name."""
-    if names.count(column) > 1:
-        raise FailedPrecondition(f"{uri} has {names.count(column)} columns {column}: rename all but one")
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _rows_at_once(group: pq.RowGroupMetaData, column: str) -> int:
     """Rows to decode together: fewer where texts are long, so that memory does not grow with them."""
     columns = (group.column(index) for index in range(group.num_columns))
-    size = sum(part.total_uncompressed_size for part in columns if part.path_in_schema == column)
+    size = sum(part.total_uncompressed_size for part in columns if f"{part.path_in_schema}.".startswith(f"{column}."))
     rows: int = _BYTES_AT_ONCE * group.num_rows // max(1, size)
     return max(1, min(_ROWS_AT_ONCE, rows))
 
 
 def _rows(values: pa.Array, first: int, begin: int, rules: FileRules) -> Iterator[FileDocument]:
+    field = FieldPath((), rules.list_separator)
     for number, raw in enumerate(values.to_pylist(), first + 1):
         if number <= begin:
             continue
-        after = Place(number, number)
-        if raw is None:
-            yield FileDocument(str(number), "", record.NULL, after)
-            continue
-        text, reason = rules.decode(raw)
-        reason = reason or record.unusable_reason(text)
-        yield FileDocument(str(number), "" if reason else text, reason, after)
+        text, reason = field.read(_decoded(raw, rules))
+        reason = reason or rules.check(text)
+        yield FileDocument(str(number), "" if reason else text, reason, Place(number, number))
+
+
+def _decoded(raw: Any, rules: FileRules) -> Any:
+    """A value of a column, its bytes as text; broken ones are lone surrogates in it."""
+    if isinstance(raw, list):
+        return [_decoded(member, rules) for member in raw]
+    return None if raw is None else rules.decode_part(raw, begins=False)

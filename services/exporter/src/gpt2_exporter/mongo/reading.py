@@ -108,6 +108,11 @@ class MongoDocuments:
             states.append(CollectionState(state.documents, read if index <= collection else before))
         return {**named, REACHED: Snapshot(self._snapshot.source_digest, tuple(states)).token()}
 
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """Nothing: the counts say it all."""
+        return {}
+
     def batches(self, after: str | None) -> Iterator[Batch]:
         """Yields the documents, from the first one or from the one after a place.
 

@@ -1,0 +1,114 @@
+"""Finds the column of the text by the first row of a CSV file, and says which option fits where it is not found."""
+
+import csv
+from collections.abc import Sequence
+
+from gpt2_common.errors import FailedPrecondition
+from gpt2_exporter.corpus import record
+from gpt2_exporter.files.rules import DEFAULT_TEXT_FIELD, FileRules
+
+_DELIMITERS = ",;\t|"
+_SHOWN_NAMES = 20
+_SHOWN_CHARACTERS = 60
+_ADVICE = "write it as CSV with quotes as in RFC 4180 and lines that end in LF or CRLF"
+
+
+def text_column(first: Sequence[str], line: str, delimiter: str, rules: FileRules, uri: str) -> int:
+    """Index of the text's column.
+
+    Args:
+        first: The first row that is not blank; empty where there is none.
+        line: The line that it ends with, as it stands in the file.
+        delimiter: What separates the columns.
+        rules: What the request says.
+        uri: The file's address, for errors.
+
+    Raises:
+        FailedPrecondition: There is no such column, or there are several.
+    """
+    if not rules.csv_header:
+        return _numbered_column(len(first), line, delimiter, rules, uri)
+    if rules.text_field in first:
+        require_once(first, rules.text_field, uri)
+        return first.index(rules.text_field)
+    names = _shown(first)
+    if rules.check(line):
+        raise FailedPrecondition(
+            f"{uri}: the first row is not {rules.encoding_name}, and has no column {rules.text_field}; it names "
+            f"{names}: set encoding to that of the file, such as cp1252, and text_field to one of its columns"
+        )
+    advice = _delimiter_advice(line, delimiter, rules.text_field, alone=len(first) == 1)
+    raise FailedPrecondition(
+        f"{uri} has no column {rules.text_field}; its first row names {names}: {advice}"
+        "set text_field to one of them, or csv_header to false where the first row is a document"
+    )
+
+
+def not_csv(error: Exception, line: str, delimiter: str, rules: FileRules, uri: str) -> FailedPrecondition:
+    """The error of a file whose first row is not CSV; arguments as of `text_column`."""
+    if isinstance(error, OverflowError):
+        why, advice = record.TOO_LARGE, f"a row has at most {record.LARGEST_DOCUMENT:,} bytes: {_ADVICE}"
+    elif rules.check(line):
+        why = f"not {rules.encoding_name}"
+        advice = "set encoding to that of the file, such as cp1252"
+    else:
+        why = str(error)
+        advice = _delimiter_advice(line, delimiter, rules.text_field, alone=False) + _ADVICE
+    what = "a row of column names" if rules.csv_header else "a row of CSV"
+    return FailedPrecondition(f"{uri} does not begin with {what} ({why}): {advice}")
+
+
+def require_once(names: Sequence[str], column: str, uri: str) -> None:
+    """Raises FailedPrecondition when several columns have the name."""
+    if names.count(column) > 1:
+        raise FailedPrecondition(f"{uri} has {names.count(column)} columns {column}: rename all but one")
+
+
+def _numbered_column(columns: int, line: str, delimiter: str, rules: FileRules, uri: str) -> int:
+    if rules.text_field == DEFAULT_TEXT_FIELD:
+        if columns <= 1:
+            return 0
+        raise FailedPrecondition(
+            f"{uri} has {columns} columns, without names (csv_header is false): "
+            "set text_field to the number of the text's column, from 1"
+        )
+    number = int(rules.text_field)
+    if columns and number > columns:
+        advice = _delimiter_advice(line, delimiter, "", alone=columns == 1)
+        raise FailedPrecondition(
+            f"{uri} has {columns} columns, and text_field is {number}: {advice}set text_field to one of 1 to {columns}"
+        )
+    return number - 1
+
+
+def _delimiter_advice(line: str, delimiter: str, column: str, *, alone: bool) -> str:
+    """Which delimiter to set; empty when no other one seems to fit.
+
+    Args:
+        line: The first row as it stands.
+        delimiter: What it was split at.
+        column: Name that one of the columns has.
+        alone: Whether it is a single column, so that any other delimiter in it may be meant.
+    """
+    others = [other for other in _DELIMITERS if other != delimiter and other in line]
+    for other in others:
+        if column in _split(line, other):
+            return f"set csv_delimiter to {other!r}; "
+    if others and alone:
+        found = " or ".join(map(repr, others))
+        return f"set csv_delimiter to {found} if that separates its columns; "
+    return ""
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter, strict=True), [])
+    except csv.Error:
+        return []
+
+
+def _shown(names: Sequence[str]) -> str:
+    """Names of columns for a message, which stays readable where the first row is a text."""
+    shown = [name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..." for name in names]
+    more = [f"and {len(names) - _SHOWN_NAMES} more"] if len(names) > _SHOWN_NAMES else []
+    return ", ".join([*shown[:_SHOWN_NAMES], *more]) or "none"
