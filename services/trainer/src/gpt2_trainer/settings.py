@@ -24,6 +24,11 @@ class TrainerSettings(TrainJobSettings):
         description="Folder with OpenAI's models by size; a mirror of it will do.",
     )
     openai_cache: Path = Field(Path(".gpt2/openai"), description="Local folder that downloaded models are kept in.")
+    hub_cache: Path = Field(
+        Path(".gpt2/hub"),
+        description="Local folder that models of a Hugging Face hub (hf://) are kept in. HF_ENDPOINT names the hub, "
+        "HF_TOKEN a token.",
+    )
     download_timeout_seconds: float = Field(30.0, gt=0, description="Longest silence of a download.")
     generate_backend: Literal["tensorflow", "jax"] = Field(
         "jax", description="What Keras generates text with; JAX is the faster to start and to run on CPUs."
