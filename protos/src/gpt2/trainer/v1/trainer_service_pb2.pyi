@@ -36,6 +36,9 @@ class ImportCheckpointRequest(_message.Message):
     uri: _builtins.str
     """URI of a folder, under the configured roots, in OpenAI's format (`hparams.json` and a TensorFlow checkpoint)
     or in Hugging Face's (`config.json` and `model.safetensors`). Behind http:// and https:// OpenAI's is expected.
+    `hf://organisation/name`, or `hf://organisation/name@revision`, is a model of the Hugging Face hub in HF_ENDPOINT,
+    with the token in HF_TOKEN; the checkpoint's property `source` names the commit. Rows of the token embedding
+    beyond the tokenizer's tokens are padding and are cut off (property `padding_rows_removed`).
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:

@@ -2,38 +2,40 @@
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gpt2_common.errors import InvalidRequest
-from gpt2_common.vocabulary.vocabulary import END_TOKEN
+from gpt2_common.vocabulary.vocabulary import END_TOKEN, Vocabulary
 from gpt2_trainer.configuration.architecture import Architecture, LayerSizes, whole_number
 from gpt2_trainer.formats.checkpoint import SAFETENSORS_METADATA
+from gpt2_trainer.formats.foreign import foreign_problem
 from gpt2_trainer.formats.json_files import read_json, write_json
+from gpt2_trainer.formats.tensors import Tensors, open_tensors
 from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, weight_shapes
 
 CONFIG, MODEL, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
+# What `transformers` takes where a config names none.
+_OPENAI_END_TOKEN_ID = 50256
 # Causal masks that old versions stored as if they were weights.
 _MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 _HEAD = "lm_head.weight"
-_PREFIX = "transformer."
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def read_huggingface(folder: Path, field: str) -> tuple[Architecture, Weights]:
+def read_huggingface(folder: Path, field: str, tokenizer: Vocabulary | None = None) -> tuple[Architecture, Weights]:
     """Reads a model.
 
     Args:
         folder: Folder with `config.json` and `model.safetensors`.
         field: Field of the request that named the folder, for errors.
+        tokenizer: The model's tokenizer. With it the vocabulary has all rows of the token embedding, whatever
+            config.json says, and the end token is the tokenizer's where config.json names none; without it
+            the vocabulary is as config.json says, and further rows are left out.
 
     Returns:
         The architecture, and the weights by our names, which are Hugging Face's without a prefix.
@@ -41,11 +43,14 @@ def read_huggingface(folder: Path, field: str) -> tuple[Architecture, Weights]:
     Raises:
         InvalidRequest: It is no GPT-2, or a tensor is missing, of another shape or not finite; the message names it.
     """
-    architecture = _read_architecture(folder / CONFIG, field)
     paths = _model_files(folder, field)
     with ExitStack() as opened:
-        files = [opened.enter_context(_open(path, field)) for path in paths]
-        return architecture, _read_weights(_Tensors(paths, files, field), architecture, field)
+        files = [opened.enter_context(open_tensors(path, field)) for path in paths]
+        tensors = Tensors(paths, files, field)
+        rows = tensors.rows(TOKEN_EMBEDDING) if tokenizer else 0
+        known_end = tokenizer.end_token_id if tokenizer else None
+        architecture = _read_architecture(folder / CONFIG, rows, known_end, field)
+        return architecture, _read_weights(tensors, architecture, field)
 
 
 def write_huggingface(folder: Path, architecture: Architecture, weights: Weights, tokenizer: Path) -> None:
@@ -103,65 +108,14 @@ def write_huggingface(folder: Path, architecture: Architecture, weights: Weights
         shutil.copyfile(tokenizer / source, folder / target)
 
 
-class _Tensors:
-    """The tensors of a model's files, as if they were in one, by our names."""
-
-    def __init__(self, paths: Sequence[Path], files: Sequence[Any], field: str) -> None:
-        self._field = field
-        self._places: dict[str, tuple[Path, Any, str]] = {}
-        for path, file in zip(paths, files, strict=True):
-            for there in file.keys():  # noqa: SIM118 - no mapping
-                name = there.removeprefix(_PREFIX)
-                if name in self._places:
-                    raise self._refused(f"the tensor {name} is there twice, the second time in {path}")
-                self._places[name] = path, file, there
-
-    def names(self) -> set[str]:
-        """Names of all tensors."""
-        return set(self._places)
-
-    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """A tensor of a shape, as float32, by its name."""
-        path, file, there = self._places[name]
-        try:
-            found = file.get_slice(there)
-            if tuple(found.get_shape()) != shape:
-                wanted = f"where config.json asks for {list(shape)}"
-                raise self._refused(f"the tensor {name} has shape {found.get_shape()} {wanted}")
-            if found.get_dtype() not in _FLOATS:
-                raise self._refused(f"the tensor {name} is of type {found.get_dtype()}, not floating point")
-            with np.errstate(over="ignore"):
-                value = np.asarray(file.get_tensor(there)).astype(np.float32)
-        except (OSError, SafetensorError, TypeError) as error:
-            raise self._refused(f"{path} cannot be read: {error}") from error
-        if not np.isfinite(value).all():
-            raise self._refused(f"the tensor {name} holds a number that is not finite")
-        return value
-
-    def _refused(self, description: str) -> InvalidRequest:
-        return InvalidRequest([(self._field, description)])
-
-
-def _open(path: Path, field: str) -> Any:
-    try:
-        return safe_open(path, framework="np")
-    except (OSError, SafetensorError) as error:
-        raise InvalidRequest([(field, f"{path} cannot be read: {error}")]) from error
-
-
 def _model_files(folder: Path, field: str) -> list[Path]:
     """The file with the weights, or the files that they are divided among."""
     if (folder / MODEL).is_file():
         return [folder / MODEL]
     index = folder / INDEX
     if not index.is_file():
-        pickled = next((name for name in _PICKLES if (folder / name).is_file()), None)
-        advice = (
-            f"; {pickled} is a pickle file, which could run code and is not read: load it with `transformers` where "
-            "you trust it, and save it again by `save_pretrained`, which writes safetensors"
-            if pickled
-            else ""
-        )
+        problem = foreign_problem([path.name for path in folder.iterdir()])
+        advice = f"; {problem}" if problem else ""
         raise InvalidRequest([(field, f"{folder / MODEL} is missing, and {INDEX} too{advice}")])
     try:
         names = sorted(set(read_json(index)["weight_map"].values()))
@@ -175,7 +129,7 @@ def _model_files(folder: Path, field: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _read_architecture(path: Path, field: str) -> Architecture:
+def _read_architecture(path: Path, rows: int, known_end: int | None, field: str) -> Architecture:
     try:
         content = read_json(path)
         layers = LayerSizes(
@@ -185,13 +139,23 @@ def _read_architecture(path: Path, field: str) -> Architecture:
             n_ctx=whole_number(content, "n_positions" if content.get("n_positions") else "n_ctx"),
         )
         _require_gpt2(content, layers, path, field)
-        size = whole_number(content, "vocab_size")
-        end = size - 1 if content.get("eos_token_id") is None else whole_number(content, "eos_token_id")
+        size = max(whole_number(content, "vocab_size"), rows)
+        end = _end_token_id(content, size, known_end)
         return Architecture(layers=layers, vocabulary_size=size, end_token_id=end)
     except KeyError as error:
         raise InvalidRequest([(field, f"{path} lacks {error}")]) from error
     except (OSError, ValueError, TypeError) as error:
         raise InvalidRequest([(field, f"{path} cannot be read: {error}")]) from error
+
+
+def _end_token_id(content: Mapping[str, Any], size: int, known: int | None) -> int:
+    """The end token: what the config says, else the tokenizer's, else OpenAI's, else the last of the vocabulary."""
+    named = None if content.get("eos_token_id") is None else whole_number(content, "eos_token_id")
+    if known is not None and known < size and (named is None or named >= size):
+        return known
+    if named is not None:
+        return named
+    return _OPENAI_END_TOKEN_ID if size > _OPENAI_END_TOKEN_ID else size - 1
 
 
 def _require_gpt2(content: Mapping[str, Any], layers: LayerSizes, path: Path, field: str) -> None:
@@ -211,17 +175,22 @@ def _require_gpt2(content: Mapping[str, Any], layers: LayerSizes, path: Path, fi
             raise InvalidRequest([(field, f"{path} has {name} {value!r}; GPT-2 as built here has {allowed[-1]!r}")])
 
 
-def _read_weights(tensors: _Tensors, architecture: Architecture, field: str) -> Weights:
+def _read_weights(tensors: Tensors, architecture: Architecture, field: str) -> Weights:
     names = tensors.names()
     weights: Weights = {}
     shapes = weight_shapes(architecture)
     for name, shape in shapes.items():
         if name not in names:
             raise InvalidRequest([(field, f"the tensor {name} is missing from {MODEL}")])
-        weights[name] = tensors.read(name, shape)
+        weights[name] = tensors.read(name, shape, more_rows=name == TOKEN_EMBEDDING)
     for name in sorted(names - weights.keys()):
         if not _MASK.fullmatch(name) and name != _HEAD:
+            if "lora_" in name:
+                advice = "merge it into the weights (`merge_and_unload` of the package peft) and save the model again"
+                raise InvalidRequest([(field, f"the tensor {name} of {MODEL} is a LoRA adapter's: {advice}")])
             raise InvalidRequest([(field, f"the tensor {name} of {MODEL} belongs to no GPT-2 of its config.json")])
-    if _HEAD in names and not np.array_equal(tensors.read(_HEAD, shapes[TOKEN_EMBEDDING]), weights[TOKEN_EMBEDDING]):
+    if _HEAD in names and not np.array_equal(
+        tensors.read(_HEAD, shapes[TOKEN_EMBEDDING], more_rows=True), weights[TOKEN_EMBEDDING]
+    ):
         raise InvalidRequest([(field, f"the tensor {_HEAD} differs from {TOKEN_EMBEDDING}; GPT-2's are the same one")])
     return weights

@@ -48,18 +48,27 @@ def check_tokenizer(folder: Path, architecture: Architecture, field: str) -> Non
         FailedPrecondition: Its vocabulary or its end token are not the model's.
         DataLoss: A file is missing or damaged.
     """
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise DataLoss(f"{field}: the tokenizer has no {missing[0]}: make it again")
-    (vocabulary, _), added = _model_of(folder)
-    token_ids = {**vocabulary, **{content: token_id for token_id, content in added}}
-    size, end = max(token_ids.values()) + 1, token_ids.get(END_TOKEN)
+    size, end = tokenizer_size(folder, field)
     if size != architecture.vocabulary_size or end != architecture.end_token_id:
         raise FailedPrecondition(
             f"{field}: the tokenizer has {size} tokens and {END_TOKEN} is token {end}; the model has "
             f"{architecture.vocabulary_size} and its end token is {architecture.end_token_id}: "
             "choose the tokenizer that the model was trained with"
         )
+
+
+def tokenizer_size(folder: Path, field: str) -> tuple[int, int | None]:
+    """Tokens of a tokenizer artifact's vocabulary, added ones included, and the id of its end token.
+
+    Raises:
+        DataLoss: A file is missing or damaged.
+    """
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise DataLoss(f"{field}: the tokenizer has no {missing[0]}: make it again")
+    (vocabulary, _), added = _model_of(folder)
+    token_ids = {**vocabulary, **{content: token_id for token_id, content in added}}
+    return max(token_ids.values()) + 1, token_ids.get(END_TOKEN)
 
 
 def _model_of(folder: Path) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from gpt2_trainer.evaluation.last_words import LastWord, read_last_words
 from gpt2_trainer.formats.checkpoint import TOKENIZER, read_checkpoint
 from gpt2_trainer.formats.huggingface import read_huggingface
 from gpt2_trainer.formats.json_files import write_json
+from gpt2_trainer.formats.padding import fit_vocabulary
 from gpt2_trainer.formats.tokenizer_files import same_tokenizer
 from gpt2_trainer.model.backend import select_backend
 from gpt2_trainer.model.weights import Weights
@@ -79,7 +80,11 @@ class _Evaluation:
         if self._field == "model_uri":
             return read_huggingface(self._source.folder, self._field)
         checkpoint = read_checkpoint(self._source.folder, with_optimizer=False)
-        return checkpoint.architecture, checkpoint.weights
+        architecture, weights = checkpoint.architecture, checkpoint.weights
+        if self._dataset is None or self._tokenizer.is_dir():
+            return architecture, weights
+        data = DatasetDescription.read(self._dataset.folder)
+        return fit_vocabulary(architecture, weights, data.vocabulary_size, data.end_token_id, "dataset_uri")
 
     @property
     def _tokenizer(self) -> Path:

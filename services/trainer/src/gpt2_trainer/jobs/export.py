@@ -1,6 +1,7 @@
 """ExportModel: makes a servable model of a checkpoint."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from gpt2_common.jobs.context import JobContext, output
 from gpt2_trainer.formats.checkpoint import TOKENIZER, Checkpoint, read_checkpoint
 from gpt2_trainer.formats.huggingface import write_huggingface
 from gpt2_trainer.formats.json_files import write_json
-from gpt2_trainer.formats.tokenizer_files import check_tokenizer
+from gpt2_trainer.formats.padding import fit_vocabulary
+from gpt2_trainer.formats.tokenizer_files import check_tokenizer, tokenizer_size
 from gpt2_trainer.model.backend import select_backend
 from gpt2_trainer.model.weights import count_parameters
 from gpt2_trainer.requests import export_problems
@@ -37,7 +39,10 @@ def export_model(request: pb.ExportModelRequest, context: JobContext[TrainerSett
     artifact = context.open("checkpoint_uri", request.checkpoint_uri, "checkpoint", verify=True)
     checkpoint = read_checkpoint(artifact.folder, with_optimizer=False)
     tokenizer, parents = _tokenizer(request, context, artifact)
-    check_tokenizer(tokenizer, checkpoint.architecture, "tokenizer_uri" if request.tokenizer_uri else "checkpoint_uri")
+    field = "tokenizer_uri" if request.tokenizer_uri else "checkpoint_uri"
+    if not (artifact.folder / TOKENIZER).is_dir():
+        checkpoint = _fitted(checkpoint, tokenizer, field)
+    check_tokenizer(tokenizer, checkpoint.architecture, field)
     with context.create("model", "model", parents) as writer:
         shutil.rmtree(writer.folder)
         writer.folder.mkdir()
@@ -62,6 +67,14 @@ def _tokenizer(
     if not folder.is_dir():
         raise FailedPrecondition("checkpoint_uri: the checkpoint carries no tokenizer: name one in tokenizer_uri")
     return folder, [checkpoint]
+
+
+def _fitted(checkpoint: Checkpoint, tokenizer: Path, field: str) -> Checkpoint:
+    """The checkpoint of a model that was imported without its tokenizer, its vocabulary without padding."""
+    tokens, end = tokenizer_size(tokenizer, field)
+    end = checkpoint.architecture.end_token_id if end is None else end
+    architecture, weights = fit_vocabulary(checkpoint.architecture, checkpoint.weights, tokens, end, field)
+    return replace(checkpoint, architecture=architecture, weights=weights)
 
 
 def _write_saved_model(folder: Path, checkpoint: Checkpoint) -> list[str]:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import posixpath
 import shutil
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +30,13 @@ from gpt2_trainer.formats.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from gpt2_trainer.formats.foreign import file_problem, foreign_problem, pointer_problem
+from gpt2_trainer.formats.hub import SCHEME, HubAddress, HubDownload
 from gpt2_trainer.formats.openai_download import NEEDED_FILES, ModelDownload
+from gpt2_trainer.formats.padding import fit_vocabulary
 from gpt2_trainer.formats.tokenizer_files import read_tokenizer
 from gpt2_trainer.model.backend import select_backend
-from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, count_parameters
+from gpt2_trainer.model.weights import Weights, count_parameters
 from gpt2_trainer.requests import import_problems
 from gpt2_trainer.settings import TrainerSettings
 
@@ -45,6 +49,8 @@ _WANTED = frozenset(
     | TOKENIZER_FILES
     | {f"{TOKENIZER}/{name}" for name in TOKENIZER_FILES}
 )
+_HUB_WEIGHTS = frozenset({"model.safetensors", "model.safetensors.index.json"})
+_HUB_WANTED = _HUB_WEIGHTS | TOKENIZER_FILES | {_HUGGINGFACE_CONFIG, "generation_config.json"}
 
 
 def import_checkpoint(
@@ -65,25 +71,19 @@ def import_checkpoint(
         download = _download(request.openai_model, context)
         folder, address = download.run(), download.address
     else:
-        address = context.require_allowed("uri", request.uri)
-        is_web_address = address.startswith(("http://", "https://"))
-        folder = _web_download(address, context).run() if is_web_address else _local_copy(address, context)
+        folder, address = _fetched(request.uri, context)
     context.report("reading")
+    if problem := pointer_problem(path for path in folder.iterdir() if _is_wanted(path.name)):
+        raise InvalidRequest([(field, problem)])
     outputs = []
     tokenizer = _publish_tokenizer(folder / TOKENIZER if _is_ours(folder) else folder, field, address, context)
     if tokenizer is not None:
         outputs.append(output(TOKENIZER_OUTPUT, tokenizer[0]))
-    architecture, weights = _read(folder, tokenizer[1].end_token_id if tokenizer else None, field)
-    if tokenizer is not None and tokenizer[1].size != architecture.vocabulary_size:
-        raise InvalidRequest(
-            [
-                (
-                    field,
-                    f"the tokenizer of {address} has {tokenizer[1].size} tokens and the tensor "
-                    f"{TOKEN_EMBEDDING} {architecture.vocabulary_size} rows: they do not belong together",
-                )
-            ]
-        )
+    architecture, weights = _read(folder, tokenizer[1] if tokenizer else None, field)
+    rows = architecture.vocabulary_size
+    if tokenizer is not None:
+        vocabulary = tokenizer[1]
+        architecture, weights = fit_vocabulary(architecture, weights, vocabulary.size, vocabulary.end_token_id, field)
     if field == "openai_model" and architecture.layers != PRESETS[OFFICIAL_NAMES[request.openai_model]]:
         raise InvalidRequest([(field, f"what {address} holds is not of the sizes of {request.openai_model}")])
     context.check_cancelled()
@@ -96,8 +96,28 @@ def import_checkpoint(
         write_checkpoint(writer.folder, checkpoint, _files_of(tokenizer[0], context) if tokenizer else None)
         properties = {name: str(value) for name, value in architecture.to_json().items()}
         properties |= {"source": address, "tokenizer_digest": state.tokenizer_digest}
+        if rows != architecture.vocabulary_size:
+            properties["padding_rows_removed"] = str(rows - architecture.vocabulary_size)
         committed = writer.commit({"parameters": count_parameters(architecture)}, properties)
     return [output("checkpoint", committed), *outputs]
+
+
+def _is_weights(name: str) -> bool:
+    return name in (WEIGHTS, "model.safetensors", "model.safetensors.index.json") or name.startswith("model.ckpt.")
+
+
+def _require_weights(names: Collection[str], uri: str) -> None:
+    """Raises InvalidRequest when a source holds another kind of model alone."""
+    if not any(_is_weights(name) for name in names) and (problem := foreign_problem(names)):
+        raise InvalidRequest([("uri", f"{uri}: {problem}")])
+
+
+def _is_wanted(name: str) -> bool:
+    return name in _WANTED or _is_weights(name) or _is_shard(name)
+
+
+def _is_shard(name: str) -> bool:
+    return name.startswith("model-") and name.endswith(".safetensors")
 
 
 def _is_ours(folder: Path) -> bool:
@@ -132,6 +152,32 @@ def _web_download(address: str, context: JobContext[TrainerSettings]) -> ModelDo
     )
 
 
+def _fetched(uri: str, context: JobContext[TrainerSettings]) -> tuple[Path, str]:
+    """The folder with a source's files, and its address, which names the commit of a hub's model."""
+    if uri.startswith(SCHEME):
+        model = HubAddress.parse(uri)
+        context.require_allowed("uri", model.root)
+        folder, commit = _hub_download(model, context).run()
+        return folder, f"{model.root}@{commit}"
+    address = context.require_allowed("uri", uri)
+    if address.startswith(("http://", "https://")):
+        return _web_download(address, context).run(), address
+    return _local_copy(address, context), address
+
+
+def _hub_download(model: HubAddress, context: JobContext[TrainerSettings]) -> HubDownload:
+    """The download of a model of a Hugging Face hub."""
+    settings = context.settings
+    return HubDownload(
+        address=model,
+        cache=settings.hub_cache,
+        timeout_seconds=settings.download_timeout_seconds,
+        is_wanted=lambda name: name in _HUB_WANTED or _is_shard(name),
+        is_weights=lambda name: name in _HUB_WEIGHTS,
+        on_progress=partial(_report_download, context),
+    )
+
+
 def _report_download(context: JobContext[TrainerSettings], done: int, total: int) -> None:
     context.check_cancelled()
     context.report("downloading", done, total, "bytes")
@@ -141,8 +187,11 @@ def _local_copy(uri: str, context: JobContext[TrainerSettings]) -> Path:
     """The source's folder, or a copy of its files where it is remote."""
     folder = local_path(uri)
     if folder is not None:
+        if folder.is_file():
+            raise InvalidRequest([("uri", file_problem(folder))])
         if not folder.is_dir():
             raise InvalidRequest([("uri", f"{folder} is no folder")])
+        _require_weights([path.name for path in folder.iterdir()], uri)
         return folder
     filesystem, root = filesystem_of(uri)
     paths = filesystem.find(root, maxdepth=2)
@@ -151,10 +200,10 @@ def _local_copy(uri: str, context: JobContext[TrainerSettings]) -> Path:
     target = context.work / "source"
     target.mkdir(exist_ok=True)
     inside = posixpath.normpath(filesystem._strip_protocol(root))
-    for path in paths:
-        name = posixpath.relpath(path, inside)
-        shard = name.startswith("model-") and name.endswith(".safetensors")
-        if name in _WANTED or shard or name.startswith("model.ckpt."):
+    names = {path: posixpath.relpath(path, inside) for path in paths}
+    _require_weights(names.values(), uri)
+    for path, name in names.items():
+        if _is_wanted(name):
             context.check_cancelled()
             context.report("copying")
             (target / name).parent.mkdir(exist_ok=True)
@@ -186,13 +235,13 @@ def _files_of(tokenizer: Artifact, context: JobContext[TrainerSettings]) -> Path
     return target
 
 
-def _read(folder: Path, end_token_id: int | None, field: str) -> tuple[Architecture, Weights]:
+def _read(folder: Path, tokenizer: Vocabulary | None, field: str) -> tuple[Architecture, Weights]:
     if (folder / _OPENAI_CONFIG).is_file():
         # Only TensorFlow reads its checkpoints.
         select_backend("tensorflow")
         from gpt2_trainer.formats.openai import read_openai
 
-        return read_openai(folder, end_token_id, field)
+        return read_openai(folder, tokenizer.end_token_id if tokenizer else None, field)
     if _is_ours(folder):
         try:
             checkpoint = merged(read_checkpoint(folder, with_optimizer=False))
@@ -202,6 +251,8 @@ def _read(folder: Path, end_token_id: int | None, field: str) -> tuple[Architect
     if (folder / _HUGGINGFACE_CONFIG).is_file():
         from gpt2_trainer.formats.huggingface import read_huggingface
 
-        return read_huggingface(folder, field)
+        return read_huggingface(folder, field, tokenizer)
     wanted = f"neither {_OPENAI_CONFIG} (OpenAI) nor {_HUGGINGFACE_CONFIG} (Hugging Face)"
-    raise InvalidRequest([(field, f"{folder} has {wanted}")])
+    inner = next((path.parent for path in sorted(folder.glob(f"**/{_HUGGINGFACE_CONFIG}"))), None)
+    advice = f": name its folder {inner.relative_to(folder)}, which has one" if inner else ""
+    raise InvalidRequest([(field, f"{folder} has {wanted}{advice}")])

@@ -15,10 +15,11 @@ from gpt2_trainer.admission import input_problems
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.training import TrainingOptions
 from gpt2_trainer.formats.checkpoint import TOKENIZER, Checkpoint, TrainingState, read_checkpoint
+from gpt2_trainer.formats.padding import fit_architecture, padding_problem
 from gpt2_trainer.formats.tokenizer_files import same_tokenizer
 from gpt2_trainer.model.adapters import initial_adapters
 from gpt2_trainer.model.backend import device_names, environment, select_backend
-from gpt2_trainer.model.weights import count_parameters, initial_weights
+from gpt2_trainer.model.weights import count_parameters, cut_vocabulary, initial_weights
 from gpt2_trainer.settings import TrainerSettings
 from gpt2_trainer.training.checkpoints import CheckpointFolder
 from gpt2_trainer.training.data import DatasetDescription, TokenStream, TrainingData, ValidationData
@@ -102,13 +103,17 @@ class _Training:
             raise AssertionError("train_problems lets no request without a start through")
         parent = read_checkpoint(self._parent.folder, with_optimizer=False)
         self._require_same_tokenizer(self._parent, parent)
-        return parent.architecture
+        data = self._description
+        return fit_architecture(parent.architecture, data.vocabulary_size, data.end_token_id, "dataset_uri")
 
     def _require_same_tokenizer(self, artifact: Artifact, parent: Checkpoint) -> None:
         """Token ids must mean the same to the dataset and to the checkpoint."""
         size = parent.architecture.vocabulary_size
         advice = "encode the corpus with the tokenizer of the checkpoint"
-        if self._description.vocabulary_size != size:
+        # A model that was imported without its tokenizer may have padding, which nothing told from tokens.
+        without_tokenizer = not (artifact.folder / TOKENIZER).is_dir()
+        fits = without_tokenizer and padding_problem(size, self._description.vocabulary_size) is None
+        if self._description.vocabulary_size != size and not fits:
             raise FailedPrecondition(
                 f"the dataset has a vocabulary of {self._description.vocabulary_size} tokens and the checkpoint one of "
                 f"{size}: {advice}"
@@ -146,6 +151,7 @@ class _Training:
             weights, source = initial_weights(architecture, options.seed), "new"
         else:
             weights = read_checkpoint(self._parent.folder, with_optimizer=False).weights
+            weights = cut_vocabulary(weights, architecture)
             source = self._parent.digest
         state = TrainingState(
             seed=options.seed,

@@ -1,0 +1,72 @@
+"""Padding of a checkpoint's vocabulary: rows of the token embedding beyond the tokenizer's tokens.
+
+Tools pad the vocabulary to a round size (50,304 for 50,257 tokens). No text has the ids of these rows, so they are cut
+off; the logits of all tokens stay what they are.
+"""
+
+import logging
+from dataclasses import replace
+
+from gpt2_common.errors import InvalidRequest
+from gpt2_trainer.configuration.architecture import Architecture
+from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, cut_vocabulary
+
+_log = logging.getLogger(__name__)
+
+MAX_PADDING = 1023
+"""Most rows that are padding: tools round up to multiples of at most 1,024. With more, it is another tokenizer."""
+
+
+def fit_vocabulary(
+    architecture: Architecture, weights: Weights, tokens: int, end_token_id: int, field: str
+) -> tuple[Architecture, Weights]:
+    """Cuts the vocabulary to the tokens of its tokenizer.
+
+    Args:
+        architecture: The model's sizes.
+        weights: Its weights.
+        tokens: Size of the tokenizer's vocabulary, special and added tokens included.
+        end_token_id: The tokenizer's end token, which the model gets where its own is cut off.
+        field: Field of the request that named the model or the tokenizer, for errors.
+
+    Returns:
+        Architecture and weights, the same where nothing is to cut.
+
+    Raises:
+        InvalidRequest: The tokenizer has more tokens, or so few that it is another model's.
+    """
+    fitted = fit_architecture(architecture, tokens, end_token_id, field)
+    return fitted, weights if fitted == architecture else cut_vocabulary(weights, fitted)
+
+
+def fit_architecture(architecture: Architecture, tokens: int, end_token_id: int, field: str) -> Architecture:
+    """The sizes that `fit_vocabulary` cuts a model to; its arguments and errors."""
+    rows = architecture.vocabulary_size
+    if tokens == rows:
+        return architecture
+    if problem := padding_problem(rows, tokens):
+        raise InvalidRequest([(field, problem)])
+    _log.warning(
+        "%s: the vocabulary of %d is padded beyond the tokenizer's %d tokens: the further rows are left out",
+        field,
+        rows,
+        tokens,
+    )
+    end = architecture.end_token_id if architecture.end_token_id < tokens else end_token_id
+    return replace(architecture, vocabulary_size=tokens, end_token_id=end)
+
+
+def padding_problem(rows: int, tokens: int) -> str | None:
+    """Why a tokenizer does not go with a model of so many rows; None when the others are padding, or there are none."""
+    sizes = f"the tokenizer has {tokens} tokens and the tensor {TOKEN_EMBEDDING} {rows} rows"
+    if tokens > rows:
+        return (
+            f"{sizes}: use the tokenizer that the model was trained with, or give the model a row for each token "
+            "(`resize_token_embeddings` of `transformers`) and train it on them"
+        )
+    if rows - tokens > MAX_PADDING:
+        return (
+            f"{sizes}, {rows - tokens} more, where padding is at most {MAX_PADDING}: they do not belong together; use "
+            "the tokenizer that the model was trained with"
+        )
+    return None
