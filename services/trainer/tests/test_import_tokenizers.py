@@ -39,8 +39,9 @@ def source(tmp_path):
 
 @pytest.fixture
 def import_source(tmp_path, source):
-    def run():
-        outputs = import_checkpoint(pb.ImportCheckpointRequest(uri=source.as_uri()), jobs.make_context(tmp_path))
+    def run(context=None):
+        request = pb.ImportCheckpointRequest(uri=source.as_uri())
+        outputs = import_checkpoint(request, context or jobs.make_context(tmp_path))
         return {item.name: item for item in outputs}
 
     return run
@@ -144,6 +145,8 @@ def test_a_tokenizer_that_is_not_gpt2s_is_never_left_out_silently(name, content,
     assert "without them and name a tokenizer in tokenizer_uri" in str(refusal.value)
 
 
-def test_a_folder_without_a_tokenizer_says_so_in_the_log(import_source, caplog):
-    assert import_source().keys() == {"checkpoint"}
-    assert "has no tokenizer: name one in tokenizer_uri" in caplog.text
+def test_a_folder_without_a_tokenizer_is_warned_of(import_source, tmp_path):
+    context = jobs.make_context(tmp_path)
+    assert import_source(context).keys() == {"checkpoint"}
+    [warning] = context.warnings
+    assert "has no tokenizer: name one in tokenizer_uri" in warning

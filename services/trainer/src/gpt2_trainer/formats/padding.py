@@ -4,30 +4,33 @@ Tools pad the vocabulary to a round size (50,304 for 50,257 tokens). No text has
 off; the logits of all tokens stay what they are.
 """
 
-import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from gpt2_common.errors import InvalidRequest
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, cut_vocabulary
 
-_log = logging.getLogger(__name__)
-
 MAX_PADDING = 1023
 """Most rows that are padding: tools round up to multiples of at most 1,024. With more, it is another tokenizer."""
 
 
 def fit_vocabulary(
-    architecture: Architecture, weights: Weights, tokens: int, end_token_id: int, field: str
+    architecture: Architecture,
+    weights: Weights,
+    tokenizer: tuple[int, int],
+    field: str,
+    warn: Callable[[str], None],
 ) -> tuple[Architecture, Weights]:
     """Cuts the vocabulary to the tokens of its tokenizer.
 
     Args:
         architecture: The model's sizes.
         weights: Its weights.
-        tokens: Size of the tokenizer's vocabulary, special and added tokens included.
-        end_token_id: The tokenizer's end token, which the model gets where its own is cut off.
+        tokenizer: Size of the tokenizer's vocabulary, special and added tokens included, and its end token, which
+            the model gets where its own is cut off.
         field: Field of the request that named the model or the tokenizer, for errors.
+        warn: Takes what is said where something is cut.
 
     Returns:
         Architecture and weights, the same where nothing is to cut.
@@ -35,23 +38,20 @@ def fit_vocabulary(
     Raises:
         InvalidRequest: The tokenizer has more tokens, or so few that it is another model's.
     """
-    fitted = fit_architecture(architecture, tokens, end_token_id, field)
+    fitted = fit_architecture(architecture, tokenizer, field, warn)
     return fitted, weights if fitted == architecture else cut_vocabulary(weights, fitted)
 
 
-def fit_architecture(architecture: Architecture, tokens: int, end_token_id: int, field: str) -> Architecture:
+def fit_architecture(
+    architecture: Architecture, tokenizer: tuple[int, int], field: str, warn: Callable[[str], None]
+) -> Architecture:
     """The sizes that `fit_vocabulary` cuts a model to; its arguments and errors."""
-    rows = architecture.vocabulary_size
+    rows, (tokens, end_token_id) = architecture.vocabulary_size, tokenizer
     if tokens == rows:
         return architecture
     if problem := padding_problem(rows, tokens):
         raise InvalidRequest([(field, problem)])
-    _log.warning(
-        "%s: the vocabulary of %d is padded beyond the tokenizer's %d tokens: the further rows are left out",
-        field,
-        rows,
-        tokens,
-    )
+    warn(f"{field}: the vocabulary of {rows} is padded beyond the tokenizer's {tokens} tokens: the padding is cut off")
     end = architecture.end_token_id if architecture.end_token_id < tokens else end_token_id
     return replace(architecture, vocabulary_size=tokens, end_token_id=end)
 

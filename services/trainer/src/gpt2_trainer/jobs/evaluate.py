@@ -84,7 +84,8 @@ class _Evaluation:
         if self._dataset is None or self._tokenizer.is_dir():
             return architecture, weights
         data = DatasetDescription.read(self._dataset.folder)
-        return fit_vocabulary(architecture, weights, data.vocabulary_size, data.end_token_id, "dataset_uri")
+        size = (data.vocabulary_size, data.end_token_id)
+        return fit_vocabulary(architecture, weights, size, "dataset_uri", self._context.warn)
 
     @property
     def _tokenizer(self) -> Path:

@@ -1,6 +1,7 @@
 """ExportModel: makes a servable model of a checkpoint."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def export_model(request: pb.ExportModelRequest, context: JobContext[TrainerSett
     tokenizer, parents = _tokenizer(request, context, artifact)
     field = "tokenizer_uri" if request.tokenizer_uri else "checkpoint_uri"
     if not (artifact.folder / TOKENIZER).is_dir():
-        checkpoint = _fitted(checkpoint, tokenizer, field)
+        checkpoint = _fitted(checkpoint, tokenizer, field, context.warn)
     check_tokenizer(tokenizer, checkpoint.architecture, field)
     with context.create("model", "model", parents) as writer:
         shutil.rmtree(writer.folder)
@@ -69,11 +70,11 @@ def _tokenizer(
     return folder, [checkpoint]
 
 
-def _fitted(checkpoint: Checkpoint, tokenizer: Path, field: str) -> Checkpoint:
+def _fitted(checkpoint: Checkpoint, tokenizer: Path, field: str, warn: Callable[[str], None]) -> Checkpoint:
     """The checkpoint of a model that was imported without its tokenizer, its vocabulary without padding."""
     tokens, end = tokenizer_size(tokenizer, field)
     end = checkpoint.architecture.end_token_id if end is None else end
-    architecture, weights = fit_vocabulary(checkpoint.architecture, checkpoint.weights, tokens, end, field)
+    architecture, weights = fit_vocabulary(checkpoint.architecture, checkpoint.weights, (tokens, end), field, warn)
     return replace(checkpoint, architecture=architecture, weights=weights)
 
 

@@ -1,7 +1,6 @@
 """ImportCheckpoint: takes OpenAI's or Hugging Face's weights as a checkpoint. Never makes up what is missing."""
 
 import hashlib
-import logging
 import posixpath
 import shutil
 from collections.abc import Collection
@@ -39,8 +38,6 @@ from gpt2_trainer.model.backend import select_backend
 from gpt2_trainer.model.weights import Weights, count_parameters
 from gpt2_trainer.requests import import_problems
 from gpt2_trainer.settings import TrainerSettings
-
-_log = logging.getLogger(__name__)
 
 _OPENAI_CONFIG, _HUGGINGFACE_CONFIG = "hparams.json", "config.json"
 _WANTED = frozenset(
@@ -83,7 +80,8 @@ def import_checkpoint(
     rows = architecture.vocabulary_size
     if tokenizer is not None:
         vocabulary = tokenizer[1]
-        architecture, weights = fit_vocabulary(architecture, weights, vocabulary.size, vocabulary.end_token_id, field)
+        size = (vocabulary.size, vocabulary.end_token_id)
+        architecture, weights = fit_vocabulary(architecture, weights, size, field, context.warn)
     if field == "openai_model" and architecture.layers != PRESETS[OFFICIAL_NAMES[request.openai_model]]:
         raise InvalidRequest([(field, f"what {address} holds is not of the sizes of {request.openai_model}")])
     context.check_cancelled()
@@ -217,7 +215,7 @@ def _publish_tokenizer(
     """Publishes the source's tokenizer; None when the source has none."""
     vocabulary = read_tokenizer(folder, field)
     if vocabulary is None:
-        _log.warning("%s has no tokenizer: name one in tokenizer_uri when you export or evaluate the model", address)
+        context.warn(f"{field}: {address} has no tokenizer: name one in tokenizer_uri when you export the model")
         return None
     with context.create(TOKENIZER_OUTPUT, TOKENIZER_OUTPUT) as writer:
         shutil.rmtree(writer.folder)

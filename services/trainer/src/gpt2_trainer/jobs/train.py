@@ -103,8 +103,8 @@ class _Training:
             raise AssertionError("train_problems lets no request without a start through")
         parent = read_checkpoint(self._parent.folder, with_optimizer=False)
         self._require_same_tokenizer(self._parent, parent)
-        data = self._description
-        return fit_architecture(parent.architecture, data.vocabulary_size, data.end_token_id, "dataset_uri")
+        size = (self._description.vocabulary_size, self._description.end_token_id)
+        return fit_architecture(parent.architecture, size, "dataset_uri", self._context.warn)
 
     def _require_same_tokenizer(self, artifact: Artifact, parent: Checkpoint) -> None:
         """Token ids must mean the same to the dataset and to the checkpoint."""
