@@ -1,4 +1,4 @@
-"""The `gpt2` command: pipelines and the stack. `commands/` holds the others.
+"""The `gpt2` command: pipelines. `commands/` holds the others.
 
 Exit status: 0 done, 1 a stage, job, service or check of `gpt2 doctor` failed, 2 the command line or a specification is
 wrong, 130 interrupted. An error is one sentence on standard error: what happened, and what to do.
@@ -6,7 +6,6 @@ wrong, 130 interrupted. An error is one sentence on standard error: what happene
 
 import os
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,22 +20,15 @@ from gpt2_orchestration.commands.events import events
 from gpt2_orchestration.commands.generate import generate
 from gpt2_orchestration.commands.jobs import jobs
 from gpt2_orchestration.commands.models import models
-from gpt2_orchestration.commands.output import print_table
 from gpt2_orchestration.commands.runs import runs
+from gpt2_orchestration.commands.stack import FolderOption, stack
 from gpt2_orchestration.commands.stages import export, tokenize, train
 from gpt2_orchestration.dashboard.settings import DashboardSettings
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
-from gpt2_orchestration.progress import duration
 from gpt2_orchestration.quiet import quiet_libraries
 from gpt2_orchestration.specification import load_specification, parse_overrides
-from gpt2_orchestration.stack.addresses import StackAddresses
-from gpt2_orchestration.stack.control import stack_status, stop_stack
-from gpt2_orchestration.stack.kafka_server import require_kafka
-from gpt2_orchestration.stack.running import run_until_stopped
-from gpt2_orchestration.stack.settings import StackSettings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From text in a database to a GPT-2.")
-stack = typer.Typer(no_args_is_help=True, help="The embedded stack: every server, as local processes.")
 app.add_typer(stack, name="stack")
 app.add_typer(runs, name="runs")
 app.add_typer(events, name="events")
@@ -47,7 +39,6 @@ SetOption = Annotated[
     list[str],
     typer.Option("--set", help="PATH=VALUE in place of the file's, such as train_model.config.steps=9. Repeatable."),
 ]
-FolderOption = Annotated[Path, typer.Option(help="Folder that holds all that the stack keeps.")]
 
 
 class Runner(StrEnum):
@@ -148,55 +139,6 @@ def dashboard(
 
 for command in (export, tokenize, train, generate, doctor, config):
     app.command()(command)
-
-
-@stack.command()
-@shows_errors
-def up(
-    folder: FolderOption = Path(".gpt2"),
-    kafka: Annotated[bool, typer.Option("--kafka", help="Run Apache Kafka itself; needs Java 17 and Maven.")] = False,
-) -> None:
-    """Start the stack and keep it until Ctrl-C or `gpt2 stack down`."""
-    if kafka:
-        require_kafka()
-    title = "Kafka" if kafka else "Kafka (stand-in, keeps nothing on disk)"
-    run_until_stopped(StackSettings(folder=folder, kafka=kafka), on_ready=partial(_show_addresses, title))
-
-
-@stack.command()
-@shows_errors
-def down(folder: FolderOption = Path(".gpt2")) -> None:
-    """Stop the stack that runs in a folder."""
-    stop_stack(folder)
-
-
-@stack.command()
-@shows_errors
-def status(folder: FolderOption = Path(".gpt2")) -> None:
-    """Show the processes of the stack that runs in a folder."""
-    rows = []
-    for process in stack_status(folder):
-        memory = f"{process.resident_bytes / 2**20:.0f} MiB"
-        uptime = duration(process.uptime_seconds)
-        facts = (process.name, process.state, process.pid, process.address, memory, uptime, process.restarts)
-        rows.append((*facts, process.note))
-    print_table(("process", "state", "pid", "address", "memory", "up", "restarts", "note"), rows)
-
-
-def _show_addresses(kafka: str, addresses: StackAddresses) -> None:
-    rows = (
-        ("MongoDB", addresses.mongodb_uri),
-        (kafka, addresses.kafka_bootstrap_servers),
-        ("MLflow", addresses.mlflow_uri),
-        ("TensorBoard", addresses.tensorboard_uri),
-        ("exporter", addresses.exporter),
-        ("tokenizer", addresses.tokenizer),
-        ("trainer", addresses.trainer),
-        ("registry", addresses.registry),
-        ("dashboard", addresses.dashboard_uri),
-        ("artifacts", addresses.artifact_root),
-    )
-    print_table(("server", "address"), rows, "the stack is up; Ctrl-C stops it")
 
 
 def main() -> None:

@@ -10,11 +10,12 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from pymongo import MongoClient
 
-from gpt2_orchestration.stack.control import stack_status, stop_stack
+from gpt2_orchestration.stack.control import stack_status
 from gpt2_orchestration.stack.definitions import DEAD_LETTER_TOPIC, EVENT_TOPIC
 from gpt2_orchestration.stack.errors import NotRunning
 from gpt2_orchestration.stack.process_table import identify, wait_gone
 from gpt2_orchestration.stack.readiness import grpc_answers
+from gpt2_orchestration.stack.stopping import stop_stack
 
 pytestmark = pytest.mark.stack
 

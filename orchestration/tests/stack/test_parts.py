@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from gpt2_orchestration.stack.control import stop_stack
 from gpt2_orchestration.stack.errors import NotRunning
 from gpt2_orchestration.stack.kafka_broker import BrokerError, MockBroker
 from gpt2_orchestration.stack.ports import HOST, choose_ports, claimed_ports
 from gpt2_orchestration.stack.restarts import RestartPolicy
+from gpt2_orchestration.stack.stopping import stop_stack
 
 
 def test_free_port_is_taken_as_preferred():

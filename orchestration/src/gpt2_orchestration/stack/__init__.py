@@ -5,7 +5,8 @@ are themselves. It is for trying things out on one machine: all of it listens on
 keeps nothing on disk.
 
     running.py      start here: the stack as a context manager, and in the foreground until a signal
-    control.py      asks about, and stops, a stack that another process runs
+    control.py      asks about a stack that another process runs
+    stopping.py     stops one
     definitions.py  what the nine processes are
     supervisor.py   starts them, restarts what crashes, stops them in order
     guard.py        ends them when the supervisor itself is killed

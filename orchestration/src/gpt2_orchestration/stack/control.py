@@ -1,19 +1,15 @@
-"""Asks about, and stops, a stack that runs in another process."""
+"""Asks about a stack that runs in another process."""
 
-import os
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2_orchestration.stack.errors import NotRunning, StackError
+from gpt2_orchestration.stack.errors import StackError
 from gpt2_orchestration.stack.process import ProcessState
-from gpt2_orchestration.stack.process_table import is_alive, resident_bytes, wait_gone
+from gpt2_orchestration.stack.process_table import is_alive, resident_bytes
 from gpt2_orchestration.stack.record import ProcessRecord, StackRecord, is_held, read_record
 from gpt2_orchestration.stack.settings import StackFolder
-
-_STOP_SECONDS = 60.0
-_KILL_SECONDS = 15.0
+from gpt2_orchestration.stack.stopping import not_running
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +18,7 @@ class ProcessStatus:
 
     name: str
     state: str
-    """waiting, starting, ready, failed or stopped."""
+    """waiting, starting, ready, failed, stopping, stopped or killed."""
     pid: int
     """0 while it does not run."""
     address: str
@@ -53,29 +49,10 @@ def stack_addresses(folder: Path) -> dict[str, str]:
     return {process.name: process.address for process in record.processes}
 
 
-def stop_stack(folder: Path) -> None:
-    """Stops a stack and waits until all of it is gone.
-
-    Raises:
-        NotRunning: There is none.
-        StackError: It could not be stopped.
-    """
-    layout = StackFolder(folder.absolute())
-    record = _running(layout)
-    os.kill(record.supervisor.pid, signal.SIGTERM)
-    if wait_gone([record.supervisor], _STOP_SECONDS) and is_held(layout):
-        # Its guard ends the rest.
-        os.kill(record.supervisor.pid, signal.SIGKILL)
-    identities = [process.identity for process in record.processes if process.identity is not None]
-    left = wait_gone(identities, _KILL_SECONDS)
-    if left:
-        raise StackError(f"processes {', '.join(str(item.pid) for item in left)} did not stop: end them yourself")
-
-
 def _running(folder: StackFolder) -> StackRecord:
     record = read_record(folder) if is_held(folder) else None
     if record is None or not is_alive(record.supervisor):
-        raise NotRunning(f"no stack runs in {folder.root}: `gpt2 stack up` starts one")
+        raise not_running(folder)
     return record
 
 

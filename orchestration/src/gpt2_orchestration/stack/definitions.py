@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,6 @@ EVENT_TOPIC = "gpt2.stage-events.v1"
 DEAD_LETTER_TOPIC = f"{EVENT_TOPIC}.dlq"
 SERVICES = ("exporter", "tokenizer", "trainer", "registry")
 
-_BACKEND_GRACE_SECONDS = 5.0
 _STOP_SERVICES, _STOP_BACKENDS = 0, 1
 # What a shell may have set for real services, and what would break the stack's: all four on one metrics port, or TLS
 # that neither the checks nor the stack's services speak.
@@ -46,7 +45,7 @@ class ProcessDefinition:
     """Variables that hold the address of another process, by that process's name. It starts when those are known, and
     again when one has changed."""
     start_timeout_seconds: float = 60.0
-    stop_grace_seconds: float = _BACKEND_GRACE_SECONDS
+    stop_grace_seconds: float = 60.0
     stop_order: int = _STOP_BACKENDS
     """Those with a lower number are stopped before those with a higher one."""
     note: str = ""
@@ -70,7 +69,8 @@ def define_stack(
         _tensorboard(addresses["tensorboard"], settings, folder, environment),
     )
     services = (_service(name, addresses, settings, folder, environment) for name in SERVICES)
-    return (*backends, *services, _dashboard(addresses, settings, environment))
+    definitions = (*backends, *services, _dashboard(addresses, settings, environment))
+    return tuple(replace(definition, stop_grace_seconds=settings.stop_grace_seconds) for definition in definitions)
 
 
 def _mongodb(
@@ -111,7 +111,6 @@ def _kafka(
         is_ready=kafka_answers,
         environment=environment,
         start_timeout_seconds=settings.kafka_start_timeout_seconds,
-        stop_grace_seconds=settings.stop_grace_seconds,
         note="Apache Kafka",
     )
 
@@ -169,7 +168,6 @@ def _service(
         environment={**environment, **settings.environment, **own},
         needs={"GPT2_KAFKA_BOOTSTRAP_SERVERS": "kafka"},
         start_timeout_seconds=settings.start_timeout_seconds,
-        stop_grace_seconds=settings.stop_grace_seconds,
         stop_order=_STOP_SERVICES,
     )
 

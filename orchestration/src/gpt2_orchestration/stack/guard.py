@@ -22,7 +22,7 @@ class GuardLine:
 
     def __init__(self) -> None:
         self._groups: set[int] = set()
-        self._process = _start()
+        self._process = _start(())
 
     def add(self, leader: int) -> None:
         """Tells the guard of a process group."""
@@ -37,9 +37,7 @@ class GuardLine:
     def ensure_alive(self) -> None:
         """Replaces a guard that has died."""
         if self._process.poll() is not None:
-            self._process = _start()
-            for leader in self._groups:
-                self._send(f"add {leader}")
+            self._process = _start(self._groups)
 
     def close(self) -> None:
         """Ends the guard, which ends what is left."""
@@ -56,13 +54,13 @@ class GuardLine:
                 stream.flush()
 
 
-def main(commands: IO[str]) -> None:
+def main(groups: set[int], commands: IO[str]) -> None:
     """Follows the supervisor to its end, then ends what is left.
 
     Args:
+        groups: Process groups that are there already.
         commands: What the supervisor sends.
     """
-    groups: set[int] = set()
     for line in commands:
         action, _, leader = line.strip().partition(" ")
         if action == "add":
@@ -92,12 +90,12 @@ def _signal(leader: int, number: int) -> bool:
     return True
 
 
-def _start() -> "subprocess.Popen[bytes]":
+def _start(groups: Iterable[int]) -> "subprocess.Popen[bytes]":
     # A session of its own: what ends the supervisor's terminal or group must not end the guard with it. Run as a file:
     # it needs the standard library alone.
-    command = [sys.executable, "-I", "-S", str(Path(__file__))]
+    command = [sys.executable, "-I", "-S", str(Path(__file__)), *map(str, groups)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 if __name__ == "__main__":
-    main(sys.stdin)
+    main(set(map(int, sys.argv[1:])), sys.stdin)

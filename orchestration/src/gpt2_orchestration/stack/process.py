@@ -27,7 +27,11 @@ class ProcessState(StrEnum):
     READY = "ready"
     FAILED = "failed"
     """It crashed too often and is left alone."""
+    STOPPING = "stopping"
+    """Told to stop, and given time for that."""
     STOPPED = "stopped"
+    KILLED = "killed"
+    """It did not stop in its time."""
 
 
 class ManagedProcess:
@@ -118,6 +122,7 @@ class ManagedProcess:
     def terminate(self) -> None:
         """Tells it to stop."""
         if self._process is not None:
+            self.state = ProcessState.STOPPING
             signal_group(self._process.pid, signal.SIGTERM)
 
     def last_words(self) -> str:

@@ -7,14 +7,15 @@ crashed stack left; it is never believed.
 import fcntl
 import json
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt2_orchestration.stack.errors import AlreadyRunning
-from gpt2_orchestration.stack.process_table import ProcessIdentity, kill_group, wait_gone
+from gpt2_orchestration.stack.process_table import ProcessIdentity, descendants, kill_group, signal_process, wait_gone
 from gpt2_orchestration.stack.settings import StackFolder
 
 _FORMAT = 1
@@ -55,8 +56,17 @@ def write_record(folder: StackFolder, record: StackRecord) -> None:
 
 def read_record(folder: StackFolder) -> StackRecord | None:
     """Reads `stack.json`; None when there is none, or it is not one of this version."""
+    return _read(folder.record)
+
+
+def read_previous_record(folder: StackFolder) -> StackRecord | None:
+    """Reads how the stack that ran last has ended; None as for `read_record`."""
+    return _read(folder.previous_record)
+
+
+def _read(path: Path) -> StackRecord | None:
     try:
-        content = json.loads(folder.record.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
             return None
         return StackRecord(
@@ -75,14 +85,22 @@ def exclusive(folder: StackFolder) -> Iterator[None]:
     Raises:
         AlreadyRunning: Another process holds it.
     """
-    with folder.lock.open("a") as lock:
-        if not _try_lock(lock.fileno()):
-            raise AlreadyRunning(_already_running(folder))
+    with locked(folder):
         _end_leftovers(folder)
         try:
             yield
         finally:
-            folder.record.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                folder.record.replace(folder.previous_record)
+
+
+@contextmanager
+def locked(folder: StackFolder) -> Iterator[None]:
+    """Holds the folder, so that no supervisor starts in it. Raises AlreadyRunning when another process holds it."""
+    with folder.lock.open("a") as lock:
+        if not _try_lock(lock.fileno()):
+            raise AlreadyRunning(_already_running(folder))
+        yield
 
 
 def is_held(folder: StackFolder) -> bool:
@@ -122,9 +140,12 @@ def _end_leftovers(folder: StackFolder) -> None:
     record = read_record(folder)
     if record is None or record.supervisor.pid == os.getpid():
         return
-    identities = [process.identity for process in record.processes if process.identity is not None]
-    for left in wait_gone(identities, _GONE_SECONDS):
+    leaders = [process.identity for process in record.processes if process.identity is not None]
+    family = [*leaders, *(child for leader in leaders for child in descendants(leader))]
+    for left in wait_gone(family, _GONE_SECONDS):
         kill_group(left)
+        signal_process(left, signal.SIGKILL)
+    wait_gone(family, _GONE_SECONDS)
 
 
 def _process(item: dict[str, Any]) -> ProcessRecord:

@@ -89,8 +89,8 @@ def supervised(
 ) -> Iterator[Supervisor]:
     """Runs processes as long as the context lasts."""
     supervisor = Supervisor(tuple(definitions), folder, on_change)
-    supervisor.start()
     try:
+        supervisor.start()
         yield supervisor
     finally:
         supervisor.stop()

@@ -39,8 +39,8 @@ class StackSettings:
     """The same for MLflow, which imports for many seconds."""
     kafka_start_timeout_seconds: float = 300.0
     """The same for Apache Kafka, whose jars are fetched the first time."""
-    stop_grace_seconds: float = 20.0
-    """Time for a service to put its jobs aside before it is killed."""
+    stop_grace_seconds: float = 60.0
+    """Time for each process to stop before it is killed; services suspend their jobs in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,11 @@ class StackFolder:
     def record(self) -> Path:
         """What runs now, for `status` and `down`."""
         return self.root / "stack.json"
+
+    @property
+    def previous_record(self) -> Path:
+        """How the stack that ran last has ended."""
+        return self.root / "stack.previous.json"
 
     @property
     def lock(self) -> Path:

@@ -46,6 +46,8 @@ class Supervisor:
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._hurry = threading.Event()
+        # Threads are never joined here: in Python 3.11 a join that a signal interrupts takes the thread for ended.
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stack-supervisor")
 
     def start(self) -> None:
@@ -72,7 +74,7 @@ class Supervisor:
 
     def wait(self) -> None:
         """Waits until the stack has been stopped. Raises StackError when it ended for another reason."""
-        self._thread.join()
+        self._ended.wait()
         self.raise_failure()
 
     def raise_failure(self) -> None:
@@ -85,11 +87,13 @@ class Supervisor:
     def stop(self) -> None:
         """Stops all processes and waits for that. Interrupted by Ctrl-C, it kills them at once."""
         self._stopping.set()
+        if self._thread.ident is None:
+            return
         try:
-            self._thread.join()
+            self._ended.wait()
         except KeyboardInterrupt:
             self._hurry.set()
-            self._thread.join()
+            self._ended.wait()
 
     def _run(self) -> None:
         guard = GuardLine()
@@ -106,8 +110,11 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to who waits, and all is stopped
             self._fail(error)
         finally:
-            self._stop_all()
-            guard.close()
+            try:
+                self._stop_all()
+                guard.close()
+            finally:
+                self._ended.set()
 
     def _advance(self, process: ManagedProcess) -> None:
         """Does what is due for one process."""
@@ -171,16 +178,20 @@ class Supervisor:
         """Tells processes to stop, waits for their grace, and kills what is left."""
         for process in group:
             process.terminate()
-        deadline = time.monotonic() + max(process.definition.stop_grace_seconds for process in group)
-        while any(_is_running(process) for process in group) and not self._hurry.is_set():
-            if time.monotonic() > deadline:
-                break
+            self._note(process)
+        began = time.monotonic()
+        waiting = list(group)
+        while waiting and not self._hurry.is_set():
             time.sleep(_STEP_SECONDS / 2)
+            passed = time.monotonic() - began
+            waiting = [item for item in waiting if _is_running(item) and passed < item.definition.stop_grace_seconds]
         for process in group:
-            if _is_running(process):
-                _log.warning("%s did not stop in %.0f s: killed", process.name, process.definition.stop_grace_seconds)
+            is_running = _is_running(process)
+            if is_running:
+                why = "at once, as asked" if self._hurry.is_set() else "as it did not stop in time"
+                _log.warning("%s is killed, %s", process.name, why)
             process.collect()
-            process.state = ProcessState.STOPPED
+            process.state = ProcessState.KILLED if is_running else ProcessState.STOPPED
             self._note(process)
 
     def _fail(self, error: Exception) -> None:
