@@ -58,7 +58,13 @@ def test_defaults_are_those_of_the_protocol():
         "sample_num": 1,
         "sample_length": 128,
         "sample_prompt": "",
-        "sampling": {"temperature": 1.0, "top_k": 40, "top_p": 1.0},
+        "sampling": {
+            "temperature": 1.0,
+            "top_k": 40,
+            "top_p": 1.0,
+            "repetition_penalty": 1.0,
+            "no_repeat_ngram_size": 0,
+        },
         "seed": 0,
         "report_every": 10,
         "devices": 0,
@@ -70,8 +76,10 @@ def test_defaults_are_those_of_the_protocol():
 def test_zeros_that_are_given_count():
     chosen = options(train_request(final_learning_rate_fraction=0.0, weight_decay=0.0, clip_norm=0.0, warmup_steps=-1))
     assert chosen.final_learning_rate_fraction == chosen.weight_decay == chosen.clip_norm == chosen.warmup_steps == 0
-    given = pb.SamplingConfig(temperature=0.0, top_k=0, top_p=0.5)
-    assert requests.sampling_options(given) == SamplingOptions(temperature=0.0, top_k=0, top_p=0.5)
+    given = pb.SamplingConfig(temperature=0.0, top_k=0, top_p=0.5, repetition_penalty=1.5, no_repeat_ngram_size=3)
+    assert requests.sampling_options(given) == SamplingOptions(
+        temperature=0.0, top_k=0, top_p=0.5, repetition_penalty=1.5, no_repeat_ngram_size=3
+    )
 
 
 def test_few_steps_have_sensible_defaults():
@@ -198,6 +206,13 @@ def test_wrong_starts_are_named(request_, fields):
         ({"sampling": pb.SamplingConfig(temperature=float("nan"))}, "sampling.temperature"),
         ({"sampling": pb.SamplingConfig(top_k=-1)}, "sampling.top_k"),
         ({"sampling": pb.SamplingConfig(top_p=1.1)}, "sampling.top_p"),
+        ({"sampling": pb.SamplingConfig(repetition_penalty=0)}, "sampling.repetition_penalty"),
+        ({"sampling": pb.SamplingConfig(repetition_penalty=-1)}, "sampling.repetition_penalty"),
+        ({"sampling": pb.SamplingConfig(repetition_penalty=float("nan"))}, "sampling.repetition_penalty"),
+        ({"sampling": pb.SamplingConfig(repetition_penalty=101)}, "sampling.repetition_penalty"),
+        ({"sampling": pb.SamplingConfig(no_repeat_ngram_size=-1)}, "sampling.no_repeat_ngram_size"),
+        ({"prompts": ["x"] * 1025}, "prompts"),
+        ({"prompts": ["x"], "prompt": "y"}, "prompts"),
     ],
 )
 def test_each_wrong_wish_for_text_is_named(changes, field):

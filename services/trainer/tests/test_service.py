@@ -75,6 +75,24 @@ def test_text_is_generated_side_by_side(service, model_uri):
     assert service.generate(**{**arguments, "seed": 2})[0] != texts
 
 
+def test_each_of_many_prompts_gives_the_text_of_a_call_with_it_alone(service, model_uri):
+    prompts = ["the", "", "then", "the", "a longer beginning of a text", "thé", "ab"]
+    options = {
+        "model_uri": model_uri, "samples": 2, "max_tokens": 12, "seed": 1,
+        "sampling": pb.SamplingConfig(repetition_penalty=1.2, no_repeat_ngram_size=3),
+    }  # fmt: skip
+    texts = {(number, sample): "" for number in range(len(prompts)) for sample in range(2)}
+    ended = []
+    for piece in service.trainer.Generate(pb.GenerateRequest(prompts=prompts, **options), timeout=120):
+        texts[piece.prompt, piece.sample] += piece.text
+        if piece.finish_reason:
+            ended.append((piece.prompt, piece.sample))
+    assert sorted(ended) == sorted(texts)
+    for number in (0, 1, 3, 4):
+        alone, _ = service.generate(prompt=prompts[number], **options)
+        assert alone == {sample: texts[number, sample] for sample in range(2)}
+
+
 def test_without_a_seed_each_call_differs(service, model_uri):
     texts = {service.generate(model_uri=model_uri, max_tokens=30)[0][0] for _ in range(3)}
     assert len(texts) == 3

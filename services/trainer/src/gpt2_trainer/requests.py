@@ -8,6 +8,9 @@ from gpt2_trainer.configuration.training import Problems
 MOST_TOKENS = 1_000_000
 MOST_SAMPLES = 64
 MOST_STOPS = 16
+MAX_PROMPTS = 1024
+MAX_ROWS = 64
+"""Samples, of one or more prompts, that are generated side by side."""
 
 
 def sampling_options(config: pb.SamplingConfig) -> SamplingOptions:
@@ -16,6 +19,8 @@ def sampling_options(config: pb.SamplingConfig) -> SamplingOptions:
         temperature=config.temperature if config.HasField("temperature") else 1.0,
         top_k=config.top_k if config.HasField("top_k") else 40,
         top_p=config.top_p if config.HasField("top_p") else 1.0,
+        repetition_penalty=config.repetition_penalty if config.HasField("repetition_penalty") else 1.0,
+        no_repeat_ngram_size=config.no_repeat_ngram_size,
     )
 
 
@@ -53,6 +58,12 @@ def generate_problems(request: pb.GenerateRequest) -> Problems:
         found.append(("max_tokens", f"must be from 1 to {MOST_TOKENS:,}"))
     if not 0 <= request.samples <= MOST_SAMPLES:
         found.append(("samples", f"must be from 1 to {MOST_SAMPLES}"))
+    if request.prompts and request.prompt:
+        found.append(("prompts", "cannot be given with prompt; send either"))
+    if len(request.prompts) > MAX_PROMPTS:
+        found.append(
+            ("prompts", f"must be at most {MAX_PROMPTS:,} texts, not {len(request.prompts):,}; send several calls")
+        )
     if len(request.stop) > MOST_STOPS:
         found.append(("stop", f"must be at most {MOST_STOPS} texts"))
     found += [(f"stop[{number}]", "must not be empty") for number, stop in enumerate(request.stop) if not stop]

@@ -112,12 +112,13 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
                     sample=piece.sample,
                     text=piece.text,
                     finish_reason=pb.GenerateResponse.FinishReason.ValueType(piece.finish_reason),
+                    prompt=piece.prompt,
                 )
 
 
 def _task(request: pb.GenerateRequest) -> GenerationTask:
     return GenerationTask(
-        prompt=request.prompt,
+        prompts=tuple(request.prompts) or (request.prompt,),
         max_tokens=request.max_tokens or _DEFAULT_TOKENS,
         samples=request.samples or 1,
         sampling=requests.sampling_options(request.sampling),

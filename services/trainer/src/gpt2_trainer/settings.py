@@ -36,7 +36,8 @@ class TrainerSettings(TrainJobSettings):
     generate_precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Numbers that models generate text with. bfloat16 rounds the weights: on GPUs for half the memory; "
-        "on CPUs, with JAX, for half as much again, and a single sample comes sooner.",
+        "on CPUs, with JAX, for half as much again, and a single sample comes sooner. Texts differ from those of a "
+        "served model, which is float32.",
     )
     generate_idle_seconds: float = Field(
         300.0, ge=0, description="Time after which a model that generates no text is put out of memory."

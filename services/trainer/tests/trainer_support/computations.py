@@ -199,12 +199,25 @@ def paired_products(rows, matrix):
     return [np.asarray(program(row, pairs)) for row in rows], program.memory_analysis().temp_size_in_bytes
 
 
-def drawn(logits, uniform, temperature, top_k, top_p):
+def drawn(logits, count, temperature, top_k, top_p):
+    """Tokens that so many samples of seed 0 draw at the first position."""
     from keras import ops
 
+    from gpt2_trainer.generation.noise import stream_keys
     from gpt2_trainer.generation.sampling import draw
 
-    return ops.convert_to_numpy(draw(ops.convert_to_tensor(logits), uniform, temperature, top_k, top_p))
+    keys = stream_keys((0, 0), np.arange(count, dtype=np.int32))
+    return ops.convert_to_numpy(draw(ops.convert_to_tensor(logits), keys, np.int32(0), temperature, top_k, top_p))
+
+
+def encrypted(key, counter):
+    """Threefry of words, as lists of Python's integers."""
+    from keras import ops
+
+    from gpt2_trainer.generation.noise import threefry
+
+    words = [ops.convert_to_tensor(np.asarray([word], np.uint32)) for word in (*key, *counter)]
+    return [int(ops.convert_to_numpy(word)[0]) for word in threefry(tuple(words[:2]), tuple(words[2:]))]
 
 
 def served_logits(folder, token_ids):
@@ -227,6 +240,69 @@ def served_text(folder, prompts, max_tokens, temperature=0.0, top_k=0, top_p=1.0
         seed=tf.constant(seed, tf.int64),
     )
     return answer["token_ids"].numpy(), answer["lengths"].numpy()
+
+
+def write_served(folder, architecture, weights):
+    """Writes a SavedModel alone."""
+    from gpt2_trainer.formats.saved_model import ServedModel, write_saved_model
+
+    write_saved_model(Path(folder), ServedModel(architecture, weights))
+
+
+def served_samples(folder, cases):
+    """What `generated_cases` returns, from a SavedModel: the signature `generate` where a case lets it."""
+    import tensorflow as tf
+
+    signatures = tf.saved_model.load(str(Path(folder))).signatures
+    texts = []
+    for prompts, samples, count, sampling, seed in cases:
+        inputs = {
+            "token_ids": tf.constant(np.repeat(prompts, samples, axis=0), tf.int32),
+            "max_tokens": tf.constant(count, tf.int32),
+            "temperature": tf.constant(sampling.temperature, tf.float32),
+            "top_k": tf.constant(sampling.top_k, tf.int32),
+            "top_p": tf.constant(sampling.top_p, tf.float32),
+            "seed": tf.constant(seed, tf.int64),
+        }
+        if samples > 1 or sampling.penalizes:
+            inputs |= {
+                "samples": tf.constant(list(range(samples)) * len(prompts), tf.int32),
+                "repetition_penalty": tf.constant(sampling.repetition_penalty, tf.float32),
+                "no_repeat_ngram_size": tf.constant(sampling.no_repeat_ngram_size, tf.int32),
+            }
+            made = signatures["generate_samples"](**inputs)
+        else:
+            made = signatures["generate"](**inputs)
+        rows = zip(made["token_ids"].numpy().tolist(), made["lengths"].numpy().tolist(), strict=True)
+        texts.append([row[:length] for row, length in rows])
+    return texts
+
+
+def generated_cases(architecture, weights, cases, precision="float32"):
+    """Token ids of each sample up to the end token, prompt after prompt, for each case.
+
+    A case is prompts of one length, samples, tokens, SamplingOptions and seed.
+    """
+    from gpt2_trainer.generation.decoder import Decoder
+    from gpt2_trainer.model.network import Network
+
+    decoder = Decoder(Network(architecture=architecture, precision=precision))
+    loaded, end = decoder.load(weights), architecture.end_token_id
+    texts = []
+    for prompts, samples, count, sampling, seed in cases:
+        steps = islice(decoder.generate_batch(loaded, prompts, samples, sampling, seed), count)
+        rows = np.stack(list(steps), axis=2).reshape(-1, count).tolist()
+        texts.append([row[: row.index(end)] if end in row else row for row in rows])
+    return texts
+
+
+def penalized(logits, history, length, penalty, ngram_size):
+    from keras import ops
+
+    from gpt2_trainer.generation.penalties import penalize
+
+    logits, history = ops.convert_to_tensor(logits), ops.convert_to_tensor(history)
+    return ops.convert_to_numpy(penalize(logits, history, np.int32(length), np.float32(penalty), np.int32(ngram_size)))
 
 
 def write_openai_checkpoint(folder, variables):

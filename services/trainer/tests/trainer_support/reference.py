@@ -57,6 +57,34 @@ def greedy(weights, prompt, count, n_layer, n_head, n_ctx):
     return made
 
 
+def penalized(scores, tokens, penalty, ngram_size):
+    """Scores [vocabulary] after the tokens seen so far, as `transformers`' two logits processors leave them."""
+    scores = scores.astype(np.float64).copy()
+    for token in set(tokens):
+        scores[token] = scores[token] * penalty if scores[token] < 0 else scores[token] / penalty
+    if ngram_size and len(tokens) + 1 >= ngram_size:
+        followers = {}
+        for place in range(len(tokens) - ngram_size + 1):
+            *beginning, last = tokens[place : place + ngram_size]
+            followers.setdefault(tuple(beginning), []).append(last)
+        end = tuple(tokens[len(tokens) - ngram_size + 1 :])
+        scores[followers.get(end, [])] = -np.inf
+    return scores
+
+
+def greedy_penalized(weights, prompt, count, n_layer, n_head, n_ctx, penalty, ngram_size):
+    """As `greedy`, with penalties by all tokens of prompt and output."""
+    tokens = list(prompt)[-n_ctx:]
+    context, start = list(tokens), len(tokens)
+    for _ in range(count):
+        if len(context) > n_ctx:
+            context = context[-max(1, n_ctx // 2) :]
+        scores = logits(weights, np.array([context]), n_layer, n_head)[0, -1]
+        tokens.append(int(penalized(scores, tokens, penalty, ngram_size).argmax()))
+        context.append(tokens[-1])
+    return tokens[start:]
+
+
 class AdamW:
     """Loshchilov and Hutter, algorithm 2, with the decay scaled by the learning rate."""
 

@@ -388,29 +388,43 @@ class SamplingConfig(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     TOP_P_FIELD_NUMBER: _builtins.int
+    REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
+    NO_REPEAT_NGRAM_SIZE_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """Divides the logits: lower is more certain. 0: always the likeliest token. Default 1."""
     top_k: _builtins.int
     """Draw among the k likeliest tokens. 0: among all. Default 40."""
     top_p: _builtins.float
     """Draw among the likeliest tokens whose chances sum up to p: over 0, at most 1. Applied after `top_k`. Default 1."""
+    repetition_penalty: _builtins.float
+    """Divides the positive logits of tokens in the prompt or the output, and multiplies the negative ones: over 1 makes
+    repetition less likely. From 0.01 to 100; 1: no change. Default 1.
+    """
+    no_repeat_ngram_size: _builtins.int
+    """No sequence of so many tokens comes twice in prompt and output. 0: any may. Default 0."""
     def __init__(
         self,
         *,
         temperature: _builtins.float | None = ...,
         top_k: _builtins.int | None = ...,
         top_p: _builtins.float | None = ...,
+        repetition_penalty: _builtins.float | None = ...,
+        no_repeat_ngram_size: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_repetition_penalty", b"_repetition_penalty", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "repetition_penalty", b"repetition_penalty", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_repetition_penalty", b"_repetition_penalty", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "no_repeat_ngram_size", b"no_repeat_ngram_size", "repetition_penalty", b"repetition_penalty", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__repetition_penalty: _TypeAlias = _typing.Literal["repetition_penalty"]  # noqa: Y015
+    _WhichOneofArgType__repetition_penalty: _TypeAlias = _typing.Literal["_repetition_penalty", b"_repetition_penalty"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repetition_penalty) -> _WhichOneofReturnType__repetition_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
     @_typing.overload
@@ -645,6 +659,7 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
     model_uri: _builtins.str
     """URI of a model artifact. Required."""
     prompt: _builtins.str
@@ -654,7 +669,10 @@ class GenerateRequest(_message.Message):
     samples: _builtins.int
     """Samples to generate side by side, 1 to 64. Default 1."""
     seed: _builtins.int
-    """The same seed gives the same text. Default: a random one."""
+    """The same seed gives the same text: sample i of a prompt depends on the prompt, the seed, i and the sampling alone,
+    here as in a served model, whose texts are sample 0. (Rounding differs between devices: where two tokens are equal
+    up to it, either may come.) Default: a random one.
+    """
     @_builtins.property
     def sampling(self) -> Global___SamplingConfig:
         """How tokens are drawn."""
@@ -662,6 +680,12 @@ class GenerateRequest(_message.Message):
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts at which a sample stops, besides the end token; not part of the output. At most 16."""
+
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts to go on from, in place of `prompt`, 1,024 at most. Those with as many tokens run side by side, so pieces come
+        in any order of prompts; each text is that of a call with its prompt alone.
+        """
 
     def __init__(
         self,
@@ -673,10 +697,11 @@ class GenerateRequest(_message.Message):
         sampling: Global___SamplingConfig | None = ...,
         seed: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
+        prompts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "max_tokens", b"max_tokens", "model_uri", b"model_uri", "prompt", b"prompt", "samples", b"samples", "sampling", b"sampling", "seed", b"seed", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "max_tokens", b"max_tokens", "model_uri", b"model_uri", "prompt", b"prompt", "prompts", b"prompts", "samples", b"samples", "sampling", b"sampling", "seed", b"seed", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -720,22 +745,26 @@ class GenerateResponse(_message.Message):
     SAMPLE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     sample: _builtins.int
     """Which sample the piece belongs to, from 0."""
     text: _builtins.str
     """What comes next in it: whole characters only; may be empty in the last piece."""
     finish_reason: Global___GenerateResponse.FinishReason.ValueType
     """Set in the last piece of each sample."""
+    prompt: _builtins.int
+    """Which of `prompts` the piece belongs to, from 0."""
     def __init__(
         self,
         *,
         sample: _builtins.int = ...,
         text: _builtins.str = ...,
         finish_reason: Global___GenerateResponse.FinishReason.ValueType = ...,
+        prompt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "sample", b"sample", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "prompt", b"prompt", "sample", b"sample", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

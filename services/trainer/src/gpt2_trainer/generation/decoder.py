@@ -5,8 +5,9 @@ it is full, the last half of it is computed anew as the beginning of a new conte
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from keras import ops
 from numpy.typing import NDArray
 
 from gpt2_trainer.configuration.sampling import SamplingOptions
+from gpt2_trainer.generation.noise import seed_words, stream_keys
+from gpt2_trainer.generation.penalties import penalize
 from gpt2_trainer.generation.sampling import count_candidates, draw
 from gpt2_trainer.model import paired
 from gpt2_trainer.model.backend import compiled
@@ -23,6 +26,7 @@ from gpt2_trainer.model.weights import POSITION_EMBEDDING, TOKEN_EMBEDDING, Weig
 
 _SMALLEST_SHAPE = 16
 _ROOM = 128
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 Cache = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, [batch * head, capacity, head_size]."""
@@ -48,6 +52,54 @@ class FixedMemory:
         place = (0, self._start, 0)
         self.cache[layer] = (ops.slice_update(old_keys, place, keys), ops.slice_update(old_values, place, values))
         return self.cache[layer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Draws:
+    """What draws depend on besides the logits.
+
+    Args:
+        options: How tokens are drawn.
+        seed: uint32 [2], low and high word.
+        samples: int32 [rows], number of each row's sample.
+        history: int32 [rows, capacity], tokens of prompt and output; None without penalties.
+        length: Tokens of the history that count.
+    """
+
+    options: SamplingOptions
+    seed: NDArray[np.uint32]
+    samples: NDArray[np.int32]
+    history: Tensor | None
+    length: int
+
+    @classmethod
+    def begin(cls, options: SamplingOptions, seed: int, context: NDArray[np.int32], samples: int) -> "_Draws":
+        """Those of the first token, after a context [prompts, time]."""
+        history = np.repeat(context, samples, axis=0) if options.penalizes else None
+        return cls(
+            options=options,
+            seed=np.asarray(seed_words(seed), np.uint32),
+            samples=np.tile(np.arange(samples, dtype=np.int32), len(context)),
+            history=None if history is None else _with_room(history, context.shape[1]),
+            length=context.shape[1],
+        )
+
+    @property
+    def rows(self) -> int:
+        """Sequences that are generated."""
+        return len(self.samples)
+
+    def following(self, history: Tensor | None) -> "_Draws":
+        """Those of the next token, after a history that holds the one before."""
+        length = self.length + 1
+        return replace(self, history=None if history is None else _with_room(history, length), length=length)
+
+
+def _with_room(history: Tensor, length: int) -> Tensor:
+    """A history with room for one token after `length`, in few shapes."""
+    if length < history.shape[1]:
+        return history
+    return ops.pad(history, ((0, 0), (0, max(_ROOM, 1 << length.bit_length()) - history.shape[1])))
 
 
 class Decoder:
@@ -83,45 +135,62 @@ class Decoder:
     def generate(
         self, weights: LoadedWeights, prompt: Sequence[int], samples: int, options: SamplingOptions, seed: int
     ) -> Iterator[NDArray[np.int32]]:
-        """Goes on from a prompt without end; the caller stops.
+        """Goes on from one prompt; as `generate_batch`, but yields int32 [samples]."""
+        for drawn in self.generate_batch(weights, [prompt], samples, options, seed):
+            yield drawn[0]
+
+    def generate_batch(
+        self,
+        weights: LoadedWeights,
+        prompts: Sequence[Sequence[int]],
+        samples: int,
+        options: SamplingOptions,
+        seed: int,
+    ) -> Iterator[NDArray[np.int32]]:
+        """Goes on from prompts of one length without end; the caller stops.
 
         While the caller looks at a token, the device is at work on the next, where the backend does not wait for it.
 
         Args:
             weights: Weights by name, the vocabulary padded.
-            prompt: Token ids, at least one; of more than n_ctx the last ones count.
-            samples: Sequences to generate side by side.
+            prompts: Token ids, as many in each, at least one; of more than n_ctx the last ones count.
+            samples: Sequences to generate of each prompt.
             options: How tokens are drawn.
-            seed: Seed; sample i is the same however many there are.
+            seed: Seed; what is drawn depends on it, on the prompt and on the sample's number alone.
 
         Yields:
-            int32 [samples], the next token of each.
+            int32 [prompts, samples], the next token of each.
         """
-        ahead = self._steps(weights, prompt, samples, options, seed)
+        ahead = self._steps(weights, prompts, samples, options, seed)
         drawn = next(ahead)
         for following in ahead:
-            yield np.asarray(drawn)[:, 0]
+            yield np.asarray(drawn).reshape(len(prompts), samples)
             drawn = following
 
     def _steps(
-        self, weights: LoadedWeights, prompt: Sequence[int], samples: int, options: SamplingOptions, seed: int
+        self,
+        weights: LoadedWeights,
+        prompts: Sequence[Sequence[int]],
+        samples: int,
+        options: SamplingOptions,
+        seed: int,
     ) -> Iterator[Tensor]:
-        """As `generate`, but the tokens [samples, 1] are on the device and may still be on their way."""
+        """As `generate_batch`, but the tokens [rows, 1] are on the device and may still be on their way."""
         n_ctx = self._network.architecture.layers.n_ctx
-        random = [np.random.Generator(np.random.Philox(key=[seed % 2**64, sample])) for sample in range(samples)]
-        context = np.asarray([list(prompt)[-n_ctx:]], np.int32)
-        new, length, filled, cache = self._padded(context), context.shape[1], 0, self._empty_cache(1, context.shape[1])
+        context = np.asarray([list(prompt)[-n_ctx:] for prompt in prompts], np.int32)
+        draws = _Draws.begin(options, seed, context, samples)
+        new, length, filled = self._padded(context), context.shape[1], 0
+        cache = self._empty_cache(len(context), length)
         made: list[Tensor] = []
-        while True:
-            uniform = np.asarray([generator.random(dtype=np.float32) for generator in random], np.float32)
-            drawn, cache = self._run(weights, cache, new, length, filled, uniform, options)
+        for position in count():
+            drawn, cache, history = self._run(weights, cache, new, length, filled, draws, position)
             yield drawn
             made.append(drawn)
             filled += length
-            if len(context) < samples:
+            draws = draws.following(history)
+            if len(context) < draws.rows:
                 context = np.repeat(context, samples, axis=0)
-                copies = (samples, 1, 1)
-                cache = [(ops.tile(keys, copies), ops.tile(values, copies)) for keys, values in cache]
+                cache = self._repeated(cache, samples)
             if filled < n_ctx:
                 new, length, cache = drawn, 1, self._grown(cache, filled + 1)
             else:
@@ -136,17 +205,24 @@ class Decoder:
         new: Tensor,
         length: int,
         filled: int,
-        uniform: NDArray[np.float32],
-        options: SamplingOptions,
-    ) -> tuple[Tensor, Cache]:
-        results: tuple[Tensor, Cache] = self._advance(options)(
+        draws: "_Draws",
+        position: int,
+    ) -> tuple[Tensor, Cache, Tensor | None]:
+        options = draws.options
+        results: tuple[Tensor, Cache, Tensor | None] = self._advance(options)(
             dict(weights),
             cache,
             new,
             np.int32(filled),
             np.int32(length - 1),
-            uniform,
-            np.float32(options.temperature),
+            draws.history,
+            np.int32(draws.length),
+            np.float32(options.repetition_penalty),
+            np.int32(options.no_repeat_ngram_size),
+            draws.seed,
+            draws.samples,
+            np.int32(position),
+            np.float32(min(options.temperature, _MAX_FLOAT32)),
             np.int32(options.top_k),
             np.float32(options.top_p),
         )
@@ -171,18 +247,29 @@ class Decoder:
         new: Tensor,
         start: Tensor,
         last: Tensor,
-        uniform: Tensor,
-        temperature: Tensor,
-        top_k: Tensor,
-        top_p: Tensor,
-    ) -> tuple[Tensor, Cache]:
+        history: Tensor | None,
+        length: Tensor,
+        repetition_penalty: Tensor,
+        ngram_size: Tensor,
+        seed: Tensor,
+        samples: Tensor,
+        position: Tensor,
+        *controls: Tensor,
+    ) -> tuple[Tensor, Cache, Tensor | None]:
         capacity = cache[0][0].shape[1]
         positions = start + ops.arange(new.shape[1], dtype="int32")
         # Keys after a token's position are of padding or of an older context: none of them is seen.
         mask = ops.arange(capacity, dtype="int32")[None, :] <= positions[:, None]
         memory = FixedMemory(cache, start)
         logits = self._network.next_logits(weights, new, memory, start, mask, last)
-        return draw(logits, uniform, temperature, top_k, top_p, candidates)[:, None], memory.cache
+        if history is not None:
+            logits = ops.repeat(logits, history.shape[0] // logits.shape[0], axis=0)
+            logits = penalize(logits, history, length, repetition_penalty, ngram_size)
+        keys = stream_keys((seed[0], seed[1]), samples)
+        drawn = draw(logits, keys, position, *controls, candidates)[:, None]
+        if history is not None:
+            history = ops.slice_update(history, (0, length), drawn)
+        return drawn, memory.cache, history
 
     def _rounded(self, length: int) -> int:
         """The next compiled shape: a power of two, at most n_ctx."""
@@ -194,6 +281,17 @@ class Decoder:
         shape = (batch * architecture.layers.n_head, self._rounded(length + _ROOM), architecture.head_size)
         dtype = self._network.precision
         return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(architecture.layers.n_layer)]
+
+    def _repeated(self, cache: Cache, samples: int) -> Cache:
+        """The cache of prompts, for several samples of each."""
+        heads = self._network.architecture.layers.n_head
+
+        def repeated(rows: Tensor) -> Tensor:
+            shape = rows.shape
+            prompts = ops.reshape(rows, (shape[0] // heads, heads, *shape[1:]))
+            return ops.reshape(ops.repeat(prompts, samples, axis=0), (shape[0] * samples, *shape[1:]))
+
+        return [(repeated(keys), repeated(values)) for keys, values in cache]
 
     def _grown(self, cache: Cache, length: int) -> Cache:
         """The cache, with twice the capacity when `length` tokens do not fit."""

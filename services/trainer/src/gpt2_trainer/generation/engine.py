@@ -1,6 +1,6 @@
 """Generates text with one model artifact: loaded once, then used for task after task."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from gpt2_trainer.generation.decoder import Decoder
 from gpt2_trainer.generation.messages import GenerationTask, Piece
 from gpt2_trainer.generation.text import TextCodec, TextStream
 from gpt2_trainer.model.network import Network
+from gpt2_trainer.requests import MAX_ROWS
 
 Reason = pb.GenerateResponse.FinishReason
 
@@ -30,28 +31,58 @@ class TextGenerator:
         self._weights = self._decoder.load(weights)
 
     def generate(self, task: GenerationTask, is_cancelled: Callable[[], bool]) -> Iterator[Piece]:
-        """Generates until all samples have ended, or the task is cancelled."""
-        streams: dict[int, TextStream] = {number: TextStream(self._codec, task.stops) for number in range(task.samples)}
-        prompt = self._codec.encode_prompt(task.prompt)
-        drawn = self._decoder.generate(self._weights, prompt, task.samples, task.sampling, task.seed)
+        """Generates until all samples of all prompts have ended, or the task is cancelled."""
+        prompts = [self._codec.encode_prompt(prompt) for prompt in task.prompts]
+        most = 1 << (MAX_ROWS // task.samples).bit_length() - 1
+        for numbers in _batches(prompts, most):
+            yield from self._generate_batch(task, {number: prompts[number] for number in numbers}, is_cancelled)
+            if is_cancelled():
+                return
+
+    def _generate_batch(
+        self, task: GenerationTask, prompts: Mapping[int, Sequence[int]], is_cancelled: Callable[[], bool]
+    ) -> Iterator[Piece]:
+        """Generates from prompts of one length, by their numbers."""
+        places = {number: place for place, number in enumerate(prompts)}
+        streams = {
+            (number, sample): TextStream(self._codec, task.stops)
+            for number in prompts
+            for sample in range(task.samples)
+        }
+        rows = list(prompts.values())
+        # Repeated to a power of two, as each number of rows is compiled anew.
+        rows += rows[-1:] * ((1 << (len(rows) - 1).bit_length()) - len(rows))
+        drawn = self._decoder.generate_batch(self._weights, rows, task.samples, task.sampling, task.seed)
         for count, token_ids in enumerate(islice(drawn, task.max_tokens), start=1):
             if is_cancelled():
                 return
-            for number in list(streams):
-                piece = self._piece(number, streams[number], int(token_ids[number]), count == task.max_tokens)
-                if piece.finish_reason:
-                    del streams[number]
-                if piece.text or piece.finish_reason:
-                    yield piece
+            for (number, sample), stream in list(streams.items()):
+                token_id = int(token_ids[places[number], sample])
+                text, reason = self._text(stream, token_id, count == task.max_tokens)
+                if reason:
+                    del streams[number, sample]
+                if text or reason:
+                    yield Piece(number, sample, text, reason)
             if not streams:
                 return
 
-    def _piece(self, number: int, stream: TextStream, token_id: int, is_last: bool) -> Piece:
+    def _text(self, stream: TextStream, token_id: int, is_last: bool) -> tuple[str, int]:
+        """Text that a token adds to a sample, and why the sample ends with it, if it does."""
         if token_id == self._end_token_id:
-            return Piece(number, stream.rest(), Reason.FINISH_REASON_END_TOKEN)
+            return stream.rest(), Reason.FINISH_REASON_END_TOKEN
         text = stream.add(token_id)
         if stream.stopped:
-            return Piece(number, text, Reason.FINISH_REASON_STOP)
+            return text, Reason.FINISH_REASON_STOP
         if is_last:
-            return Piece(number, text + stream.rest(), Reason.FINISH_REASON_LENGTH)
-        return Piece(number, text, Reason.FINISH_REASON_UNSPECIFIED)
+            return text + stream.rest(), Reason.FINISH_REASON_LENGTH
+        return text, Reason.FINISH_REASON_UNSPECIFIED
+
+
+def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Numbers of prompts that run together: at most `size` with as many tokens each, the earliest first."""
+    by_length: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(number)
+    for numbers in by_length.values():
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size]

@@ -15,7 +15,7 @@ CANCEL = "cancel\n"
 class GenerationTask:
     """What to generate."""
 
-    prompt: str
+    prompts: tuple[str, ...]
     max_tokens: int
     samples: int
     sampling: SamplingOptions
@@ -30,13 +30,15 @@ class GenerationTask:
     def from_json(cls, content: dict[str, Any]) -> "GenerationTask":
         """Reads what `to_line` made."""
         sampling = SamplingOptions(**content["sampling"])
-        return cls(**{**content, "sampling": sampling, "stops": tuple(content["stops"])})
+        texts = {name: tuple(content[name]) for name in ("prompts", "stops")}
+        return cls(**{**content, **texts, "sampling": sampling})
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One piece of one sample; `finish_reason` is a GenerateResponse.FinishReason."""
+    """One piece of one sample of one prompt; `finish_reason` is a GenerateResponse.FinishReason."""
 
+    prompt: int
     sample: int
     text: str
     finish_reason: int

@@ -5,8 +5,11 @@ from typing import Any
 from keras import ops
 
 from gpt2_trainer.configuration.sampling import SamplingOptions
+from gpt2_trainer.generation.noise import Words, gumbel_noise
+from gpt2_trainer.model.loss import MASKED
 
 _FEW = 64
+_EXCLUDED = -1e30
 
 
 def count_candidates(options: SamplingOptions, vocabulary: int) -> int:
@@ -15,22 +18,27 @@ def count_candidates(options: SamplingOptions, vocabulary: int) -> int:
     return min(vocabulary, max(_FEW, 1 << (wanted - 1).bit_length())) if wanted else vocabulary
 
 
-def draw(logits: Any, uniform: Any, temperature: Any, top_k: Any, top_p: Any, candidates: int | None = None) -> Any:
+def draw(
+    logits: Any, keys: Words, position: Any, temperature: Any, top_k: Any, top_p: Any, candidates: int | None = None
+) -> Any:
     """Draws one token for each row.
 
-    Tokens are ranked; those after rank `top_k` are out; of the rest, those before which the chances already sum up to
-    `top_p` are out; then the chances of what is left are walked along until they reach the random number.
+    Tokens are ranked; those after rank `top_k` are out; of the rest, those before which the probabilities already sum
+    up to `top_p` are out. Of what is left, the token with the greatest sum of scaled logit and Gumbel noise is drawn,
+    which draws by the probabilities. The noise belongs to the token, not to its rank: a rounding difference between
+    backends changes the draw only where two sums are equal up to that difference.
 
     Args:
-        logits: float32 [batch or 1, vocabulary].
-        uniform: float32 [batch], random numbers from 0 to below 1.
+        logits: float32 [rows / n, vocabulary]; each row of them serves n rows of `keys` that follow each other.
+        keys: `noise.stream_keys`, uint32 [rows].
+        position: int32 scalar, tokens generated before.
         temperature: float32 scalar; 0: the likeliest token.
         top_k: int32 scalar; 0: all tokens.
         top_p: float32 scalar, over 0 and at most 1.
         candidates: Tokens to rank, where `top_k` is known to be no greater (0 is all); None: all.
 
     Returns:
-        int32 [batch].
+        int32 [rows].
     """
     size = candidates or logits.shape[-1]
     # Looked up again by their ids: where both results of `top_k` are used, XLA sorts the whole vocabulary, which takes
@@ -41,14 +49,14 @@ def draw(logits: Any, uniform: Any, temperature: Any, top_k: Any, top_p: Any, ca
     # Whatever is divided by, rank 0 stays first; below the bound only it is left, as with temperature 0.
     scaled = (ranked - ranked[:, :1]) / ops.maximum(temperature, 1e-6)
     limit = ops.where(temperature > 0, ops.where(top_k > 0, top_k, size), 1)
-    chances = ops.softmax(ops.where(rank < limit, scaled, -1e30), axis=-1)
-    before = ops.cumsum(chances, axis=-1) - chances
-    chances = ops.where((before < top_p) | (rank == 0), chances, 0.0)
-    reached = ops.cumsum(chances, axis=-1)
-    wanted = uniform[:, None] * reached[:, -1:]
-    chosen = ops.sum(ops.cast(reached <= wanted, "int32"), axis=-1)
-    # Rounding may make the number reach the sum itself; the last token with a chance is meant then.
-    last = ops.sum(ops.cast(chances > 0, "int32"), axis=-1) - 1
-    chosen = ops.minimum(chosen, last)
-    rows = ops.broadcast_to(token_ids, (ops.shape(uniform)[0], size))
-    return ops.cast(ops.take_along_axis(rows, chosen[:, None], axis=1)[:, 0], "int32")
+    # No temperature makes padding of the vocabulary or a banned token possible.
+    allowed = (rank < limit) & (ranked > MASKED / 2)
+    probabilities = ops.softmax(ops.where(allowed, scaled, _EXCLUDED), axis=-1)
+    before = ops.cumsum(probabilities, axis=-1) - probabilities
+    kept = ops.where((allowed & (before < top_p)) | (rank == 0), scaled, _EXCLUDED)
+    if keys[0].shape[0] != logits.shape[0]:
+        repeats = keys[0].shape[0] // logits.shape[0]
+        token_ids, kept = (ops.repeat(rows, repeats, axis=0) for rows in (token_ids, kept))
+    noise = gumbel_noise(keys, position, token_ids)
+    chosen = ops.argmax(kept + noise, axis=-1)
+    return ops.cast(ops.take_along_axis(token_ids, chosen[:, None], axis=1)[:, 0], "int32")

@@ -89,7 +89,8 @@ def _write_saved_model(folder: Path, checkpoint: Checkpoint) -> list[str]:
     write_saved_model(folder / "saved_model", model)
     end = checkpoint.architecture.end_token_id
     tokens = min(_SAMPLE_TOKENS, checkpoint.architecture.layers.n_ctx)
-    made = model.generate([[end]] * _SAMPLES, tokens, 1.0, 40, 1.0, 0)["token_ids"].numpy()
+    prompts, numbers = [[end]] * _SAMPLES, list(range(_SAMPLES))
+    made = model.generate_samples(prompts, tokens, 1.0, 40, 1.0, 0, numbers, 1.0, 0)["token_ids"].numpy()
     codec = TextCodec(folder, end)
     return [codec.decode(row.tolist()) for row in made]
 
