@@ -10,6 +10,7 @@ import pytest
 
 from gpt2.jobs.v1.job_pb2 import Job, JobOptions
 from gpt2.registry.v1 import registry_service_pb2 as registry_pb
+from gpt2.trainer.v1.trainer_service_pb2 import GenerateRequest, SamplingConfig
 from gpt2_orchestration.calls import REGISTER_MODEL
 from gpt2_orchestration.client import connect
 
@@ -108,6 +109,12 @@ def test_the_model_is_served_as_the_readme_says(run, stack, grpcurl, planned):
         [text] = json.loads(run(call.replace("localhost:5001", address)))["predictions"]
     assert isinstance(text, str)
     assert "\n\n" not in text
+    request = GenerateRequest(
+        model_uri=f"{stack.folder.as_uri()}/artifacts/planned~export-model/model", prompt="The ", max_tokens=60, seed=1,
+        sampling=SamplingConfig(temperature=0.8), stop=["\n\n"],
+    )  # fmt: skip
+    with connect("trainer", stack.client) as trainer:
+        assert text == "".join(piece.text for piece in trainer.stream("Generate", request)), "one seed, one text"
 
 
 def test_the_client_by_reflection_does_what_grpcurl_does(stack, grpcurl):

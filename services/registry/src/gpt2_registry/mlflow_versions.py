@@ -236,20 +236,27 @@ def _log_figures(client: "MlflowClient", run: "Run", logged: "LoggedModel", fact
 
 
 def serving_signature() -> "ModelSignature":
-    """What the served model takes and gives."""
+    """What the served model takes and gives.
+
+    The column is of any type, as MLflow turns null and numbers into text where it is one, and the model must refuse
+    them. It is optional, as a plain list comes as a frame whose only column is 0; one with a column 1 is refused.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType
 
-    text = DataType.string
+    columns = [ColSpec(AnyType(), name, required=False) for name in (0, "prompt", 1)]
     parameters = [
         ParamSpec("temperature", DataType.double, 1.0),
         ParamSpec("top_k", DataType.long, 40),
         ParamSpec("top_p", DataType.double, 1.0),
         ParamSpec("max_tokens", DataType.long, 128),
         ParamSpec("seed", DataType.long, 0),
+        ParamSpec("repetition_penalty", DataType.double, 1.0),
+        ParamSpec("no_repeat_ngram_size", DataType.long, 0),
         ParamSpec("stop", DataType.string, [], shape=(-1,)),
     ]
-    return ModelSignature(Schema([ColSpec(text)]), Schema([ColSpec(text)]), ParamSchema(parameters))
+    return ModelSignature(Schema(columns), Schema([ColSpec(DataType.string)]), ParamSchema(parameters))
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
