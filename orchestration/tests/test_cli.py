@@ -1,6 +1,7 @@
 """The `gpt2` command as a process: what it prints, and how it ends."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +198,64 @@ def test_commands_say_how_they_are_to_be_called(tmp_path, command, said):
 def test_completion_knows_the_commands(tmp_path):
     environment = {"_GPT2_COMPLETE": "complete_bash", "COMP_WORDS": "gpt2 models co", "COMP_CWORD": "2"}
     assert gpt2(folder=tmp_path, **environment).stdout.split() == ["compare"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "file:///model", b"caf\xe9"),
+        ("generate", b"file:///mod\xff", "prompt"),
+        ("generate", "file:///model", "--stop", b"\xe2\x82"),
+        ("jobs", "list", "--run", b"\xff"),
+        ("run", "news.yaml", "--set", b"name=caf\xe9"),
+        ("models", "show", b"\xc3\x28"),
+    ],
+)
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_an_argument_that_is_not_utf8_is_status_2(tmp_path, command, locale):
+    result = gpt2(*command, folder=tmp_path, LC_ALL=locale)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(r"gpt2: argument \d: the byte 0x[0-9a-f]{2} at character \d+ is not UTF-8; .*\n", result.stderr)
+
+
+@pytest.mark.parametrize("options", [(), ("--prompts-file", "-"), ("--prompts-file", "prompts.txt")])
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_prompts_that_are_not_utf8_are_status_2(tmp_path, options, locale):
+    content = "gut\nschön".encode("latin-1")
+    (tmp_path / "prompts.txt").write_bytes(content)
+    command = [GPT2, "generate", "file:///model", *options]
+    result = subprocess.run(
+        command, cwd=tmp_path, env={"LC_ALL": locale}, input=content, capture_output=True, timeout=120
+    )
+    assert (result.returncode, result.stdout) == (2, b"")
+    error = result.stderr.decode()
+    assert error.count("\n") == 1
+    assert "the byte 0xf6 at byte 7 (line 2) is not UTF-8; write it in UTF-8" in error
+    assert error.startswith(
+        "gpt2: standard input" if "prompts.txt" not in options else "gpt2: --prompts-file prompts.txt"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("x", "--seed", str(2**63)), "--seed: must be from"),
+        (("x", "--max-tokens", str(10**12)), "--max-tokens: must be from"),
+        (("x", "--top-k", str(10**10)), "--top-k: must be from"),
+        (("x", "--no-repeat-ngram-size", str(2**31)), "--no-repeat-ngram-size: must be from"),
+        (("x", "--prompts-file", "-"), "--prompts-file: cannot be given with prompts"),
+        (("--prompts-file", "absent"), "--prompts-file absent: No such file"),
+    ],
+)
+def test_options_of_generate_that_no_request_holds_are_status_2(tmp_path, options, message):
+    result = gpt2("generate", "file:///model", *options, folder=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"gpt2: {message}")
+
+
+def test_an_output_without_unicode_shows_escapes(tmp_path):
+    environment = {"PYTHONIOENCODING": "ascii", "GPT2_TRAINER_ADDRESS": "ünicode:1"}
+    result = gpt2("config", folder=tmp_path, **environment)
+    assert result.returncode == 0
+    assert "\\xfcnicode:1" in result.stdout
+    assert "\\u00fcnicode:1" in gpt2("config", "--json", folder=tmp_path, **environment).stdout

@@ -68,6 +68,7 @@ def gpt2(stack, model, tmp_path):
             return result.stderr
         return json.loads(result.stdout) if "--json" in arguments else result.stdout
 
+    run.addresses = addresses
     return run
 
 
@@ -188,6 +189,23 @@ def test_generate(gpt2, model):
     both = gpt2("generate", NAME, "The licence", "--samples", "2", *options)
     assert "--- sample 2 ---" in both
     assert "top_p" in gpt2("generate", NAME, "x", "--top-p", "7", status=1)
+
+
+def test_generate_many_prompts(gpt2, model):
+    options = ("--max-tokens", "6", "--seed", "3", "--repetition-penalty", "1.2", "--no-repeat-ngram-size", "2")
+    prompts = ("The licence", "The", "Über")
+    alone = [gpt2("generate", model, prompt, *options, "--json")["samples"] for prompt in prompts]
+    together = gpt2("generate", model, *prompts, *options, "--json")["prompts"]
+    assert together == [{"prompt": prompt, "samples": samples} for prompt, samples in zip(prompts, alone, strict=True)]
+    lines = "".join(f"{prompt}\n" for prompt in prompts)
+    shown = gpt2("generate", model, "--prompts-file", "-", *options, input=lines)
+    assert shown == gpt2("generate", model, *prompts, *options)
+    assert "--- prompt 3 ---\n" in shown
+    # A reader that goes away early is no error to speak of.
+    command = f"set -o pipefail; {GPT2} generate {model} a b --max-tokens 500 --json | head -c 1"
+    addresses = {**os.environ, **gpt2.addresses}
+    piped = subprocess.run(["bash", "-c", command], env=addresses, capture_output=True, text=True, timeout=180)
+    assert (piped.stdout, piped.stderr) == ("{", "")
 
 
 def test_generate_asks_in_a_terminal(gpt2, model):

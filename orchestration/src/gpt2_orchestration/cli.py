@@ -5,6 +5,7 @@ wrong, 130 interrupted. An error is one sentence on standard error: what happene
 """
 
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -15,14 +16,16 @@ from gpt2_orchestration.client import ClientSettings
 from gpt2_orchestration.commands import comparison  # noqa: F401 - adds its commands to `models`
 from gpt2_orchestration.commands.configuration import ConfigOption, Configuration, config
 from gpt2_orchestration.commands.doctor import doctor
-from gpt2_orchestration.commands.errors import DEBUG_VARIABLE, shows_errors
+from gpt2_orchestration.commands.errors import DEBUG_VARIABLE, UsageError, complain, shows_errors
 from gpt2_orchestration.commands.events import events
 from gpt2_orchestration.commands.generate import generate
 from gpt2_orchestration.commands.jobs import jobs
 from gpt2_orchestration.commands.models import models
+from gpt2_orchestration.commands.output import prepare_output
 from gpt2_orchestration.commands.runs import runs
 from gpt2_orchestration.commands.stack import FolderOption, stack
 from gpt2_orchestration.commands.stages import export, tokenize, train
+from gpt2_orchestration.commands.texts import check_arguments
 from gpt2_orchestration.dashboard.settings import DashboardSettings
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.quiet import quiet_libraries
@@ -143,4 +146,9 @@ for command in (export, tokenize, train, generate, doctor, config):
 
 def main() -> None:
     """Entry point of the `gpt2` command."""
+    prepare_output()
+    try:
+        check_arguments(sys.argv[1:])
+    except UsageError as error:
+        sys.exit(complain(error, 2))
     app()

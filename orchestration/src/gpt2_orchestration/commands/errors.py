@@ -33,21 +33,22 @@ def shows_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None
         try:
             command(*args, **kwargs)
         except (SettingsError, SpecificationError, UsageError) as error:
-            raise typer.Exit(_complain(error, 2)) from None
+            raise typer.Exit(complain(error, 2)) from None
         except (ServiceError, StackError, KafkaError) as error:
-            raise typer.Exit(_complain(error, 1)) from None
+            raise typer.Exit(complain(error, 1)) from None
         except KeyboardInterrupt:
-            raise typer.Exit(_complain("interrupted", 130)) from None
+            raise typer.Exit(complain("interrupted", 130)) from None
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:  # noqa: BLE001 - the end of the line: what nobody foresaw
             text = f"{type(error).__name__}: {error}. This is a fault of gpt2's own; `gpt2 --debug` shows where it is"
-            raise typer.Exit(_complain(text, 1)) from None
+            raise typer.Exit(complain(text, 1)) from None
 
     return run
 
 
-def _complain(error: object, status: int) -> int:
+def complain(error: object, status: int) -> int:
+    """Prints an error as one line. Returns the exit status."""
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exc()
     print(f"gpt2: {error}", file=sys.stderr)

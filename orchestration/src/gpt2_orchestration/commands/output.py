@@ -1,8 +1,10 @@
 """What commands print: tables for people, JSON for programs."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from io import TextIOWrapper
+from typing import IO, Annotated, Any
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -16,6 +18,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 
 _PIPE_COLUMNS = 1000
 """Wide enough that a table in a pipe or a file is never folded."""
+
+
+def prepare_output() -> None:
+    """Lets standard output and error show escapes for the characters that their encodings lack."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and not _is_unicode(stream):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
@@ -43,5 +52,9 @@ def as_json(message: Message) -> dict[str, Any]:
 
 
 def print_json(content: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Prints one JSON value as one line."""
-    print(json.dumps(content, ensure_ascii=False), flush=True)
+    """Prints one JSON value as one line, in ASCII where standard output has no Unicode."""
+    print(json.dumps(content, ensure_ascii=not _is_unicode(sys.stdout)), flush=True)
+
+
+def _is_unicode(stream: IO[str]) -> bool:
+    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")

@@ -1,0 +1,61 @@
+"""Text that comes into a command, which is UTF-8 or a clear error.
+
+Protobuf and JSON hold no bytes that are not UTF-8, which Python smuggles through arguments as lone surrogates.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from gpt2_orchestration.commands.errors import UsageError
+
+_ADVICE = "write it in UTF-8, such as by `iconv -f ISO-8859-1 -t UTF-8`"
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raises UsageError where an argument of the command line is not UTF-8."""
+    for number, argument in enumerate(arguments, 1):
+        check_text(f"argument {number}", argument)
+
+
+def check_text(source: str, text: str) -> None:
+    """Raises UsageError where a text holds what is not UTF-8; the message begins with its source."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # Python stands 0xDC00 plus the byte in for a byte.
+        found = ord(text[error.start])
+        what = f"the byte 0x{found - 0xDC00:02x}" if 0xDC80 <= found <= 0xDCFF else f"the surrogate U+{found:04X}"
+        raise UsageError(f"{source}: {what} at character {error.start} is not UTF-8; {_ADVICE}") from error
+
+
+def read_input() -> str:
+    """All of standard input. Raises UsageError where it is not UTF-8."""
+    return _decoded("standard input", _bytes(sys.stdin))
+
+
+def read_file(option: str, path: Path) -> str:
+    """Text of a file that an option names; `-` is standard input. Raises UsageError."""
+    if str(path) == "-":
+        return read_input()
+    try:
+        return _decoded(f"{option} {path}", path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror}; name a file of UTF-8 text") from error
+
+
+def _bytes(stream: IO[str]) -> bytes:
+    buffer: IO[bytes] = stream.buffer  # type: ignore[attr-defined]  # as all standard streams have
+    return buffer.read()
+
+
+def _decoded(source: str, content: bytes) -> str:
+    try:
+        # A byte order mark is no part of the text.
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        found = f"the byte 0x{content[error.start]:02x} at byte {error.start} (line {line})"
+        raise UsageError(f"{source}: {found} is not UTF-8; {_ADVICE}") from error
+    return text.replace("\r\n", "\n")
