@@ -254,7 +254,9 @@ class Decoder:
         seed: Tensor,
         samples: Tensor,
         position: Tensor,
-        *controls: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
     ) -> tuple[Tensor, Cache, Tensor | None]:
         capacity = cache[0][0].shape[1]
         positions = start + ops.arange(new.shape[1], dtype="int32")
@@ -266,7 +268,7 @@ class Decoder:
             logits = ops.repeat(logits, history.shape[0] // logits.shape[0], axis=0)
             logits = penalize(logits, history, length, repetition_penalty, ngram_size)
         keys = stream_keys((seed[0], seed[1]), samples)
-        drawn = draw(logits, keys, position, *controls, candidates)[:, None]
+        drawn = draw(logits, keys, position, temperature, top_k, top_p, candidates)[:, None]
         if history is not None:
             history = ops.slice_update(history, (0, length), drawn)
         return drawn, memory.cache, history

@@ -34,8 +34,8 @@ def threefry(key: Words, counter: Words) -> Words:
         return (first + others[0], second), (*others, used), (later, now)
 
     # A loop, as XLA takes minutes to compile the rounds one after the other.
-    words, _, _ = ops.fori_loop(0, _ROUND_GROUPS, four_rounds, (words, keys, rotations))
-    return words
+    encrypted: tuple[Words, Any, Any] = ops.fori_loop(0, _ROUND_GROUPS, four_rounds, (words, keys, rotations))
+    return encrypted[0]
 
 
 def seed_words(seed: int) -> tuple[int, int]:
