@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+from hub_server import COMMIT, REPOSITORY, Hub
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
@@ -177,3 +178,31 @@ def test_a_tokenizer_without_the_end_token_is_refused(folder):
 def test_a_folder_outside_the_roots_is_refused(openai_folder, make_context):
     with pytest.raises(InvalidRequest, match="outside the allowed roots"):
         import_tokenizer(pb.ImportTokenizerRequest(uri=openai_folder.as_uri()), make_context())
+
+
+@pytest.fixture
+def hub(folder, monkeypatch):
+    for name in ("encoder.json", "vocab.bpe"):
+        (folder / name).unlink()
+    (folder / "model.safetensors").write_text("not to be downloaded")
+    server = Hub(folder)
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    yield server
+    server.close()
+
+
+def test_a_tokenizer_of_a_hub_is_imported_at_a_commit(hub, small, make_context):
+    uri = f"hf://{REPOSITORY}"
+    [output] = import_tokenizer(pb.ImportTokenizerRequest(uri=f"{uri}@v1.0"), make_context(allowed_roots="hf://"))
+    assert import_vocabulary(output.uri) == small
+    assert output.properties["source"] == f"{uri}@{COMMIT}"
+    assert hub.downloads() == ["tokenizer.json"]
+
+
+def test_a_hub_without_a_tokenizer_or_outside_the_roots_is_refused(hub, folder, make_context):
+    request = pb.ImportTokenizerRequest(uri=f"hf://{REPOSITORY}")
+    with pytest.raises(InvalidRequest, match="outside the allowed roots"):
+        import_tokenizer(request, make_context())
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(NotFound, match="has no tokenizer's file"):
+        import_tokenizer(request, make_context(allowed_roots="hf://"))

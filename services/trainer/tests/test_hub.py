@@ -5,15 +5,15 @@ import re
 
 import numpy as np
 import pytest
+from hub_server import COMMIT, REPOSITORY, Hub
 from trainer_support import jobs
 from trainer_support.data import make_tokenizer, random_weights, small_architecture
-from trainer_support.hub import COMMIT, REPOSITORY, Hub
 from trainer_support.sources import write_huggingface_files, write_shards
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, JobCancelled, NotFound, Unavailable
+from gpt2_common.hub import HubAddress
 from gpt2_trainer.formats.checkpoint import read_checkpoint
-from gpt2_trainer.formats.hub import HubAddress
 from gpt2_trainer.jobs.import_checkpoint import import_checkpoint
 
 WEIGHTS = random_weights(small_architecture())

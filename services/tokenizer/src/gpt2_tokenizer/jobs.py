@@ -1,14 +1,17 @@
 """The tokenizer's jobs: what runs in a child process for each start call."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
+from gpt2_common.errors import NotFound
+from gpt2_common.hub import SCHEME, HubAddress, HubDownload
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.vocabulary.artifact import OPENAI, OPENAI_SHA256, TOKENIZER, commit_vocabulary
-from gpt2_common.vocabulary.importing import import_vocabulary
+from gpt2_common.vocabulary.importing import TOKENIZER_FILES, import_vocabulary
 from gpt2_common.vocabulary.vocabulary import Vocabulary
 from gpt2_tokenizer.cores import available_cores
 from gpt2_tokenizer.corpus.reading import read_batches
@@ -35,8 +38,8 @@ def import_tokenizer(request: pb.ImportTokenizerRequest, context: Context) -> Ou
     made = context.committed(TOKENIZER, TOKENIZER)
     if made is None:
         context.report("importing", 0, 1, "tokenizers")
-        vocabulary = import_vocabulary(_fetched(request.uri, context))
-        made = _commit(context, vocabulary, [], request.uri)
+        folder, source = _fetched(request.uri, context)
+        made = _commit(context, import_vocabulary(folder), [], source)
         context.report("importing", 1, 1, "tokenizers")
     return [output(TOKENIZER, made)]
 
@@ -78,10 +81,12 @@ def _watched(corpus: Artifact, least_share: float, context: Context) -> Iterator
     context.report("merging")
 
 
-def _fetched(uri: str, context: Context) -> str:
-    """The folder or file to import, after a download where the request asks for one."""
+def _fetched(uri: str, context: Context) -> tuple[str, str]:
+    """The folder or file to import, after a download where the request asks for one, and what it came from."""
+    if uri.startswith(SCHEME):
+        return _from_hub(HubAddress.parse(uri), context)
     if not is_download(uri):
-        return context.require_allowed("uri", uri)
+        return context.require_allowed("uri", uri), uri
     settings = context.settings
     source = TokenizerDownload(
         url=download_url(uri, settings),
@@ -91,7 +96,26 @@ def _fetched(uri: str, context: Context) -> str:
         check_cancelled=context.check_cancelled,
         known_sha256=OPENAI_SHA256 if uri == OPENAI else {},
     )
-    return source.run().as_uri()
+    return source.run().as_uri(), uri
+
+
+def _hub_files(model: HubAddress, names: Collection[str]) -> Collection[str]:
+    if not (found := TOKENIZER_FILES.intersection(names)):
+        raise NotFound(f"uri: {model.root} has no tokenizer's file, such as tokenizer.json: name another model")
+    return found
+
+
+def _from_hub(model: HubAddress, context: Context) -> tuple[str, str]:
+    context.require_allowed("uri", model.root)
+    download = HubDownload(
+        address=model,
+        cache=context.work / "hub",
+        timeout_seconds=context.settings.download_timeout_seconds,
+        choose=partial(_hub_files, model),
+        on_progress=lambda _done, _all: context.check_cancelled(),
+    )
+    folder, commit = download.run()
+    return folder.as_uri(), f"{model.root}@{commit}"
 
 
 def _commit(

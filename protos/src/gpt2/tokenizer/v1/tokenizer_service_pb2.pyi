@@ -131,7 +131,8 @@ class ImportTokenizerRequest(_message.Message):
     """URI of a folder, under the configured roots, with OpenAI's pair `encoder.json` and `vocab.bpe` (or the same
     content as `vocab.json` and `merges.txt`), or with a `tokenizer.json`; or of a `tokenizer.json` itself. An http or
     https URL is downloaded when it lies under one of GPT2_ALLOWED_ROOTS. `openai-gpt2` asks for OpenAI's own
-    GPT-2 tokenizer, from GPT2_OPENAI_BASE_URL, with its known checksums. Required.
+    GPT-2 tokenizer, from GPT2_OPENAI_BASE_URL, with its known checksums. `hf://organisation/name`, or
+    `hf://organisation/name@revision`, is that of a model of the Hugging Face hub in HF_ENDPOINT. Required.
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:

@@ -12,6 +12,7 @@ from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
 from gpt2_common.artifacts.roots import filesystem_of, local_path
 from gpt2_common.errors import DataLoss, InvalidRequest
+from gpt2_common.hub import SCHEME, HubAddress, HubDownload
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_common.vocabulary.artifact import TOKENIZER as TOKENIZER_OUTPUT
 from gpt2_common.vocabulary.artifact import commit_vocabulary
@@ -30,7 +31,6 @@ from gpt2_trainer.formats.checkpoint import (
     write_checkpoint,
 )
 from gpt2_trainer.formats.foreign import file_problem, foreign_problem, pointer_problem
-from gpt2_trainer.formats.hub import SCHEME, HubAddress, HubDownload
 from gpt2_trainer.formats.openai_download import NEEDED_FILES, ModelDownload
 from gpt2_trainer.formats.padding import fit_vocabulary
 from gpt2_trainer.formats.tokenizer_files import read_tokenizer
@@ -46,8 +46,9 @@ _WANTED = frozenset(
     | TOKENIZER_FILES
     | {f"{TOKENIZER}/{name}" for name in TOKENIZER_FILES}
 )
-_HUB_WEIGHTS = frozenset({"model.safetensors", "model.safetensors.index.json"})
-_HUB_WANTED = _HUB_WEIGHTS | TOKENIZER_FILES | {_HUGGINGFACE_CONFIG, "generation_config.json"}
+_HUB_WHOLE, _HUB_INDEX = "model.safetensors", "model.safetensors.index.json"
+_HUB_WEIGHTS = frozenset({_HUB_WHOLE, _HUB_INDEX})
+_HUB_WANTED = TOKENIZER_FILES | {_HUGGINGFACE_CONFIG, "generation_config.json"}
 
 
 def import_checkpoint(
@@ -170,10 +171,19 @@ def _hub_download(model: HubAddress, context: JobContext[TrainerSettings]) -> Hu
         address=model,
         cache=settings.hub_cache,
         timeout_seconds=settings.download_timeout_seconds,
-        is_wanted=lambda name: name in _HUB_WANTED or _is_shard(name),
-        is_weights=lambda name: name in _HUB_WEIGHTS,
+        choose=partial(_hub_files, model.root),
         on_progress=partial(_report_download, context),
     )
+
+
+def _hub_files(uri: str, names: Collection[str]) -> list[str]:
+    """Those of a hub's model that are read. Raises InvalidRequest when it holds no weights that can be."""
+    if not _HUB_WEIGHTS.intersection(names):
+        problem = foreign_problem(names) or "it has no model.safetensors and no model.safetensors.index.json"
+        raise InvalidRequest([("uri", f"{uri}: {problem}")])
+    if _HUB_WHOLE in names:
+        return [name for name in names if name == _HUB_WHOLE or name in _HUB_WANTED]
+    return [name for name in names if name == _HUB_INDEX or name in _HUB_WANTED or _is_shard(name)]
 
 
 def _report_download(context: JobContext[TrainerSettings], done: int, total: int) -> None:

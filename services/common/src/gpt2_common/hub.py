@@ -1,7 +1,7 @@
-"""Downloads models from a Hugging Face hub: the files that are needed, at one commit, checked and cached.
+"""Downloads from a Hugging Face hub: the files of a model that are needed, at one commit, checked and cached.
 
-`huggingface_hub` speaks with the hub that HF_ENDPOINT names, with the token in HF_TOKEN. Its cache keeps whole files,
-so that an attempt after a crash takes up where the last file ended.
+`huggingface_hub`, which only the tokenizer and the trainer depend on, speaks with the hub that HF_ENDPOINT names, with
+the token in HF_TOKEN. Its cache keeps whole files, so that an attempt after a crash takes up where the last one ended.
 """
 
 import hashlib
@@ -28,7 +28,6 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import tqdm
 
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound, PipelineError, Unavailable
-from gpt2_trainer.formats.foreign import foreign_problem
 
 SCHEME = "hf://"
 _FORM = re.compile(r"hf://(?P<repository>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
@@ -66,16 +65,14 @@ class HubDownload:
         address: The model.
         cache: Local folder for all models.
         timeout_seconds: Longest silence of the hub.
-        is_wanted: Whether a file of the model is needed, by its name.
-        is_weights: Whether it holds weights that can be read.
+        choose: Returns which of the model's files are needed, by their names; what it raises ends the download.
         on_progress: Called with bytes done and bytes in all of the file under way; what it raises ends the download.
     """
 
     address: HubAddress
     cache: Path
     timeout_seconds: float
-    is_wanted: Callable[[str], bool]
-    is_weights: Callable[[str], bool]
+    choose: Callable[[Collection[str]], Collection[str]]
     on_progress: Callable[[int, int], None]
 
     @property
@@ -94,7 +91,6 @@ class HubDownload:
             FailedPrecondition: The model is gated, the token is refused, or the hub is not to be asked.
             Unavailable: The hub does not answer, or refuses for now.
             DataLoss: A file is not what the hub's checksum says.
-            InvalidRequest: The model holds no weights that can be read.
         """
         try:
             return self._run()
@@ -114,15 +110,8 @@ class HubDownload:
             address.repository, revision=address.revision, timeout=self.timeout_seconds
         )
         commit, names = str(info.sha), [item.rfilename for item in info.siblings or []]
-        self._require_weights(names)
-        # Without all of it in one file, the weights are in its parts.
-        whole = "model.safetensors" in names
-        folder = self.cache
-        for name in sorted(filter(self.is_wanted, names)):
-            if whole and (name.startswith("model-") or name.endswith(".index.json")):
-                continue
-            path = self._file(name, commit)
-            folder = path.parent
+        paths = [self._file(name, commit) for name in sorted(self.choose(names))]
+        folder = paths[0].parent if paths else self.cache
         return folder, commit
 
     def _file(self, name: str, commit: str) -> Path:
@@ -145,12 +134,6 @@ class HubDownload:
             path.unlink()
             blob.unlink()
             raise DataLoss(f"uri: {self.address.root}: {path.name} is not what the hub's ETag says: retry the job")
-
-    def _require_weights(self, names: Collection[str]) -> None:
-        if any(map(self.is_weights, names)):
-            return
-        problem = foreign_problem(names) or "it has no model.safetensors and no model.safetensors.index.json"
-        raise InvalidRequest([("uri", f"{self.address.root}: {problem}")])
 
     def _refusal(self, error: Exception) -> PipelineError:
         """What to raise for an error of the hub."""
