@@ -18,7 +18,10 @@ def advice_on_collections(tally: Tally, text_field: str) -> str:
         tally,
         {
             **dict.fromkeys(FIELD_REASONS, field),
-            record.IN_LIST: ["set source.list_separator to what stands between the texts of a list"],
+            record.IN_LIST: [
+                "set source.list_separator to what stands between the texts of a list, "
+                f"or source.text_field to another path (now {text_field})"
+            ],
             record.BROKEN_TEXT: correct,
             record.BROKEN_BSON: correct,
             record.TOO_LARGE: [f"split the larger ones, as a text has at most {MAX_DOCUMENT}"],
