@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import re
 import shutil
 import struct
 
+import fsspec
 import ml_dtypes
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from gpt2_common.artifacts import ArtifactWriter
 from gpt2_common.errors import InvalidRequest
 from gpt2_trainer.formats.checkpoint import read_checkpoint
 from gpt2_trainer.jobs.import_checkpoint import import_checkpoint
+from gpt2_trainer.requests import import_problems
 
 EXPORT = ("gpt2_trainer.jobs.export", "export_model", "ExportModelRequest")
 EVALUATE = ("gpt2_trainer.jobs.evaluate", "evaluate_model", "EvaluateModelRequest")
@@ -242,10 +245,53 @@ def test_model_safetensors_in_place_of_its_folder_is_named(source, refusal):
     assert "model.safetensors is a Git LFS pointer" in refusal((source / "model.safetensors").as_uri())
 
 
-def test_an_unmerged_adapter_in_the_weights_is_named(source, refusal):
-    extra = {"h.0.attn.c_attn.lora_A.default.weight": np.zeros((4, 16), np.float32)}
-    write_huggingface_files(source, WEIGHTS, "transformer.", extra)
-    assert "is a LoRA adapter's: merge it into the weights" in refusal()
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("base_model.model.transformer.h.0.attn.c_attn.lora_A.default.weight", "is a LoRA adapter's: merge it into"),
+        ("transformer.h.0.attn.c_attn.qweight", "is of quantised weights (GPTQ, AWQ, bitsandbytes): import the model"),
+        ("transformer.h.0.attn.c_attn.weight.absmax", "is of quantised weights"),
+    ],
+)
+def test_tensors_of_adapters_and_quantised_weights_are_named(name, part, source, refusal):
+    tensors = {key: value for key, value in WEIGHTS.items() if key != "h.0.attn.c_attn.weight"}
+    write_huggingface_files(source, tensors, "transformer.", {name: np.zeros((4, 16), np.float32)})
+    assert part in refusal()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("model.gguf", "GGUF", "model.gguf is a model of llama.cpp"),
+        ("pytorch_model.bin", "x", "pytorch_model.bin is a pickle file"),
+        ("model.safetensors", POINTER, "model.safetensors is a Git LFS pointer"),
+    ],
+)
+def test_sources_in_an_object_store_are_named_likewise(name, content, part, tmp_path):
+    memory = fsspec.filesystem("memory")
+    memory.pipe({f"/named/{name}": content.encode(), "/named/config.json": b"{}"})
+    try:
+        context = jobs.make_context(tmp_path, allowed_roots="memory://named")
+        with pytest.raises(InvalidRequest, match=re.escape(part)):
+            import_checkpoint(pb.ImportCheckpointRequest(uri="memory://named"), context)
+    finally:
+        memory.rm("/named", recursive=True)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "openai-community/gpt2",
+        "https://huggingface.co/openai-community/gpt2",
+        "https://hf.co/openai-community/gpt2/tree/main",
+    ],
+)
+def test_a_hubs_id_or_page_in_place_of_a_uri_is_refused_at_once_with_what_to_write(uri):
+    [(field, description)] = import_problems(pb.ImportCheckpointRequest(uri=uri))
+    assert field == "uri"
+    assert "write hf://openai-community/gpt2" in description
+    for plain in ("hf://openai-community/gpt2", "file:///a/b", "/a/b", "s3://a/b", "https://a.org/models/124M"):
+        assert import_problems(pb.ImportCheckpointRequest(uri=plain)) == []
 
 
 def test_a_folder_around_the_models_folder_is_named(source, refusal):

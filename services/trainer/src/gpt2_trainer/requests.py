@@ -1,5 +1,7 @@
 """From requests to options: fills in defaults and finds everything wrong at once. Imports no framework."""
 
+import re
+
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_trainer.configuration.architecture import OFFICIAL_NAMES
 from gpt2_trainer.configuration.sampling import SamplingOptions
@@ -31,7 +33,16 @@ def import_problems(request: pb.ImportCheckpointRequest) -> Problems:
         return [("source", "is required: openai_model or uri")]
     if source == "openai_model":
         return size_problems("openai_model", request.openai_model)
-    return required("uri", request.uri)
+    return required("uri", request.uri) + _hub_hint(request.uri)
+
+
+def _hub_hint(uri: str) -> Problems:
+    """Tells how to write a model of a hub, where a URI is its id or the address of its page."""
+    found = re.fullmatch(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)?([\w.-]+/[\w.-]+)(/.*)?", uri)
+    if found is None or (found[2] and not uri.startswith("http")):
+        return []
+    advice = f"write hf://{found[1]} for the model of the Hugging Face hub, or the absolute path of a folder"
+    return [("uri", f"{uri!r} is no URI that is read: {advice}")]
 
 
 def export_problems(request: pb.ExportModelRequest) -> Problems:

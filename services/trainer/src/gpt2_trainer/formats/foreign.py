@@ -69,6 +69,27 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
         "rename it to model.safetensors, or fetch the index too",
     ),
 )
+# Parts of the names of tensors that are not a plain model's.
+_TENSORS: tuple[tuple[str, str, str], ...] = (
+    (
+        r"(.+\.)?lora_(A|B|embedding_[AB]|magnitude_vector)(\..+)?",
+        "is a LoRA adapter's",
+        "merge it into the weights (`merge_and_unload` of the package peft) and save the model again",
+    ),
+    (
+        r".+\.(qweight|qzeros|g_idx|SCB|weight_scale|weight\.(absmax|quant_map|quant_state\..+))",
+        "is of quantised weights (GPTQ, AWQ, bitsandbytes)",
+        "import the model that was quantised, in float32, float16 or bfloat16",
+    ),
+)
+
+
+def foreign_tensor(names: Collection[str]) -> str | None:
+    """Names a tensor that tells another kind of weights, and what to do; None when there is none."""
+    for pattern, kind, advice in _TENSORS:
+        if found := sorted(name for name in names if re.fullmatch(pattern, name)):
+            return f"the tensor {found[0]} {kind}: {advice}"
+    return None
 
 
 def foreign_problem(names: Collection[str]) -> str | None:

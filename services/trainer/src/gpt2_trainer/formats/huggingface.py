@@ -14,7 +14,7 @@ from gpt2_common.errors import InvalidRequest
 from gpt2_common.vocabulary.vocabulary import END_TOKEN, Vocabulary
 from gpt2_trainer.configuration.architecture import Architecture, LayerSizes, whole_number
 from gpt2_trainer.formats.checkpoint import SAFETENSORS_METADATA
-from gpt2_trainer.formats.foreign import foreign_problem
+from gpt2_trainer.formats.foreign import foreign_problem, foreign_tensor
 from gpt2_trainer.formats.json_files import read_json, write_json
 from gpt2_trainer.formats.tensors import Tensors, open_tensors
 from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, weight_shapes
@@ -177,6 +177,8 @@ def _require_gpt2(content: Mapping[str, Any], layers: LayerSizes, path: Path, fi
 
 def _read_weights(tensors: Tensors, architecture: Architecture, field: str) -> Weights:
     names = tensors.names()
+    if problem := foreign_tensor(names):
+        raise InvalidRequest([(field, f"{MODEL}: {problem}")])
     weights: Weights = {}
     shapes = weight_shapes(architecture)
     for name, shape in shapes.items():
@@ -185,9 +187,6 @@ def _read_weights(tensors: Tensors, architecture: Architecture, field: str) -> W
         weights[name] = tensors.read(name, shape, more_rows=name == TOKEN_EMBEDDING)
     for name in sorted(names - weights.keys()):
         if not _MASK.fullmatch(name) and name != _HEAD:
-            if "lora_" in name:
-                advice = "merge it into the weights (`merge_and_unload` of the package peft) and save the model again"
-                raise InvalidRequest([(field, f"the tensor {name} of {MODEL} is a LoRA adapter's: {advice}")])
             raise InvalidRequest([(field, f"the tensor {name} of {MODEL} belongs to no GPT-2 of its config.json")])
     if _HEAD in names and not np.array_equal(
         tensors.read(_HEAD, shapes[TOKEN_EMBEDDING], more_rows=True), weights[TOKEN_EMBEDDING]
