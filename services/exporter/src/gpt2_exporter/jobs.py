@@ -11,12 +11,14 @@ from gpt2_common.durable import write_durable
 from gpt2_common.errors import FailedPrecondition
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_common.jobs.definition import JobKind
+from gpt2_exporter.corpus.checkpoint import Checkpoint
 from gpt2_exporter.corpus.export import OUTPUT, RejectLimit, write_corpus
 from gpt2_exporter.files.advice import advice_on_files
 from gpt2_exporter.files.listing import describe_passed_over, list_files
 from gpt2_exporter.files.reading import FileDocuments
 from gpt2_exporter.files.rules import FileRules
 from gpt2_exporter.mongo.advice import advice_on_collections
+from gpt2_exporter.mongo.completeness import Incomplete
 from gpt2_exporter.mongo.connection import Server, connect
 from gpt2_exporter.mongo.reading import MongoDocuments
 from gpt2_exporter.mongo.since import FIELD as SINCE_FIELD
@@ -69,7 +71,13 @@ def _export(request: pb.ExportCorpusRequest, context: JobContext[ExporterSetting
     with connect(context.settings, request.source.connection) as server:
         snapshot = _fix_snapshot(request, context.work, server)
         documents = MongoDocuments(server, request.source, snapshot, since, context.settings.mongodb_readers)
-        return write_corpus(context, documents, limit, request.documents, [previous] if previous else [])
+        try:
+            return write_corpus(context, documents, limit, request.documents, [previous] if previous else [])
+        except Incomplete:
+            # A retry goes on from nothing: what is missing may be missing in the shards that are finished.
+            Checkpoint.remove(context.work)
+            (context.work / _SNAPSHOT_FILE).unlink(missing_ok=True)
+            raise
 
 
 def _fix_snapshot(request: pb.ExportCorpusRequest, work: Path, server: Server) -> Snapshot:

@@ -33,7 +33,7 @@ class _ReadPreferenceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReadPr
     READ_PREFERENCE_PRIMARY_PREFERRED: _ReadPreference.ValueType  # 2
     """The primary; a secondary while there is none."""
     READ_PREFERENCE_SECONDARY: _ReadPreference.ValueType  # 3
-    """A secondary alone. It can lag behind: documents that it does not have yet are not exported."""
+    """A secondary alone. It can lag behind: an export fails where documents of the snapshot are missing for that."""
     READ_PREFERENCE_SECONDARY_PREFERRED: _ReadPreference.ValueType  # 4
     """A secondary; the primary while there is none."""
     READ_PREFERENCE_NEAREST: _ReadPreference.ValueType  # 5
@@ -49,7 +49,7 @@ READ_PREFERENCE_PRIMARY: ReadPreference.ValueType  # 1
 READ_PREFERENCE_PRIMARY_PREFERRED: ReadPreference.ValueType  # 2
 """The primary; a secondary while there is none."""
 READ_PREFERENCE_SECONDARY: ReadPreference.ValueType  # 3
-"""A secondary alone. It can lag behind: documents that it does not have yet are not exported."""
+"""A secondary alone. It can lag behind: an export fails where documents of the snapshot are missing for that."""
 READ_PREFERENCE_SECONDARY_PREFERRED: ReadPreference.ValueType  # 4
 """A secondary; the primary while there is none."""
 READ_PREFERENCE_NEAREST: ReadPreference.ValueType  # 5

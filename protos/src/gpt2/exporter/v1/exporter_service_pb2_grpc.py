@@ -57,7 +57,11 @@ class ExporterServiceServicer(object):
     """
 
     def ExportCorpus(self, request, context):
-        """Starts a job that exports the documents of MongoDB collections. Output: `corpus`.
+        """Starts a job that exports the documents of MongoDB collections. Output: `corpus`. It holds every document of the
+        snapshot once, or the job fails with DATA_LOSS; documents deleted meanwhile may be missing. A document's `id` is its
+        `_id`: hexadecimal for an ObjectId, a string as it is, others in Extended JSON; a string that would read as one of
+        the others, such as "1", is in quotes. `source` is `mongodb:<database>.<collection>`, with `<connection>/` before
+        the database where one is named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

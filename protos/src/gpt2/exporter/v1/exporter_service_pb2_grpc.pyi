@@ -34,7 +34,12 @@ class ExporterServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ExporterServiceAsyncStub: ...
     ExportCorpus: _grpc.UnaryUnaryMultiCallable[_exporter_service_pb2.ExportCorpusRequest, _exporter_service_pb2.ExportCorpusResponse]
-    """Starts a job that exports the documents of MongoDB collections. Output: `corpus`."""
+    """Starts a job that exports the documents of MongoDB collections. Output: `corpus`. It holds every document of the
+    snapshot once, or the job fails with DATA_LOSS; documents deleted meanwhile may be missing. A document's `id` is its
+    `_id`: hexadecimal for an ObjectId, a string as it is, others in Extended JSON; a string that would read as one of
+    the others, such as "1", is in quotes. `source` is `mongodb:<database>.<collection>`, with `<connection>/` before
+    the database where one is named.
+    """
     ImportFiles: _grpc.UnaryUnaryMultiCallable[_exporter_service_pb2.ImportFilesRequest, _exporter_service_pb2.ImportFilesResponse]
     """Starts a job that reads text files. Output: `corpus`."""
     DescribeSource: _grpc.UnaryUnaryMultiCallable[_exporter_service_pb2.DescribeSourceRequest, _exporter_service_pb2.DescribeSourceResponse]
@@ -48,7 +53,12 @@ class ExporterServiceAsyncStub(ExporterServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ExportCorpus: _aio.UnaryUnaryMultiCallable[_exporter_service_pb2.ExportCorpusRequest, _exporter_service_pb2.ExportCorpusResponse]  # type: ignore[assignment]
-    """Starts a job that exports the documents of MongoDB collections. Output: `corpus`."""
+    """Starts a job that exports the documents of MongoDB collections. Output: `corpus`. It holds every document of the
+    snapshot once, or the job fails with DATA_LOSS; documents deleted meanwhile may be missing. A document's `id` is its
+    `_id`: hexadecimal for an ObjectId, a string as it is, others in Extended JSON; a string that would read as one of
+    the others, such as "1", is in quotes. `source` is `mongodb:<database>.<collection>`, with `<connection>/` before
+    the database where one is named.
+    """
     ImportFiles: _aio.UnaryUnaryMultiCallable[_exporter_service_pb2.ImportFilesRequest, _exporter_service_pb2.ImportFilesResponse]  # type: ignore[assignment]
     """Starts a job that reads text files. Output: `corpus`."""
     DescribeSource: _aio.UnaryUnaryMultiCallable[_exporter_service_pb2.DescribeSourceRequest, _exporter_service_pb2.DescribeSourceResponse]  # type: ignore[assignment]
@@ -65,7 +75,12 @@ class ExporterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _exporter_service_pb2.ExportCorpusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_exporter_service_pb2.ExportCorpusResponse, _abc.Awaitable[_exporter_service_pb2.ExportCorpusResponse]]:
-        """Starts a job that exports the documents of MongoDB collections. Output: `corpus`."""
+        """Starts a job that exports the documents of MongoDB collections. Output: `corpus`. It holds every document of the
+        snapshot once, or the job fails with DATA_LOSS; documents deleted meanwhile may be missing. A document's `id` is its
+        `_id`: hexadecimal for an ObjectId, a string as it is, others in Extended JSON; a string that would read as one of
+        the others, such as "1", is in quotes. `source` is `mongodb:<database>.<collection>`, with `<connection>/` before
+        the database where one is named.
+        """
 
     @_abc_1.abstractmethod
     def ImportFiles(

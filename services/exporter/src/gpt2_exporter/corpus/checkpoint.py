@@ -41,6 +41,11 @@ class Checkpoint:
         """Writes what `to_json` gave, at once, into a job's folder of unfinished work."""
         write_durable(work / _FILE, content)
 
+    @staticmethod
+    def remove(work: Path) -> None:
+        """Removes what `save` wrote: the next attempt begins anew."""
+        (work / _FILE).unlink(missing_ok=True)
+
     @classmethod
     def load(cls, work: Path, corpus: Path, request_digest: str, fingerprint: str) -> "Checkpoint":
         """Reads what the last attempt left, and removes what it did not finish.

@@ -8,7 +8,8 @@ from bson.errors import InvalidBSON
 
 from gpt2_common.errors import DataLoss
 from gpt2_exporter.corpus.record import BROKEN_BSON, BROKEN_TEXT
-from gpt2_exporter.mongo.identifier import CODEC, id_text
+from gpt2_exporter.mongo.document_id import id_text
+from gpt2_exporter.mongo.identifier import CODEC
 
 _LENIENT = CODEC.with_options(unicode_decode_error_handler="surrogateescape")
 _LEAST_DOCUMENT = 5

@@ -1,10 +1,12 @@
-"""`_id` values: their text, and their order.
+"""`_id` values: their order, and their JSON.
 
 MongoDB orders values of all types, but a comparison such as `$lte` only matches values of the same bracket of types.
 So a collection whose ids are of several brackets is read bracket by bracket.
 """
 
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from bson import json_util
@@ -23,7 +25,6 @@ from gpt2_common.errors import FailedPrecondition
 CODEC = CodecOptions(document_class=dict, datetime_conversion=DatetimeConversion.DATETIME_MS)
 """How documents are decoded: dates keep their milliseconds whatever the year, so that every `_id` survives a round."""
 
-_ID_JSON = json_util.RELAXED_JSON_OPTIONS.with_options(datetime_conversion=DatetimeConversion.DATETIME_MS)
 _EXACT_JSON = json_util.CANONICAL_JSON_OPTIONS.with_options(datetime_conversion=DatetimeConversion.DATETIME_MS)
 
 # Bool before the numbers: Python counts it among them.
@@ -49,6 +50,7 @@ _YEAR_ONE = DatetimeMS(-62_135_596_800_000)
 BRACKET_RANGES: Mapping[str, Mapping[str, Any]] = {
     "least": {"$eq": MinKey()},
     "null": {"$eq": None},
+    "nan": {"$eq": float("nan")},
     "number": {"$gte": float("-inf")},
     "string": {"$gte": ""},
     "object": {"$gte": {}},
@@ -71,47 +73,65 @@ def bracket_of(identifier: Any) -> str:
     for kind, name in _BRACKET_OF_TYPE:
         # Code is a string to Python, and nothing of the kind to MongoDB.
         if isinstance(identifier, kind) and not isinstance(identifier, Code):
-            return name
+            return "nan" if is_nan(identifier) else name
     raise FailedPrecondition(
         f"the collection has an _id of the type {type(identifier).__name__}, which the exporter cannot read in order: "
         "give that document another _id, or leave it out by source.filter"
     )
 
 
-def is_before(identifier: Any, other: Any) -> bool:
-    """Whether a number, or binary data, comes before another; False for others, whose order the server alone knows."""
-    numbers = int | float
-    if isinstance(identifier, numbers) and isinstance(other, numbers):
-        return identifier < other
-    return isinstance(identifier, bytes) and isinstance(other, bytes) and _binary_key(identifier) < _binary_key(other)
+def order_key(identifier: Any) -> Any:
+    """What sorts the ids of a bracket as MongoDB does.
+
+    Numbers by their exact value, strings by their bytes, binary data by length, subtype and bytes. Those of objects do
+    where these hold no values that have no bracket.
+    """
+    if is_nan(identifier):
+        return 0
+    if isinstance(identifier, Decimal128):
+        return identifier.to_decimal()
+    if isinstance(identifier, str):
+        return identifier.encode()
+    if isinstance(identifier, bytes):
+        return len(identifier), identifier.subtype if isinstance(identifier, Binary) else 0, bytes(identifier)
+    if isinstance(identifier, dict):
+        return tuple(_field_key(name, value) for name, value in identifier.items())
+    if isinstance(identifier, DatetimeMS):
+        return int(identifier)
+    if isinstance(identifier, Timestamp):
+        return identifier.time, identifier.inc
+    return identifier if isinstance(identifier, int | float | ObjectId) else 0  # The only one of its bracket.
 
 
-def _binary_key(value: bytes) -> tuple[int, int, bytes]:
-    """By length, then subtype, then bytes, as MongoDB orders them."""
-    return len(value), value.subtype if isinstance(value, Binary) else 0, bytes(value)
+def _field_key(name: str, value: Any) -> tuple[int, bytes, Any]:
+    rank = next((rank for rank, (kind, _) in enumerate(_BRACKET_OF_TYPE) if isinstance(value, kind)), -1)
+    return rank, name.encode(), order_key(value)
+
+
+def is_nan(identifier: Any) -> bool:
+    """Whether it is NaN, of any type of number."""
+    number = identifier.to_decimal() if isinstance(identifier, Decimal128) else identifier
+    return isinstance(number, float | Decimal) and math.isnan(number)
 
 
 def out_of_order(collection: str) -> FailedPrecondition:
-    """The error for a server that does not sort `_id`s as it compares them: an export from it would lose some."""
+    """The error for a server that does not sort `_id`s as MongoDB: an export from it would lose or double some."""
     return FailedPrecondition(
-        f"the server does not return the _ids of {collection} in their order (the embedded stand-in sorts numbers "
-        "and binary data, such as UUIDs, as text): use ObjectIds or text as _id, or MongoDB itself"
+        f"the server does not return the _ids of {collection} in their order, so that an export could lose documents "
+        "or hold some twice: use MongoDB, or the server of `gpt2 stack up`"
     )
+
+
+def is_alone(identifier: Any) -> bool:
+    """Whether its bracket can hold no other id."""
+    return "$eq" in BRACKET_RANGES[bracket_of(identifier)]
 
 
 def up_to(greatest: Any, after: Any | None = None) -> Mapping[str, Any]:
     """A condition for the ids of one bracket up to its greatest, and after another where that is given."""
-    if bracket_of(greatest) in ("least", "null", "greatest"):
+    if is_alone(greatest):
         return {"$eq": greatest}
     return {"$lte": greatest} if after is None else {"$gt": after, "$lte": greatest}
-
-
-def id_text(identifier: Any) -> str:
-    """The `id` of a document in a corpus: hexadecimal for an ObjectId, a string as it is, others as Extended JSON."""
-    if isinstance(identifier, ObjectId | str):
-        return str(identifier)
-    text: str = json_util.dumps(identifier, json_options=_ID_JSON, separators=(",", ":"), ensure_ascii=False)
-    return text
 
 
 def to_json(value: Any) -> str:

@@ -35,6 +35,13 @@ class ObjectIds(Sequence[ObjectId]):
     def __len__(self) -> int:
         return len(self._raw) // _ID_BYTES
 
+    def increase(self, after: ObjectId | None, last: ObjectId) -> bool:
+        """Whether they are in strict order, after one id where that is given, and up to another."""
+        bounded = (b"" if after is None else after.binary) + self._raw
+        # Of one length, so that NumPy's comparison, which ignores zero bytes at the end, is that of the bytes.
+        values = np.frombuffer(bounded, f"S{_ID_BYTES}")
+        return bool((values[:-1] < values[1:]).all()) and self._raw[-_ID_BYTES:] <= last.binary
+
     @overload
     def __getitem__(self, position: int) -> ObjectId: ...
 

@@ -12,27 +12,27 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 from pymongo import ASCENDING
 from pymongo.collection import Collection as MongoCollection
-from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_exporter.corpus.record import Batch
+from gpt2_exporter.mongo.completeness import Completeness
 from gpt2_exporter.mongo.connection import Server
 from gpt2_exporter.mongo.decoding import decode_batch, last_document
+from gpt2_exporter.mongo.distinct import DistinctIds
+from gpt2_exporter.mongo.document_id import id_text
 from gpt2_exporter.mongo.extended_json import parse_filter, parse_projection
-from gpt2_exporter.mongo.identifier import from_json, id_text, is_before, out_of_order, to_json, up_to
+from gpt2_exporter.mongo.identifier import from_json, is_alone, order_key, to_json, up_to
 from gpt2_exporter.mongo.plain_documents import read_plain
 from gpt2_exporter.mongo.prefetching import prefetched
 from gpt2_exporter.mongo.ranges import IdRange, cut
+from gpt2_exporter.mongo.retrying import MAX_CONSECUTIVE_FAILURES, is_transient, pause_seconds
 from gpt2_exporter.mongo.since import REACHED, Since
 from gpt2_exporter.mongo.snapshot import CollectionState, Snapshot, narrowed, read_preference
 from gpt2_exporter.mongo.text import TextRule
 
 _BATCH_DOCUMENTS = 1000
 _BATCHES_AHEAD = 4
-_FAILURES_IN_A_ROW = 5
-_FIRST_PAUSE_SECONDS = 0.2
-# CursorNotFound, QueryPlanKilled, NoSuchSession, CursorKilled, Interrupted, InterruptedAtShutdown.
-_LOST_CURSOR_CODES = frozenset({43, 175, 206, 237, 11601, 11600})
 
 _Strings: TypeAlias = Sequence[str] | pa.StringArray
 _Read: TypeAlias = tuple[Sequence[Any], _Strings, _Strings, dict[int, str]]
@@ -72,6 +72,7 @@ class MongoDocuments:
         self._rule = TextRule.of(source)
         self._projection = parse_projection(source.projection, self._rule.paths)
         self._cut_off: tuple[int, int, Any] | None = None
+        self._counts: Sequence[int] = ()
 
     @property
     def nothing(self) -> str:
@@ -105,7 +106,8 @@ class MongoDocuments:
         for index, state in enumerate(self._snapshot.collections):
             read = (*state.greatest[:bracket], identifier) if index == collection else state.greatest
             before = tuple(self._since.collections[index].values())
-            states.append(CollectionState(state.documents, read if index <= collection else before))
+            documents = self._since.documents[index] + self._counts[index] if index >= collection else state.documents
+            states.append(CollectionState(documents, read if index <= collection else before))
         return {**named, REACHED: Snapshot(self._snapshot.source_digest, tuple(states)).token()}
 
     @property
@@ -118,27 +120,54 @@ class MongoDocuments:
 
         Raises:
             Unavailable: The server is gone for good. Others as `connect`.
-            DataLoss: The server sent what is no BSON.
+            FailedPrecondition: The server does not keep to the order of `_id`.
+            DataLoss: The server sent what is no BSON, or not all documents of the snapshot.
         """
-        collection, bracket, start, read = (0, 0, None, 0) if after is None else _decode_place(after)
-        if read and read == self._source.limit:
-            self._cut_off = (collection, bracket, start)
-            return
-        previous: tuple[IdRange | None, Any] = (None, None)
+        counts = [0] * len(self._source.collections)
+        if after is not None:
+            *cut_off, counts = _decode_place(after)
+            if sum(counts) == self._source.limit:
+                self._cut_off = (*cut_off,)
+        if self._cut_off is None:
+            yield from self._batches(after, counts)
+        self._counts = counts
+        self._require_all(counts)
+
+    def _batches(self, after: str | None, counts: list[int]) -> Iterator[Batch]:
+        """Yields the documents after a place up to the limit; counts those of each collection."""
+        limit = self._source.limit
+        current, distinct = None, None
         # Decoding is done here, so that the threads that read ask the server for the next batch at once.
         for id_range, raw in prefetched(self._ranges(after), self._read, self._readers, _BATCHES_AHEAD):
-            before = previous[1] if previous[0] is id_range else id_range.after
-            ids, names, texts, rejects = self._decode(id_range, raw, before)
+            if distinct is None or id_range is not current:
+                current, distinct = id_range, DistinctIds(id_range, self._collection(id_range.collection))
+            ids, names, texts, rejects = self._decode(raw)
             if not ids:
                 continue
-            previous = (id_range, ids[-1])
-            room = self._source.limit - read if self._source.limit else len(ids)
-            kept = min(room, len(ids))
-            read += kept
-            yield self._batch(id_range, ids[:kept], names[:kept], texts[:kept], rejects, read)
-            if read == self._source.limit:
+            distinct.check(ids)
+            kept = min(limit - sum(counts) if limit else len(ids), len(ids))
+            counts[id_range.collection] += kept
+            yield self._batch(id_range, ids[:kept], names[:kept], texts[:kept], rejects, tuple(counts))
+            if sum(counts) == limit:
                 self._cut_off = (id_range.collection, id_range.bracket, ids[kept - 1])
                 return
+
+    def _require_all(self, counts: Sequence[int]) -> None:
+        """Raises Incomplete where a document of the snapshot was not read."""
+        for index, (state, read) in enumerate(zip(self._snapshot.collections, counts, strict=True)):
+            since = self._since
+            whole = Completeness(
+                self._collection(index),
+                self._query,
+                state,
+                since.collections[index],
+                since.documents[index],
+                self._pause,
+            )
+            if self._cut_off is None or index < self._cut_off[0]:
+                whole.check(read)
+            elif index == self._cut_off[0]:
+                whole.check_part(read, *self._cut_off[1:])
 
     def _batch(
         self,
@@ -147,18 +176,18 @@ class MongoDocuments:
         names: _Strings,
         texts: _Strings,
         rejects: dict[int, str],
-        read: int,
+        counts: tuple[int, ...],
     ) -> Batch:
         def place(position: int) -> str:
-            identifier = to_json(ids[position])
-            before = read - len(ids)
-            return json.dumps([id_range.collection, id_range.bracket, identifier, before + position + 1])
+            until = list(counts)
+            until[id_range.collection] -= len(ids) - position - 1
+            return json.dumps([id_range.collection, id_range.bracket, to_json(ids[position]), until])
 
         kept = {position: reason for position, reason in rejects.items() if position < len(ids)}
-        return Batch(names, self._name(id_range), texts, kept, place, read)
+        return Batch(names, self._name(id_range), texts, kept, place, sum(counts))
 
     def _ranges(self, after: str | None) -> Iterator[IdRange]:
-        collection, bracket, start, _ = (0, 0, None, 0) if after is None else _decode_place(after)
+        collection, bracket, start, _ = (0, 0, None, []) if after is None else _decode_place(after)
         for index, state in enumerate(self._snapshot.collections):
             for part, greatest in enumerate(state.greatest):
                 if (index, part) < (collection, bracket):
@@ -167,7 +196,7 @@ class MongoDocuments:
                     begin, begun = start, True
                 else:
                     begin, begun = self._since.after(index, greatest)
-                if begun and begin == greatest:
+                if begun and order_key(begin) == order_key(greatest):
                     continue
                 whole = IdRange(index, part, begin, greatest)
                 # A limit is mostly small: what is read ahead of it would be read for nothing.
@@ -179,7 +208,7 @@ class MongoDocuments:
     def _read(self, id_range: IdRange) -> Iterator[tuple[IdRange, bytes]]:
         """Reads a range, in queries that each go on where the last one ended."""
         after, failures = id_range.after, 0
-        while after is None or after != id_range.last:
+        while after is None or order_key(after) != order_key(id_range.last):
             raw = b""
             failure: PyMongoError | None = None
             try:
@@ -189,13 +218,15 @@ class MongoDocuments:
                         yield id_range, batch
             except PyMongoError as error:
                 failures += 1
-                if not _is_passing(error) or failures >= _FAILURES_IN_A_ROW:
+                if not is_transient(error) or failures >= MAX_CONSECUTIVE_FAILURES:
                     raise
                 failure = error
             if raw:
                 after = last_document(raw)["_id"]
+                if is_alone(id_range.last):
+                    return
             if failure is not None:
-                self._pause(_FIRST_PAUSE_SECONDS * 2**failures)
+                self._pause(pause_seconds(failures))
             elif not raw:
                 return
 
@@ -209,7 +240,7 @@ class MongoDocuments:
         with found:
             yield from found
 
-    def _decode(self, id_range: IdRange, batch: bytes, after: Any) -> _Read:
+    def _decode(self, batch: bytes) -> _Read:
         plain = read_plain(batch, self._rule.plain_field) if self._rule.plain_field else None
         if plain is not None:
             return *plain, {}
@@ -217,14 +248,10 @@ class MongoDocuments:
         texts: list[str] = []
         rejects: dict[int, str] = {}
         for document, broken in decode_batch(batch):
-            identifier = document["_id"]
-            if is_before(identifier, after):
-                raise out_of_order(self._name(id_range))
             text, reason = ("", broken) if broken else self._rule.read(document)
             if reason:
                 rejects[len(ids)] = reason
-            after = identifier
-            ids.append(identifier)
+            ids.append(document["_id"])
             texts.append(text)
         return ids, [id_text(identifier) for identifier in ids], texts, rejects
 
@@ -235,16 +262,12 @@ class MongoDocuments:
         return database[self._source.collections[index]]
 
     def _name(self, id_range: IdRange) -> str:
-        return f"mongodb:{self._source.database}.{self._source.collections[id_range.collection]}"
+        # Names of connections hold no dots and those of databases no slashes, so each name means one collection.
+        connection = f"{self._source.connection.lower()}/" if self._source.connection else ""
+        return f"mongodb:{connection}{self._source.database}.{self._source.collections[id_range.collection]}"
 
 
-def _decode_place(text: str) -> tuple[int, int, Any, int]:
-    collection, bracket, identifier, read = json.loads(text)
-    return collection, bracket, from_json(identifier), read
-
-
-def _is_passing(error: PyMongoError) -> bool:
-    """Whether another attempt can go well."""
-    if isinstance(error, AutoReconnect | CursorNotFound):
-        return True
-    return isinstance(error, OperationFailure) and error.code in _LOST_CURSOR_CODES
+def _decode_place(text: str) -> tuple[int, int, Any, list[int]]:
+    """Of the last document: collection, bracket and id; and the documents read of each collection until then."""
+    collection, bracket, identifier, counts = json.loads(text)
+    return collection, bracket, from_json(identifier), counts

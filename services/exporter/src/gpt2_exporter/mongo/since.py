@@ -22,11 +22,13 @@ class Since:
     """Digest of that corpus; empty when there is none."""
     collections: tuple[dict[str, Any], ...]
     """Greatest `_id` by bracket, for each of the source's collections."""
+    documents: tuple[int, ...]
+    """Documents that were there then, for each of them."""
 
     @classmethod
     def beginning(cls, source: pb.MongoSource) -> "Since":
         """No previous corpus."""
-        return cls("", tuple({} for _ in source.collections))
+        return cls("", tuple({} for _ in source.collections), (0,) * len(source.collections))
 
     @classmethod
     def of(cls, corpus: Artifact, source: pb.MongoSource) -> "Since":
@@ -45,7 +47,8 @@ class Since:
                 "that was, or leave the field out to export everything",
                 uri=corpus.uri,
             ) from error
-        return cls(corpus.digest, tuple(_by_bracket(state) for state in snapshot.collections))
+        states = snapshot.collections
+        return cls(corpus.digest, tuple(map(_by_bracket, states)), tuple(state.documents for state in states))
 
     def after(self, collection: int, greatest: Any) -> tuple[Any, bool]:
         """The greatest `_id` read before in a collection, of the bracket of another one, and whether there is one."""

@@ -131,17 +131,24 @@ def _look_at(collection: MongoCollection, query: Query) -> CollectionState:
     least = _outermost_id(collection, query, ASCENDING)
     greatest = _outermost_id(collection, query, DESCENDING)
     if not least or not greatest:
+        if collection.count_documents(query) and not _outermost_id(collection, query, DESCENDING):
+            raise out_of_order(collection.full_name)
         return CollectionState(0, ())
-    last = bracket_of(greatest[0])
-    # Every bracket is looked for: servers that are not MongoDB itself may sort one in between the values of another.
-    queries = {
-        bracket: query if bracket == last else narrowed(query, condition)
-        for bracket, condition in BRACKET_RANGES.items()
-        if bracket in (bracket_of(least[0]), last) or "$gte" in condition
-    }
+    outermost = (bracket_of(least[0]), bracket_of(greatest[0]))
     every: list[Any] = []
-    for bracket, part in queries.items():
-        found = greatest if bracket == last else _outermost_id(collection, part, DESCENDING)
+    # Every bracket is looked for: servers that are not MongoDB itself may sort one in between the values of another.
+    for bracket, condition in BRACKET_RANGES.items():
+        if bracket == outermost[1]:
+            part, found = query, greatest
+        elif bracket == "nan":
+            # It is the least number; not every server can be asked for it.
+            part = narrowed(query, {"$type": "number"})
+            found = _outermost_id(collection, part, ASCENDING)
+        elif bracket in outermost or bracket not in ("least", "greatest"):
+            part = narrowed(query, condition)
+            found = _outermost_id(collection, part, DESCENDING)
+        else:
+            continue
         # They may compare values of several brackets, too.
         if found and bracket_of(found[0]) == bracket:
             _require_order(collection, part, found)
