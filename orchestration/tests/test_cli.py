@@ -177,6 +177,7 @@ def test_debug_shows_where_an_error_comes_from(tmp_path):
         (("export",), "name a DATABASE"),
         (("export", "news"), "name a DATABASE"),
         (("export", "news", "articles", "--files", "x"), "name a DATABASE"),
+        (("export", "news", "articles", "--csv-delimiter", ";"), "--csv-delimiter is for --files"),
         (("tokenize", "file:///c"), "choose one of --vocabulary-size"),
         (("tokenize", "file:///c", "--vocabulary-size", "300", "--import", "openai-gpt2"), "choose one of"),
         (("train", "file:///d"), "choose one of --size"),

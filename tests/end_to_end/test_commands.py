@@ -126,6 +126,18 @@ def test_stages_by_hand(gpt2, stack, model):
     assert "allowed roots" in gpt2("export", "--files", "/etc", status=1)
 
 
+def test_files_as_other_tools_write_them(gpt2, stack):
+    folder = stack.folder.parent / "other-tools"
+    folder.mkdir()
+    (folder / "a.csv").write_bytes("1;Größe\n2;Maß\n".encode("cp1252"))
+    (folder / "a.pdf").write_text("no text")
+    options = ("--encoding", "cp1252", "--csv-delimiter", ";", "--no-csv-header", "--field", "2", "--json")
+    [job] = gpt2("export", "--files", str(folder), *options)["jobs"]
+    assert job["outputs"][0]["counts"]["documents"] == 2
+    assert job["warnings"] == ["passed over: 1 file of other types (.pdf 1)"]
+    assert "set csv_delimiter to ';'" in gpt2("export", "--files", f"{folder}/a.csv", "--field", "1", status=1)
+
+
 def test_documents_come_from_mongodb(gpt2, stack):
     with MongoClient(stack.addresses.mongodb_uri) as client:
         client["by-hand"]["articles"].insert_many({"body": f"text {number}", "lang": "de"} for number in range(9))

@@ -64,7 +64,7 @@ def test_tsv_has_tabs_unless_the_option_says_otherwise(run, texts, end):
         ("a.csv", "id\ttext, long\tmore", "text, long", r"set csv_delimiter to '\\t'"),
         ("a.csv", '"id"|"text"', "text", r"\(.*\): set csv_delimiter to '\|'"),
         ("a.tsv", "id,text", "text", "set csv_delimiter to ','"),
-        ("a.csv", "id;Text", "text", "set csv_delimiter to ';' if that separates its columns; set text_field"),
+        ("a.csv", "id;Text", "text", "set csv_delimiter to ';' if that separates its columns, or set text_field"),
         ("a.csv", "The first tweet", "text", "csv_header to false where the first row is a document"),
     ],
 )

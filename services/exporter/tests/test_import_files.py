@@ -6,9 +6,11 @@ import json
 import os
 import re
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from moto.server import ThreadedMotoServer
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound
@@ -244,6 +246,32 @@ def test_nothing_but_other_types_is_an_error_that_counts_them(texts, context, ex
     words = r"but there are 3 files of other types \(\.pdf 2, \.docx 1\) and 1 hidden file: put some there"
     with pytest.raises(FailedPrecondition, match=words):
         export(ask(texts.as_uri()), context)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An object store that speaks the protocol of S3, and a bucket in it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+    store = fsspec.filesystem("s3", use_listings_cache=False)
+    store.makedirs("texts", exist_ok=True)
+    yield store
+    server.stop()
+    type(store).clear_instance_cache()
+
+
+def test_folders_of_an_object_store_are_read_as_local_ones(bucket, make_context, export):
+    for name in ("a.txt", "in/b.csv.gz", "in/c.pdf", "in/", ".git/d.txt"):
+        content = gzip.compress(b"\xef\xbb\xbftext\nb\n") if name.endswith(".gz") else b"\xef\xbb\xbfa"
+        bucket.pipe(f"texts/f/{name}", content)
+    for pattern in ("", "/*", "/**"):
+        context = make_context(f"job{pattern}", allowed_roots="s3://texts")
+        corpus = export(ask(f"s3://texts/f{pattern}"), context)
+        assert [(row["id"], row["text"]) for row in corpus.rows] == [("a.txt", "a"), ("in/b.csv.gz:1", "b")]
+        assert context.warnings == ["passed over: 1 file of other types (.pdf 1) and 1 hidden file"]
 
 
 @pytest.mark.parametrize(

@@ -194,15 +194,7 @@ def train(
 
 def _files(addresses: list[str]) -> dict[str, Any]:
     """Paths are those of this machine; the service must be able to read them there."""
-    return {"uris": [item if "://" in item else _address(Path(item).absolute()) for item in addresses]}
-
-
-def _address(path: Path) -> str:
-    """A path as it is; as a URI where its bytes are not UTF-8, which no request can hold."""
-    try:
-        return path.as_posix().encode().decode()
-    except UnicodeEncodeError:
-        return path.as_uri()
+    return {"uris": [item if "://" in item else str(Path(item).absolute()) for item in addresses]}
 
 
 def _mongodb(source: list[str]) -> dict[str, Any]:

@@ -37,10 +37,13 @@ def text_column(first: Sequence[str], line: str, delimiter: str, rules: FileRule
             f"{uri}: the first row is not {rules.encoding_name}, and has no column {rules.text_field}; it names "
             f"{names}: set encoding to that of the file, such as cp1252, and text_field to one of its columns"
         )
-    advice = _delimiter_advice(line, delimiter, rules.text_field, alone=len(first) == 1)
+    advice = [
+        _delimiter_advice(line, delimiter, rules.text_field, alone=len(first) == 1),
+        "set text_field to one of them",
+        "csv_header to false where the first row is a document",
+    ]
     raise FailedPrecondition(
-        f"{uri} has no column {rules.text_field}; its first row names {names}: {advice}"
-        "set text_field to one of them, or csv_header to false where the first row is a document"
+        f"{uri} has no column {rules.text_field}; its first row names {names}: {', or '.join(filter(None, advice))}"
     )
 
 
@@ -53,7 +56,7 @@ def not_csv(error: Exception, line: str, delimiter: str, rules: FileRules, uri: 
         advice = "set encoding to that of the file, such as cp1252"
     else:
         why = str(error)
-        advice = _delimiter_advice(line, delimiter, rules.text_field, alone=False) + _ADVICE
+        advice = _delimiter_advice(line, delimiter, rules.text_field, alone=False) or _ADVICE
     what = "a row of column names" if rules.csv_header else "a row of CSV"
     return FailedPrecondition(f"{uri} does not begin with {what} ({why}): {advice}")
 
@@ -74,9 +77,12 @@ def _numbered_column(columns: int, line: str, delimiter: str, rules: FileRules, 
         )
     number = int(rules.text_field)
     if columns and number > columns:
-        advice = _delimiter_advice(line, delimiter, "", alone=columns == 1)
+        advice = [
+            _delimiter_advice(line, delimiter, "", alone=columns == 1),
+            f"set text_field to one of 1 to {columns}",
+        ]
         raise FailedPrecondition(
-            f"{uri} has {columns} columns, and text_field is {number}: {advice}set text_field to one of 1 to {columns}"
+            f"{uri} has {columns} columns, and text_field is {number}: {', or '.join(filter(None, advice))}"
         )
     return number - 1
 
@@ -93,10 +99,10 @@ def _delimiter_advice(line: str, delimiter: str, column: str, *, alone: bool) ->
     others = [other for other in _DELIMITERS if other != delimiter and other in line]
     for other in others:
         if column in _split(line, other):
-            return f"set csv_delimiter to {other!r}; "
+            return f"set csv_delimiter to {other!r}"
     if others and alone:
         found = " or ".join(map(repr, others))
-        return f"set csv_delimiter to {found} if that separates its columns; "
+        return f"set csv_delimiter to {found} if that separates its columns"
     return ""
 
 

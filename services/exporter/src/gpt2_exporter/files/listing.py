@@ -124,7 +124,8 @@ def _list(field: str, uri: str, require_allowed: AllowCheck, passed_over: dict[s
     filesystem, root = filesystem_of(uri)
     base, paths = _expand(field, uri, filesystem, root.rstrip("/"))
     named = {part for part in root[len(base) :].split("/") if part.startswith(".")}
-    kinds = {path: _passed_over_as(path, base, named) for path in paths}
+    # In object stores a name that ends with a slash stands for a folder.
+    kinds = {path: _passed_over_as(path, base, named) for path in paths if not path.endswith("/")}
     passed_over.update({path: kind for path, kind in kinds.items() if kind})
     texts = sorted((path for path, kind in kinds.items() if not kind), key=lambda path: path.split("/"))
     if not texts:
