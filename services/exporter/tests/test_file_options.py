@@ -81,6 +81,11 @@ def test_csv_without_a_header_has_its_first_row_as_a_document(run):
     assert run("a.csv", rows, csv_header=False, text_field="2").texts == ["one", "two"]
     with pytest.raises(FailedPrecondition, match=r"2 columns, without names.*set text_field to the number"):
         run("a.csv", rows, csv_header=False)
+    with pytest.raises(
+        FailedPrecondition, match=r"one column, with tabs in it: set csv_delimiter to '\\t', or text_field"
+    ):
+        run("a.csv", "1\tone\n", csv_header=False)
+    assert run("a.csv", "1\tone\n", csv_header=False, text_field="1").texts == ["1\tone"]
     with pytest.raises(FailedPrecondition, match=r"1 columns, and text_field is 2: set csv_delimiter to ';' if"):
         run("a.csv", "1;one\n", csv_header=False, text_field="2")
 
@@ -179,7 +184,7 @@ def test_a_list_inside_a_json_object_is_not_held(run, monkeypatch):
         ('{"data": [{"text": "a"}]}', {"documents_field": "rows"}, r"1 nothing at documents_field.*\(now rows\)"),
         ('[{"data": []}, {"text": "a"}]', {"documents_field": "data"}, "1 nothing at documents_field"),
         ('{"data": 5}', {"documents_field": "data.rows"}, "1 nothing at documents_field"),
-        ('{"text": ["a", "b"]}', {}, "set list_separator to what stands between"),
+        ('{"text": ["a", "b"]}', {}, "set list_separator to what .*, or documents_field to text where each is"),
     ],
 )
 def test_json_that_seems_to_need_an_option_names_it(run, content, fields, words):

@@ -132,8 +132,20 @@ def test_a_csv_header_that_is_not_utf_8_and_lacks_the_column_names_encoding(text
         FailedPrecondition, match=r"not UTF-8, and has no column Text; it names Gr\\xf6\\xdfe, Inhalt: "
     ) as e:
         export(ask(texts.as_uri(), text_field="Text"), context)
-    assert "set encoding to that of the file, such as cp1252, and text_field" in str(e.value)
+    assert str(e.value).endswith(
+        ": set encoding to that of the file, such as cp1252, and set text_field to one of them"
+    )
     assert export(ask(texts.as_uri(), text_field="Inhalt", encoding="cp1252"), context).texts == ["Grüße"]
+
+
+def test_a_csv_header_that_is_not_utf_8_and_has_semicolons_names_both_options(texts, context, export):
+    write(texts, a_csv=b"Gr\xf6\xdfe;Text\n1;a\n")
+    with pytest.raises(
+        FailedPrecondition, match=r"set encoding to .*, and set csv_delimiter to ';', and set text_field"
+    ):
+        export(ask(texts.as_uri(), text_field="Text"), context)
+    fields = {"text_field": "Text", "encoding": "cp1252", "csv_delimiter": ";"}
+    assert export(ask(texts.as_uri(), **fields), context).texts == ["a"]
 
 
 def test_a_csv_header_that_is_neither_utf_8_nor_csv_names_encoding(texts, context, export):

@@ -33,7 +33,8 @@ def _suffixes(tally: Tally, reason: str) -> list[str]:
 def _advice(reason: str, suffixes: list[str], rules: FileRules) -> list[str]:
     fixed = {
         HAS_MARKERS: f"set document_separator to {END_OF_TEXT}, or text_unit to TEXT_UNIT_FILE to take it as text",
-        record.IN_LIST: "set list_separator to what stands between the texts of a list",
+        record.IN_LIST: "set list_separator to what stands between the texts of a list"
+        + (f", or documents_field to {rules.text_field} where each is a document" if _JSON in suffixes else ""),
         BROKEN_ROW: "put quotes around values that hold the delimiter, quotes or line breaks (RFC 4180), "
         "or set csv_delimiter where the file has another one",
         DOCUMENTS_INSIDE: "set documents_field to the path of the list of documents, "

@@ -10,6 +10,7 @@ from gpt2_exporter.files.rules import DEFAULT_TEXT_FIELD, FileRules
 _DELIMITERS = ",;\t|"
 _SHOWN_NAMES = 20
 _SHOWN_CHARACTERS = 60
+_ENCODING_ADVICE = "set encoding to that of the file, such as cp1252"
 _ADVICE = "write it as CSV with quotes as in RFC 4180 and lines that end in LF or CRLF"
 
 
@@ -31,19 +32,18 @@ def text_column(first: Sequence[str], line: str, delimiter: str, rules: FileRule
     if rules.text_field in first:
         require_once(first, rules.text_field, uri)
         return first.index(rules.text_field)
-    names = _shown(first)
+    delimiter_advice = _delimiter_advice(line, delimiter, rules.text_field, alone=len(first) == 1)
+    names, field_advice = _shown(first), "set text_field to one of them"
     if rules.check(line):
+        advice = filter(None, (_ENCODING_ADVICE, delimiter_advice, field_advice))
         raise FailedPrecondition(
             f"{uri}: the first row is not {rules.encoding_name}, and has no column {rules.text_field}; it names "
-            f"{names}: set encoding to that of the file, such as cp1252, and text_field to one of its columns"
+            f"{names}: {', and '.join(advice)}"
         )
-    advice = [
-        _delimiter_advice(line, delimiter, rules.text_field, alone=len(first) == 1),
-        "set text_field to one of them",
-        "csv_header to false where the first row is a document",
-    ]
+    header_advice = "csv_header to false where the first row is a document"
     raise FailedPrecondition(
-        f"{uri} has no column {rules.text_field}; its first row names {names}: {', or '.join(filter(None, advice))}"
+        f"{uri} has no column {rules.text_field}; its first row names {names}: "
+        f"{', or '.join(filter(None, (delimiter_advice, field_advice, header_advice)))}"
     )
 
 
@@ -53,7 +53,7 @@ def not_csv(error: Exception, line: str, delimiter: str, rules: FileRules, uri: 
         why, advice = record.TOO_LARGE, f"a row has at most {record.LARGEST_DOCUMENT:,} bytes: {_ADVICE}"
     elif rules.check(line):
         why = f"not {rules.encoding_name}"
-        advice = "set encoding to that of the file, such as cp1252"
+        advice = _ENCODING_ADVICE
     else:
         why = str(error)
         advice = _delimiter_advice(line, delimiter, rules.text_field, alone=False) or _ADVICE
@@ -69,6 +69,11 @@ def require_once(names: Sequence[str], column: str, uri: str) -> None:
 
 def _numbered_column(columns: int, line: str, delimiter: str, rules: FileRules, uri: str) -> int:
     if rules.text_field == DEFAULT_TEXT_FIELD:
+        if columns <= 1 and delimiter != "\t" and "\t" in line:
+            raise FailedPrecondition(
+                f"{uri} has one column, with tabs in it: "
+                r"set csv_delimiter to '\t', or text_field to 1 where they are part of the text"
+            )
         if columns <= 1:
             return 0
         raise FailedPrecondition(
