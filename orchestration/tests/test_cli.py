@@ -219,6 +219,12 @@ def test_an_argument_that_is_not_utf8_is_status_2(tmp_path, command, locale):
     assert re.fullmatch(r"gpt2: argument \d: the byte 0x[0-9a-f]{2} at character \d+ is not UTF-8; .*\n", result.stderr)
 
 
+def test_a_variable_that_is_not_utf8_is_status_2(tmp_path):
+    result = gpt2("jobs", "list", folder=tmp_path, GPT2_TRAINER_ADDRESS=b"\xff:1")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("gpt2: GPT2_TRAINER_ADDRESS: the byte 0xff at character 0 is not UTF-8; ")
+
+
 @pytest.mark.parametrize("options", [(), ("--prompts-file", "-"), ("--prompts-file", "prompts.txt")])
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_prompts_that_are_not_utf8_are_status_2(tmp_path, options, locale):

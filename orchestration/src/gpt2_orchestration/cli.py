@@ -148,7 +148,7 @@ def main() -> None:
     """Entry point of the `gpt2` command."""
     prepare_output()
     try:
-        check_arguments(sys.argv[1:])
+        check_arguments(sys.argv[1:], os.environ)
     except UsageError as error:
         sys.exit(complain(error, 2))
     app()

@@ -21,12 +21,9 @@ _KEPT_CONTROLS = "\n\t"
 @shows_errors
 def generate(
     model: Annotated[str, typer.Argument(help=f"URI of a model artifact, or {REFERENCE_HELP}")],
-    prompts: Annotated[
+    prompt: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[PROMPT]...",
-            help="Texts to go on from. Default: all that comes in as one, or ask for them in a terminal.",
-        ),
+        typer.Argument(help="Texts to go on from. Default: all that comes in as one, or ask for them in a terminal."),
     ] = None,
     prompts_file: Annotated[
         Path | None, typer.Option(help="File with a prompt on each line; `-` is standard input.")
@@ -47,7 +44,7 @@ def generate(
     json: JsonOption = False,
 ) -> None:
     """Generate text. In a terminal without a prompt: prompt after prompt, until Ctrl-D."""
-    if prompts and prompts_file:
+    if prompt and prompts_file:
         raise UsageError("--prompts-file: cannot be given with prompts; leave out either")
     for name, value, bits in (("--max-tokens", max_tokens, 31), ("--top-k", top_k or 0, 31), ("--seed", seed or 0, 63)):
         _check_bits(name, value, bits)
@@ -68,10 +65,10 @@ def generate(
         stop=stop,
     )
     with connect("trainer", settings) as trainer:
-        if not prompts and prompts_file is None and sys.stdin.isatty():
+        if not prompt and prompts_file is None and sys.stdin.isatty():
             _converse(trainer, request, json)
             return
-        given = list(prompts or []) or _read_prompts(prompts_file)
+        given = list(prompt or []) or _read_prompts(prompts_file)
         if len(given) == 1:
             request.prompt = given[0]
             _answer(trainer, request, json)

@@ -4,7 +4,7 @@ Protobuf and JSON hold no bytes that are not UTF-8, which Python smuggles throug
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -13,10 +13,13 @@ from gpt2_orchestration.commands.errors import UsageError
 _ADVICE = "write it in UTF-8, such as by `iconv -f ISO-8859-1 -t UTF-8`"
 
 
-def check_arguments(arguments: Sequence[str]) -> None:
-    """Raises UsageError where an argument of the command line is not UTF-8."""
+def check_arguments(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Raises UsageError where an argument of the command line, or one of our variables, is not UTF-8."""
     for number, argument in enumerate(arguments, 1):
         check_text(f"argument {number}", argument)
+    for name, value in environment.items():
+        if name.startswith("GPT2_"):
+            check_text(name, value)
 
 
 def check_text(source: str, text: str) -> None:

@@ -206,7 +206,8 @@ def drawn(logits, count, temperature, top_k, top_p):
     from gpt2_trainer.generation.noise import stream_keys
     from gpt2_trainer.generation.sampling import draw
 
-    keys = stream_keys((0, 0), np.arange(count, dtype=np.int32))
+    seed = ops.zeros((2,), "uint32")
+    keys = stream_keys((seed[0], seed[1]), np.arange(count, dtype=np.int32))
     return ops.convert_to_numpy(draw(ops.convert_to_tensor(logits), keys, np.int32(0), temperature, top_k, top_p))
 
 
