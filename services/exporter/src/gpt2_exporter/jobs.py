@@ -13,6 +13,7 @@ from gpt2_common.jobs.context import JobContext, output
 from gpt2_common.jobs.definition import JobKind
 from gpt2_exporter.corpus.checkpoint import Checkpoint
 from gpt2_exporter.corpus.export import OUTPUT, RejectLimit, write_corpus
+from gpt2_exporter.corpus.field_path import DEFAULT_TEXT_FIELD
 from gpt2_exporter.files.advice import advice_on_files
 from gpt2_exporter.files.listing import describe_passed_over, list_files
 from gpt2_exporter.files.reading import FileDocuments
@@ -24,7 +25,6 @@ from gpt2_exporter.mongo.reading import MongoDocuments
 from gpt2_exporter.mongo.since import FIELD as SINCE_FIELD
 from gpt2_exporter.mongo.since import Since
 from gpt2_exporter.mongo.snapshot import Snapshot, take_snapshot
-from gpt2_exporter.mongo.text import DEFAULT_TEXT_FIELD
 from gpt2_exporter.settings import ExporterSettings
 
 _SNAPSHOT_FILE = "snapshot.json"

@@ -9,7 +9,8 @@ from google.protobuf.message import Message
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import InvalidRequest
-from gpt2_exporter.files.rules import DEFAULT_TEXT_FIELD, delimiter_of
+from gpt2_exporter.corpus.field_path import DEFAULT_TEXT_FIELD
+from gpt2_exporter.files.rules import delimiter_of
 from gpt2_exporter.mongo.extended_json import parse_filter, parse_projection
 from gpt2_exporter.mongo.snapshot import Snapshot
 from gpt2_exporter.mongo.text import TextRule

@@ -10,7 +10,6 @@ MAX_DOCUMENT = f"{record.LARGEST_DOCUMENT:,} bytes ({record.LARGEST_DOCUMENT >> 
 """The most that a document may have, for messages."""
 FIELD_REASONS = (record.MISSING, record.NULL, record.EMPTY, record.NOT_A_STRING)
 """Reasons of documents whose text may be in another field."""
-_MORE_REJECTS = "raise max_rejected"
 _FILTERED = {
     TOO_SHORT: "lower documents.min_characters",
     TOO_LONG: "raise documents.max_characters",
@@ -19,7 +18,7 @@ _FILTERED = {
 
 
 def advice_on(tally: Tally, by_reason: Mapping[str, Iterable[str]]) -> str:
-    """Joins the advice for the reasons that occurred; without one that fits, only what holds for all.
+    """Joins the advice for the reasons that occurred.
 
     Args:
         tally: What was left out.
@@ -28,4 +27,4 @@ def advice_on(tally: Tally, by_reason: Mapping[str, Iterable[str]]) -> str:
     if not tally.rejects:
         return ", or ".join(_FILTERED[reason] for reason in tally.filtered if reason in _FILTERED)
     found = [advice for reason in tally.rejects for advice in by_reason.get(reason, ())]
-    return ", or ".join([*dict.fromkeys(found), _MORE_REJECTS])
+    return ", or ".join(dict.fromkeys(found)) or "correct the documents"

@@ -38,18 +38,18 @@ class RejectLimit:
         """Raises FailedPrecondition when there are more already than the number allows."""
         most = -1 if self.max_share and not self.max_rejected else self.max_rejected
         if 0 <= most < tally.rejects.total():
-            self._fail(tally, f"max_rejected allows {most}")
+            self._fail(tally, "max_rejected", f"{most}")
 
     def check_share(self, tally: Tally) -> None:
         """Raises FailedPrecondition when, all being read, there are more than the share allows."""
         if self.max_share and tally.rejects.total() > self.max_share * tally.read:
-            self._fail(tally, f"max_rejected_share allows {self.max_share:g} of them")
+            self._fail(tally, "max_rejected_share", f"{self.max_share:g} of them")
 
-    def _fail(self, tally: Tally, allowed: str) -> None:
+    def _fail(self, tally: Tally, option: str, allowed: str) -> None:
         rejected = tally.rejects.total()
         raise FailedPrecondition(
             f"{rejected} of the first {tally.read} documents are unusable: {tally.explain_rejects()}; "
-            f"{allowed}: {self.advice(tally)}",
+            f"{option} allows {allowed}: {self.advice(tally)}, or raise {option}",
             rejected=str(rejected),
         )
 

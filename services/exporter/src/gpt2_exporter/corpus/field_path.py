@@ -6,6 +6,8 @@ from typing import Any
 
 from gpt2_exporter.corpus.record import EMPTY, IN_LIST, unusable_reason
 
+DEFAULT_TEXT_FIELD = "text"
+
 
 @dataclass(frozen=True, slots=True)
 class FieldPath:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from gpt2_common.errors import FailedPrecondition
 from gpt2_exporter.corpus import record
-from gpt2_exporter.files.rules import DEFAULT_TEXT_FIELD, FileRules
+from gpt2_exporter.corpus.field_path import DEFAULT_TEXT_FIELD
+from gpt2_exporter.files.rules import FileRules
 
 _DELIMITERS = ",;\t|"
 _SHOWN_NAMES = 20

@@ -4,10 +4,9 @@ import codecs
 from dataclasses import dataclass
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
-from gpt2_exporter.corpus.field_path import FieldPath
+from gpt2_exporter.corpus.field_path import DEFAULT_TEXT_FIELD, FieldPath
 
 DEFAULT_ENCODING = "utf-8"
-DEFAULT_TEXT_FIELD = "text"
 BYTE_ORDER_MARK = "\ufeff"
 _TAB = r"\t"
 _SURROGATES = "gpt2.surrogates"

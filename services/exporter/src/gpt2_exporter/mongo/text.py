@@ -7,9 +7,8 @@ from typing import Any
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import InvalidRequest
-from gpt2_exporter.corpus.field_path import FieldPath, follow
+from gpt2_exporter.corpus.field_path import DEFAULT_TEXT_FIELD, FieldPath, follow
 
-DEFAULT_TEXT_FIELD = "text"
 DEFAULT_TEMPLATE = "{title}\n\n{text}"
 _TEMPLATE_FIELD = "source.template"
 _TEMPLATE_PART = re.compile(r"\{\{|\}\}|\{title\}|\{text\}|[{}]")
