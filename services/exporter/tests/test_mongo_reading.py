@@ -193,3 +193,8 @@ def test_an_error_that_will_not_pass_is_not_tried_again():
     with pytest.raises(OperationFailure):
         read_all(collection, 95)
     assert len(collection.queries) == 1
+
+
+def test_ids_that_are_objects_are_ordered_by_types_names_and_values():
+    ordered = [{}, {"a": None}, {"a": 1}, {"a": 1, "b": 0}, {"a": 1.5}, {"a": 2}, {"b": 1}, {"a": "x"}, {"a": {"b": 1}}]
+    assert sorted(ordered, key=order_key) == ordered

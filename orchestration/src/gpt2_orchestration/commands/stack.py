@@ -105,7 +105,7 @@ class _WaitDisplay:
 
 def _show_addresses(kafka: str, addresses: StackAddresses) -> None:
     rows = (
-        ("MongoDB", addresses.mongodb_uri),
+        ("MongoDB (stand-in, refuses views, transactions)", addresses.mongodb_uri),
         (kafka, addresses.kafka_bootstrap_servers),
         ("MLflow", addresses.mlflow_uri),
         ("TensorBoard", addresses.tensorboard_uri),

@@ -9,6 +9,7 @@ keeps nothing on disk.
     stopping.py     stops one
     definitions.py  what the nine processes are
     supervisor.py   starts them, restarts what crashes, stops them in order
+    mongodb/        the MongoDB stand-in
     guard.py        ends them when the supervisor itself is killed
 
 Nothing is imported here, so that the small processes started with `python -m` from this package stay small.

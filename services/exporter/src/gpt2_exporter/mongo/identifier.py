@@ -63,6 +63,8 @@ BRACKET_RANGES: Mapping[str, Mapping[str, Any]] = {
 }
 """A condition to find the greatest value of a bracket by, in the order in which MongoDB sorts the brackets."""
 
+_RANKS = {bracket: rank for rank, bracket in enumerate(BRACKET_RANGES)}
+
 
 def bracket_of(identifier: Any) -> str:
     """The bracket of types that an `_id` belongs to.
@@ -104,8 +106,8 @@ def order_key(identifier: Any) -> Any:
 
 
 def _field_key(name: str, value: Any) -> tuple[int, bytes, Any]:
-    rank = next((rank for rank, (kind, _) in enumerate(_BRACKET_OF_TYPE) if isinstance(value, kind)), -1)
-    return rank, name.encode(), order_key(value)
+    kind = next((kind for types, kind in _BRACKET_OF_TYPE if isinstance(value, types)), "")
+    return _RANKS.get(kind, -1), name.encode(), order_key(value)
 
 
 def is_nan(identifier: Any) -> bool:
@@ -117,8 +119,8 @@ def is_nan(identifier: Any) -> bool:
 def out_of_order(collection: str) -> FailedPrecondition:
     """The error for a server that does not sort `_id`s as MongoDB: an export from it would lose or double some."""
     return FailedPrecondition(
-        f"the server does not return the _ids of {collection} in their order, so that an export could lose documents "
-        "or hold some twice: use MongoDB, or the server of `gpt2 stack up`"
+        f"the server does not return the _ids of {collection} in their order, or some twice as a view can, so that an "
+        "export could lose documents or double them: use a collection of MongoDB, or of the server of `gpt2 stack up`"
     )
 
 

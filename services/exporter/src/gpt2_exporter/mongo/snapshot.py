@@ -17,7 +17,7 @@ from pymongo import ASCENDING, DESCENDING, ReadPreference
 from pymongo.collection import Collection as MongoCollection
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
-from gpt2_common.errors import InvalidRequest
+from gpt2_common.errors import FailedPrecondition, InvalidRequest
 from gpt2_exporter.mongo.connection import Server
 from gpt2_exporter.mongo.extended_json import parse_filter, parse_projection
 from gpt2_exporter.mongo.identifier import BRACKET_RANGES, CODEC, bracket_of, from_json, out_of_order, to_json
@@ -170,7 +170,11 @@ def _require_order(collection: MongoCollection, query: Query, greatest: tuple[An
 
 def _outermost_id(collection: MongoCollection, query: Query, direction: int) -> tuple[Any, ...]:
     """The first `_id` in a direction, alone in a tuple; empty when nothing matches."""
-    found = collection.find(query, {"_id": 1}).sort("_id", direction).limit(1)
+    found = list(collection.find(query, {"_id": 1}).sort("_id", direction).limit(1))
+    if found and "_id" not in found[0]:
+        raise FailedPrecondition(
+            f"the documents of {collection.full_name} have no _id (a view?), by which they are read: add it"
+        )
     return tuple(document["_id"] for document in found)
 
 
