@@ -7,7 +7,7 @@ from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
 from gpt2_common.errors import NotFound
-from gpt2_common.hub import SCHEME, HubAddress, HubDownload
+from gpt2_common.hub import SCHEME, HubAddress
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.vocabulary.artifact import OPENAI, OPENAI_SHA256, TOKENIZER, commit_vocabulary
@@ -107,6 +107,8 @@ def _hub_files(model: HubAddress, names: Collection[str]) -> Collection[str]:
 
 def _from_hub(model: HubAddress, context: Context) -> tuple[str, str]:
     context.require_allowed("uri", model.root)
+    from gpt2_common.hub_download import HubDownload
+
     download = HubDownload(
         address=model,
         cache=context.work / "hub",

@@ -3,6 +3,8 @@
 import re
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_common.errors import InvalidRequest
+from gpt2_common.hub import SCHEME, HubAddress
 from gpt2_trainer.configuration.architecture import OFFICIAL_NAMES
 from gpt2_trainer.configuration.sampling import SamplingOptions
 from gpt2_trainer.configuration.training import Problems
@@ -33,11 +35,17 @@ def import_problems(request: pb.ImportCheckpointRequest) -> Problems:
         return [("source", "is required: openai_model or uri")]
     if source == "openai_model":
         return size_problems("openai_model", request.openai_model)
-    return required("uri", request.uri) + _hub_hint(request.uri)
+    return required("uri", request.uri) + _hub_problems(request.uri)
 
 
-def _hub_hint(uri: str) -> Problems:
-    """Tells how to write a model of a hub, where a URI is its id or the address of its page."""
+def _hub_problems(uri: str) -> Problems:
+    """Whether a hub's model is written as it is read: not as its id alone, or as the address of its page."""
+    if uri.startswith(SCHEME):
+        try:
+            HubAddress.parse(uri)
+        except InvalidRequest as error:
+            return list(error.violations)
+        return []
     found = re.fullmatch(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)?([\w.-]+/[\w.-]+)(/.*)?", uri)
     if found is None or (found[2] and not uri.startswith("http")):
         return []

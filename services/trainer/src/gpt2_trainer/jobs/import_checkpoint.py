@@ -12,7 +12,7 @@ from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
 from gpt2_common.artifacts.roots import filesystem_of, local_path
 from gpt2_common.errors import DataLoss, InvalidRequest
-from gpt2_common.hub import SCHEME, HubAddress, HubDownload
+from gpt2_common.hub import SCHEME, HubAddress
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_common.vocabulary.artifact import TOKENIZER as TOKENIZER_OUTPUT
 from gpt2_common.vocabulary.artifact import commit_vocabulary
@@ -156,24 +156,21 @@ def _fetched(uri: str, context: JobContext[TrainerSettings]) -> tuple[Path, str]
     if uri.startswith(SCHEME):
         model = HubAddress.parse(uri)
         context.require_allowed("uri", model.root)
-        folder, commit = _hub_download(model, context).run()
+        from gpt2_common.hub_download import HubDownload
+
+        download = HubDownload(
+            address=model,
+            cache=context.settings.hub_cache,
+            timeout_seconds=context.settings.download_timeout_seconds,
+            choose=partial(_hub_files, model.root),
+            on_progress=partial(_report_download, context),
+        )
+        folder, commit = download.run()
         return folder, f"{model.root}@{commit}"
     address = context.require_allowed("uri", uri)
     if address.startswith(("http://", "https://")):
         return _web_download(address, context).run(), address
     return _local_copy(address, context), address
-
-
-def _hub_download(model: HubAddress, context: JobContext[TrainerSettings]) -> HubDownload:
-    """The download of a model of a Hugging Face hub."""
-    settings = context.settings
-    return HubDownload(
-        address=model,
-        cache=settings.hub_cache,
-        timeout_seconds=settings.download_timeout_seconds,
-        choose=partial(_hub_files, model.root),
-        on_progress=partial(_report_download, context),
-    )
 
 
 def _hub_files(uri: str, names: Collection[str]) -> list[str]:
