@@ -33,6 +33,8 @@ def request(dataset_uri):
         batch_size=4,
         learning_rate=0.01,
         noise=0.1,
+        dropout=0.1,
+        attention_dropout=0.2,
         validate_every=50,
         save_every=40,
         report_every=1,

@@ -7,6 +7,7 @@ context length Q, L layers, padded vocabulary V, and b bytes in a number of the 
     gradients    4 T, twice that with accumulation (the running sum); with LoRA 4 for each adapted weight
     optimizer    8 T adamw and adam, 4 T sgd with momentum, rows + columns of each matrix adafactor
     activations  n L (16 b D + 24 D + (4 + 2 b) H Q); of one layer, and n L b D for the others, with memory saving
+                 with dropout n L (2 D of the residual's, (b + 1) H Q of the attention's) more
     logits       p V (8 + b) of the p tokens in a part of the loss (`model/loss.py`), and 4 V D for its sum over parts
     copies       4 P + optimizer where host and device are one: what a checkpoint is written from
     overhead     what the framework takes before anything is trained
@@ -176,7 +177,10 @@ def _activation_bytes(architecture: Architecture, options: TrainingOptions) -> t
     tokens = options.micro_batch_size * options.context_length
     number = 2 if options.precision == "bfloat16" else 4
     attention = (4 + 2 * number) * sizes.n_head * options.context_length
-    layer = tokens * (16 * number * sizes.n_embd + 24 * sizes.n_embd + attention)
+    dropout = 2 * sizes.n_embd if options.residual_dropout else 0
+    if options.attention_dropout:
+        dropout += (number + 1) * sizes.n_head * options.context_length
+    layer = tokens * (16 * number * sizes.n_embd + 24 * sizes.n_embd + attention + dropout)
     kept = layer + sizes.n_layer * tokens * number * sizes.n_embd
     activations = kept if options.memory_saving_gradients else sizes.n_layer * layer
     vocabulary = architecture.padded_vocabulary_size

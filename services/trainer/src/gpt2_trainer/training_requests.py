@@ -23,6 +23,7 @@ _MANY_WINDOWS = 1 << 31
 _LONG_CONTEXT = 1 << 20
 # betas of AdamW as GPT-3's paper and today's GPT-2 trainings have them; Adam's as its paper.
 _BETA2: Mapping[str, float] = {"adamw": 0.95, "adam": 0.999}
+_DROPOUTS = ("dropout", "attention_dropout", "residual_dropout", "embedding_dropout")
 _ADAMS = ("adamw", "adam")
 _DECAYS: Mapping[str, float] = {"adamw": 0.1, "adafactor": 0.0}
 _OPTIMIZERS_OF: Mapping[str, tuple[str, ...]] = {
@@ -81,6 +82,9 @@ def training_options(request: pb.TrainModelRequest, n_ctx: int, train_tokens: in
         spike_factor=_given(config, "spike_factor", 10.0),
         most_skipped_in_a_row=config.most_skipped_in_a_row or 10,
         noise=config.noise,
+        attention_dropout=_given(config, "attention_dropout", config.dropout),
+        residual_dropout=_given(config, "residual_dropout", config.dropout),
+        embedding_dropout=_given(config, "embedding_dropout", config.dropout),
         only_train_transformer_layers=config.only_train_transformer_layers,
         lora=_lora_options(config.lora) if config.HasField("lora") else None,
         memory_saving_gradients=config.memory_saving_gradients,
@@ -194,6 +198,9 @@ def _choice_problems(config: Any) -> Problems:
     for first, second in (("batch_size", "batch_tokens"), ("accumulate_gradients", "micro_batch_size")):
         if getattr(config, first) and getattr(config, second):
             found.append((f"config.{second}", f"goes without {first}"))
+    for name in _DROPOUTS:
+        if not 0 <= getattr(config, name) < 1:
+            found.append((f"config.{name}", f"must be from 0 to under 1, not {getattr(config, name):g}"))
     optimizer = config.optimizer or "adamw"
     for name, optimizers in _OPTIMIZERS_OF.items():
         if config.HasField(name) and optimizer not in optimizers:

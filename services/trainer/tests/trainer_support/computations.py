@@ -57,6 +57,62 @@ def train_steps(architecture, weights, options, batches, with_slots=False, **net
     return (trained, figures, slots, [bool(item.made) for item in results]) if with_slots else (trained, figures)
 
 
+def continued_training(architecture, weights, options, batches, cut):
+    """Weights after a training's steps, and after those of one that goes on from what was saved after `cut` steps."""
+    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.training.step import TrainingStep
+    from gpt2_trainer.training.stepper import create_stepper
+
+    network = Network(
+        architecture=architecture, precision=options.precision, rematerialise=options.memory_saving_gradients
+    )
+    step, weights = TrainingStep(network, options), pad_vocabulary(weights, architecture)
+    stepper, found = create_stepper(step, weights, None), []
+    for number, batch in enumerate(batches):
+        if number == cut:
+            resumed = create_stepper(step, stepper.weights(), stepper.slots())
+        stepper.train(number, *batch)
+    for number, batch in enumerate(batches[cut:], start=cut):
+        resumed.train(number, *batch)
+    found = [cut_vocabulary(item.weights(), architecture) for item in (stepper, resumed)]
+    return tuple(found)
+
+
+def dropout_masks(options, step, part, shapes):
+    """What values of 1 become at places of layers, {(place, layer): shape}, in a micro-batch of a step."""
+    import keras
+    from keras import ops
+
+    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.training.step import TrainingStep
+    from trainer_support.data import small_architecture
+
+    dropout = TrainingStep(Network(architecture=small_architecture()), options)._dropout(step, part)
+    assert keras.config.backend()
+    return {
+        (place, layer): ops.convert_to_numpy(dropout.apply(ops.ones(shape, options.precision), place, layer))
+        for (place, layer), shape in shapes.items()
+    }
+
+
+def random_operations(architecture, weights, options, batch):
+    """How many operations of a compiled training step draw random numbers."""
+    import keras
+
+    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.training.step import TrainingStep
+    from gpt2_trainer.training.stepper import create_stepper
+
+    step = TrainingStep(Network(architecture=architecture), options)
+    stepper = create_stepper(step, pad_vocabulary(weights, architecture), None)
+    if keras.config.backend() == "jax":
+        lowered = stepper._update.lower(stepper._trained, stepper._slots, stepper._frozen, np.int32(0), *batch)
+        return lowered.as_text().count("threefry")
+    graph = stepper._train.get_concrete_function().graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return sum("Random" in node.op for node in nodes)
+
+
 def validation_losses(architecture, weights, options, inputs, targets, **network_options):
     from gpt2_trainer.model.network import Network
     from gpt2_trainer.training.step import TrainingStep

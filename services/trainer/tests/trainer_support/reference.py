@@ -1,5 +1,7 @@
 """GPT-2 and AdamW in plain NumPy, in float64, written from the papers and OpenAI's code: what ours must agree with."""
 
+import math
+
 import numpy as np
 
 
@@ -8,51 +10,77 @@ def softmax(values):
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def norm(values, gain, bias):
+def norm(values, gain, bias, epsilon=1e-5):
     mean = values.mean(axis=-1, keepdims=True)
-    return gain * (values - mean) / np.sqrt(values.var(axis=-1, keepdims=True) + 1e-5) + bias
+    return gain * (values - mean) / np.sqrt(values.var(axis=-1, keepdims=True) + epsilon) + bias
 
 
 def gelu(values):
     return 0.5 * values * (1 + np.tanh(np.sqrt(2 / np.pi) * (values + 0.044715 * values**3)))
 
 
-def logits(weights, token_ids, n_layer, n_head):
-    """[batch, time] -> [batch, time, vocabulary], with OpenAI's mask."""
+def exact_gelu(values):
+    return 0.5 * values * (1 + np.vectorize(math.erf)(values / math.sqrt(2)))
+
+
+def undropped(values, place, layer):
+    return values
+
+
+def logits(weights, token_ids, n_layer, n_head, drop=undropped, **relative):
+    """[batch, time] -> [batch, time, vocabulary], with OpenAI's mask.
+
+    `drop` applies dropout to values at a place of a layer. `relative` holds what differs from OpenAI's GPT-2, by the
+    names of `config.json` of `transformers`.
+    """
+    epsilon = relative.get("layer_norm_epsilon", 1e-5)
+    activation = exact_gelu if relative.get("activation_function") == "gelu" else gelu
     weights = {name: value.astype(np.float64) for name, value in weights.items()}
     time = token_ids.shape[1]
     hidden = weights["wte.weight"][token_ids] + weights["wpe.weight"][:time]
+    hidden = drop(hidden, "embedding", 0)
     mask = np.tri(time)
     for layer in range(n_layer):
         part = {name.removeprefix(f"h.{layer}."): value for name, value in weights.items()}
-        inner = norm(hidden, part["ln_1.weight"], part["ln_1.bias"])
+        inner = norm(hidden, part["ln_1.weight"], part["ln_1.bias"], epsilon)
         queries, keys, values = np.split(inner @ part["attn.c_attn.weight"] + part["attn.c_attn.bias"], 3, axis=-1)
         mixed = np.empty_like(queries)
         size = queries.shape[-1] // n_head
+        factor = 1 / np.sqrt(size) if relative.get("scale_attn_weights", True) else 1
+        if relative.get("scale_attn_by_inverse_layer_idx"):
+            factor = factor / (layer + 1)
+        shares = []
         for head in range(n_head):
             columns = slice(head * size, (head + 1) * size)
-            scores = queries[..., columns] @ keys[..., columns].transpose(0, 2, 1) / np.sqrt(size)
-            mixed[..., columns] = softmax(scores * mask - 1e10 * (1 - mask)) @ values[..., columns]
-        hidden = hidden + mixed @ part["attn.c_proj.weight"] + part["attn.c_proj.bias"]
-        inner = norm(hidden, part["ln_2.weight"], part["ln_2.bias"])
-        inner = gelu(inner @ part["mlp.c_fc.weight"] + part["mlp.c_fc.bias"])
-        hidden = hidden + inner @ part["mlp.c_proj.weight"] + part["mlp.c_proj.bias"]
-    return norm(hidden, weights["ln_f.weight"], weights["ln_f.bias"]) @ weights["wte.weight"].T
+            scores = queries[..., columns] @ keys[..., columns].transpose(0, 2, 1) * factor
+            shares.append(softmax(scores * mask - 1e10 * (1 - mask)))
+        shares = drop(np.stack(shares, axis=1), "attention", layer)
+        for head in range(n_head):
+            columns = slice(head * size, (head + 1) * size)
+            mixed[..., columns] = shares[:, head] @ values[..., columns]
+        added = mixed @ part["attn.c_proj.weight"] + part["attn.c_proj.bias"]
+        hidden = hidden + drop(added, "attention_output", layer)
+        inner = norm(hidden, part["ln_2.weight"], part["ln_2.bias"], epsilon)
+        inner = activation(inner @ part["mlp.c_fc.weight"] + part["mlp.c_fc.bias"])
+        added = inner @ part["mlp.c_proj.weight"] + part["mlp.c_proj.bias"]
+        hidden = hidden + drop(added, "mlp_output", layer)
+    head = weights.get("lm_head.weight", weights["wte.weight"])
+    return norm(hidden, weights["ln_f.weight"], weights["ln_f.bias"], epsilon) @ head.T
 
 
-def losses(weights, token_ids, targets, n_layer, n_head):
+def losses(weights, token_ids, targets, n_layer, n_head, drop=undropped, **relative):
     """Mean cross-entropy of each row."""
-    chances = softmax(logits(weights, token_ids, n_layer, n_head))
+    chances = softmax(logits(weights, token_ids, n_layer, n_head, drop, **relative))
     return -np.log(np.take_along_axis(chances, targets[..., None], axis=-1))[..., 0].mean(axis=-1)
 
 
-def greedy(weights, prompt, count, n_layer, n_head, n_ctx):
+def greedy(weights, prompt, count, n_layer, n_head, n_ctx, **relative):
     """Goes on from a prompt with a full recomputation for each token, by the decoder's rule for full contexts."""
     context, made = list(prompt)[-n_ctx:], []
     for _ in range(count):
         if len(context) > n_ctx:
             context = context[-max(1, n_ctx // 2) :]
-        made.append(int(logits(weights, np.array([context]), n_layer, n_head)[0, -1].argmax()))
+        made.append(int(logits(weights, np.array([context]), n_layer, n_head, **relative)[0, -1].argmax()))
         context.append(made[-1])
     return made
 

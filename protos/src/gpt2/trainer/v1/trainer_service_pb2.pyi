@@ -166,6 +166,10 @@ class TrainConfig(_message.Message):
     MOST_SKIPPED_IN_A_ROW_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     MODEL_DEVICES_FIELD_NUMBER: _builtins.int
+    DROPOUT_FIELD_NUMBER: _builtins.int
+    ATTENTION_DROPOUT_FIELD_NUMBER: _builtins.int
+    RESIDUAL_DROPOUT_FIELD_NUMBER: _builtins.int
+    EMBEDDING_DROPOUT_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Optimizer updates, at least 1. Either this or `epochs` is required."""
     batch_size: _builtins.int
@@ -253,6 +257,17 @@ class TrainConfig(_message.Message):
     """
     model_devices: _builtins.int
     """Devices that share one copy of the model, for models too large for one. Divides `devices`. Default 1."""
+    dropout: _builtins.float
+    """Fraction of values that each update sets to 0 at random, others scaled up: of attention weights, of what a layer
+    adds to the residual stream, and of the embeddings' sum. 0 to under 1. Masks follow from `seed` and the step, so a
+    resumed training repeats them; validation and samples have none. Default 0.
+    """
+    attention_dropout: _builtins.float
+    """Dropout of attention weights (`attn_pdrop` of transformers), 0 to under 1. Default: `dropout`."""
+    residual_dropout: _builtins.float
+    """Dropout of what attention and MLP add to the residual stream (`resid_pdrop`), 0 to under 1. Default: `dropout`."""
+    embedding_dropout: _builtins.float
+    """Dropout of the sum of token and position embeddings (`embd_pdrop`), 0 to under 1. Default: `dropout`."""
     @_builtins.property
     def sampling(self) -> Global___SamplingConfig:
         """How samples are drawn. Default: temperature 1, top_k 40."""
@@ -305,27 +320,39 @@ class TrainConfig(_message.Message):
         most_skipped_in_a_row: _builtins.int = ...,
         devices: _builtins.int = ...,
         model_devices: _builtins.int = ...,
+        dropout: _builtins.float = ...,
+        attention_dropout: _builtins.float | None = ...,
+        residual_dropout: _builtins.float | None = ...,
+        embedding_dropout: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "lora", b"lora", "momentum", b"momentum", "sampling", b"sampling", "spike_factor", b"spike_factor", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "embedding_dropout", b"embedding_dropout", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "lora", b"lora", "momentum", b"momentum", "residual_dropout", b"residual_dropout", "sampling", b"sampling", "spike_factor", b"spike_factor", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "accumulate_gradients", b"accumulate_gradients", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "devices", b"devices", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "lora", b"lora", "max_seconds", b"max_seconds", "memory_saving_gradients", b"memory_saving_gradients", "micro_batch_size", b"micro_batch_size", "model_devices", b"model_devices", "momentum", b"momentum", "most_skipped_in_a_row", b"most_skipped_in_a_row", "noise", b"noise", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "report_every", b"report_every", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "accumulate_gradients", b"accumulate_gradients", "attention_dropout", b"attention_dropout", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "devices", b"devices", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "embedding_dropout", b"embedding_dropout", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "lora", b"lora", "max_seconds", b"max_seconds", "memory_saving_gradients", b"memory_saving_gradients", "micro_batch_size", b"micro_batch_size", "model_devices", b"model_devices", "momentum", b"momentum", "most_skipped_in_a_row", b"most_skipped_in_a_row", "noise", b"noise", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "report_every", b"report_every", "residual_dropout", b"residual_dropout", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__attention_dropout: _TypeAlias = _typing.Literal["attention_dropout"]  # noqa: Y015
+    _WhichOneofArgType__attention_dropout: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout"]  # noqa: Y015
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
     _WhichOneofReturnType__beta2: _TypeAlias = _typing.Literal["beta2"]  # noqa: Y015
     _WhichOneofArgType__beta2: _TypeAlias = _typing.Literal["_beta2", b"_beta2"]  # noqa: Y015
     _WhichOneofReturnType__clip_norm: _TypeAlias = _typing.Literal["clip_norm"]  # noqa: Y015
     _WhichOneofArgType__clip_norm: _TypeAlias = _typing.Literal["_clip_norm", b"_clip_norm"]  # noqa: Y015
+    _WhichOneofReturnType__embedding_dropout: _TypeAlias = _typing.Literal["embedding_dropout"]  # noqa: Y015
+    _WhichOneofArgType__embedding_dropout: _TypeAlias = _typing.Literal["_embedding_dropout", b"_embedding_dropout"]  # noqa: Y015
     _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
     _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
     _WhichOneofReturnType__final_learning_rate_fraction: _TypeAlias = _typing.Literal["final_learning_rate_fraction"]  # noqa: Y015
     _WhichOneofArgType__final_learning_rate_fraction: _TypeAlias = _typing.Literal["_final_learning_rate_fraction", b"_final_learning_rate_fraction"]  # noqa: Y015
     _WhichOneofReturnType__momentum: _TypeAlias = _typing.Literal["momentum"]  # noqa: Y015
     _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
+    _WhichOneofReturnType__residual_dropout: _TypeAlias = _typing.Literal["residual_dropout"]  # noqa: Y015
+    _WhichOneofArgType__residual_dropout: _TypeAlias = _typing.Literal["_residual_dropout", b"_residual_dropout"]  # noqa: Y015
     _WhichOneofReturnType__spike_factor: _TypeAlias = _typing.Literal["spike_factor"]  # noqa: Y015
     _WhichOneofArgType__spike_factor: _TypeAlias = _typing.Literal["_spike_factor", b"_spike_factor"]  # noqa: Y015
     _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
     _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__attention_dropout) -> _WhichOneofReturnType__attention_dropout | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__beta1) -> _WhichOneofReturnType__beta1 | None: ...
     @_typing.overload
@@ -333,11 +360,15 @@ class TrainConfig(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clip_norm) -> _WhichOneofReturnType__clip_norm | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__embedding_dropout) -> _WhichOneofReturnType__embedding_dropout | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__final_learning_rate_fraction) -> _WhichOneofReturnType__final_learning_rate_fraction | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__momentum) -> _WhichOneofReturnType__momentum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__residual_dropout) -> _WhichOneofReturnType__residual_dropout | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__spike_factor) -> _WhichOneofReturnType__spike_factor | None: ...
     @_typing.overload

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from gpt2_trainer.configuration.dropout import DropoutRates
 from gpt2_trainer.configuration.lora import LoraOptions
 from gpt2_trainer.configuration.sampling import SamplingOptions
 
@@ -41,6 +42,9 @@ class TrainingOptions:
     spike_factor: float = 10.0
     most_skipped_in_a_row: int = 10
     noise: float = 0.0
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    embedding_dropout: float = 0.0
     only_train_transformer_layers: bool = False
     lora: LoraOptions | None = None
     memory_saving_gradients: bool = False
@@ -71,6 +75,13 @@ class TrainingOptions:
     def tokens_per_step(self) -> int:
         """Tokens that one update learns from."""
         return self.batch_size * self.context_length
+
+    @property
+    def dropout_rates(self) -> DropoutRates:
+        """Dropout by where in the network it applies."""
+        return DropoutRates(
+            attention=self.attention_dropout, residual=self.residual_dropout, embedding=self.embedding_dropout
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All options by name."""

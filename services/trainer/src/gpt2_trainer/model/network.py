@@ -3,7 +3,7 @@
 The network is a function of its weights: a mapping from the names in `weights.py` to tensors. A TensorFlow gradient
 tape, `jax.jit`, rematerialisation and a SavedModel all take such functions as they are.
 
-Pre-norm transformer with tied embeddings, tanh GELU, epsilon 1e-5 and no dropout: OpenAI's `gpt-2/src/model.py`.
+Pre-norm transformer with tied embeddings, tanh GELU and epsilon 1e-5: OpenAI's `gpt-2/src/model.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +18,7 @@ from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.loss_parts import MOST_SCORES, count_parts
 from gpt2_trainer.model import activations, loss, paired
 from gpt2_trainer.model.backend import fused, has_flash_attention, linear
+from gpt2_trainer.model.dropout import Dropout
 from gpt2_trainer.model.paired import PairedMatrix
 from gpt2_trainer.model.weights import LAYER_PARTS, POSITION_EMBEDDING, TOKEN_EMBEDDING, layer_weight
 
@@ -62,9 +63,14 @@ class Network:
         """
         return self._project(weights, self._transform(weights, token_ids))
 
-    def mean_loss(self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy in nats, averaged over all tokens; arguments as for `losses`. float32 scalar."""
-        return loss.mean_loss(*self._loss_inputs(weights, token_ids, targets))
+    def mean_loss(
+        self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor, dropout: Dropout | None = None
+    ) -> Tensor:
+        """Cross-entropy in nats, averaged over all tokens; arguments as for `losses`. float32 scalar.
+
+        Only here can dropout be applied: all else computes what a finished model answers.
+        """
+        return loss.mean_loss(*self._loss_inputs(weights, token_ids, targets, dropout))
 
     def losses(self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of each sequence, in nats, averaged over its tokens.
@@ -90,10 +96,10 @@ class Network:
         return ops.reshape(losses, token_ids.shape), ops.reshape(hits, token_ids.shape)
 
     def _loss_inputs(
-        self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor
+        self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor, dropout: Dropout | None = None
     ) -> tuple[Tensor, Tensor, Tensor, int, int]:
         """What the functions of `loss.py` take."""
-        hidden, embedding = self._transform(weights, token_ids), weights[TOKEN_EMBEDDING]
+        hidden, embedding = self._transform(weights, token_ids, dropout=dropout), weights[TOKEN_EMBEDDING]
         tokens = token_ids.shape[0] * token_ids.shape[1]
         parts = count_parts(tokens, embedding.shape[0], self.most_scores)
         hidden = ops.reshape(hidden, (tokens, hidden.shape[-1]))
@@ -131,6 +137,7 @@ class Network:
         memory: Memory | None = None,
         start: Tensor | None = None,
         mask: Tensor | None = None,
+        dropout: Dropout | None = None,
     ) -> Tensor:
         time = ops.shape(token_ids)[1]
         if start is None:
@@ -144,27 +151,47 @@ class Network:
         embedding = weights[TOKEN_EMBEDDING]
         embedding = embedding.full if isinstance(embedding, PairedMatrix) else embedding
         hidden = ops.cast(ops.take(embedding, token_ids, axis=0) + positions, self.precision)
+        if dropout is not None:
+            hidden = dropout.apply(hidden, "embedding")
         for layer in range(self.architecture.layers.n_layer):
             parts = [weights[layer_weight(layer, part)] for part in LAYER_PARTS]
 
             # All that gradients go to is an argument, as rematerialisation asks; the mask must be none on TensorFlow.
             def block(hidden: Tensor, *parts: Tensor, layer: int = layer, mask: Tensor = mask) -> Tensor:
-                return self._block(dict(zip(LAYER_PARTS, parts, strict=True)), hidden, mask, layer, memory)
+                return self._block(dict(zip(LAYER_PARTS, parts, strict=True)), hidden, mask, layer, memory, dropout)
 
             hidden = (keras.remat(block) if self.rematerialise else block)(hidden, *parts)
         return self._norm(hidden, weights["ln_f.weight"], weights["ln_f.bias"])
 
     def _block(
-        self, parts: Mapping[str, Tensor], hidden: Tensor, mask: Tensor, layer: int, memory: Memory | None
+        self,
+        parts: Mapping[str, Tensor],
+        hidden: Tensor,
+        mask: Tensor,
+        layer: int,
+        memory: Memory | None,
+        dropout: Dropout | None,
     ) -> Tensor:
         normed = self._norm(hidden, parts["ln_1.weight"], parts["ln_1.bias"])
-        hidden = hidden + self._attend(parts, normed, mask, layer, memory)
+        attended = self._attend(parts, normed, mask, layer, memory, dropout)
+        if dropout is not None:
+            attended = dropout.apply(attended, "attention_output", layer)
+        hidden = hidden + attended
         normed = self._norm(hidden, parts["ln_2.weight"], parts["ln_2.bias"])
         inner = self._gelu(self._product(parts, "mlp.c_fc", normed), parts["mlp.c_fc.bias"])
-        return hidden + self._linear(parts, "mlp.c_proj", inner)
+        projected = self._linear(parts, "mlp.c_proj", inner)
+        if dropout is not None:
+            projected = dropout.apply(projected, "mlp_output", layer)
+        return hidden + projected
 
     def _attend(
-        self, parts: Mapping[str, Tensor], hidden: Tensor, mask: Tensor, layer: int, memory: Memory | None
+        self,
+        parts: Mapping[str, Tensor],
+        hidden: Tensor,
+        mask: Tensor,
+        layer: int,
+        memory: Memory | None,
+        dropout: Dropout | None,
     ) -> Tensor:
         batch, time, width = ops.shape(hidden)
         size = self.architecture.head_size
@@ -172,7 +199,9 @@ class Network:
             ops.reshape(part, (batch, time, self.architecture.layers.n_head, size))
             for part in ops.split(self._linear(parts, "attn.c_attn", hidden), 3, axis=-1)
         )
-        if memory is None and has_flash_attention(self.precision, size):
+        # The fused attention that Keras offers has no dropout.
+        drops = dropout is not None and dropout.rates.attention > 0
+        if memory is None and not drops and has_flash_attention(self.precision, size):
             mixed = ops.dot_product_attention(queries, keys, values, is_causal=True, flash_attention=True)
             return self._linear(parts, "attn.c_proj", ops.reshape(mixed, (batch, time, width)))
         queries, keys, values = (ops.transpose(part, (0, 2, 1, 3)) for part in (queries, keys, values))
@@ -182,7 +211,10 @@ class Network:
             queries, keys, values = (ops.reshape(part, rows) for part in (queries, keys, values))
             keys, values = memory.extend(layer, keys, values)
         scores = ops.matmul(queries, ops.swapaxes(keys, -1, -2))
-        mixed = ops.matmul(self._shares(scores, mask), values)
+        shares = self._shares(scores, mask)
+        if dropout is not None:
+            shares = dropout.apply(shares, "attention", layer)
+        mixed = ops.matmul(shares, values)
         mixed = ops.reshape(mixed, (batch, self.architecture.layers.n_head, time, size))
         joined = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (batch, time, width))
         return self._linear(parts, "attn.c_proj", joined)

@@ -6,12 +6,14 @@ The backends differ in how they take a gradient and where they keep the state: s
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from keras import ops
 
 from gpt2_trainer.configuration.training import TrainingOptions
 from gpt2_trainer.model.adapters import adapter_names, is_adapter
+from gpt2_trainer.model.dropout import Dropout, first_key, fold_in
 from gpt2_trainer.model.network import Network
 from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, is_layer_weight
 from gpt2_trainer.training import guard, optimizer
@@ -76,23 +78,24 @@ class TrainingStep:
         return self.network.losses(self.merged(weights), inputs, targets)
 
     def gradients(
-        self, take_gradients: ValueAndGradients, weights: Tensors, inputs: Any, targets: Any
+        self, take_gradients: ValueAndGradients, weights: Tensors, step: Any, inputs: Any, targets: Any
     ) -> tuple[Any, Tensors]:
         """Mean loss of a batch, and its gradients by the name of each trained weight.
 
         Args:
             take_gradients: The backend's way to a loss and its gradients.
             weights: All weights by name.
+            step: int32 scalar, updates made before; dropout masks depend on it.
             inputs: int32 [batch_size, context_length].
             targets: As inputs.
         """
         trained = {name: value for name, value in weights.items() if self.is_trained(name)}
         frozen = {name: value for name, value in weights.items() if not self.is_trained(name)}
 
-        def loss_of(trained: Tensors, inputs: Any, targets: Any) -> Any:
-            return self.network.mean_loss(self.merged(trained | frozen), inputs, targets)
+        def loss_of(trained: Tensors, inputs: Any, targets: Any, *, dropout: Dropout | None) -> Any:
+            return self.network.mean_loss(self.merged(trained | frozen), inputs, targets, dropout)
 
-        return self._accumulated(take_gradients, loss_of, trained, inputs, targets)
+        return self._accumulated(take_gradients, loss_of, trained, step, inputs, targets)
 
     def update(
         self, weights: Tensors, slots: Tensors, step: Any, loss: Any, gradients: Tensors
@@ -124,20 +127,33 @@ class TrainingStep:
         shape = tuple(weight.shape)
         return math.prod((self.network.architecture.vocabulary_size, *shape[1:]) if name == TOKEN_EMBEDDING else shape)
 
+    def _dropout(self, step: Any, part: Any) -> Dropout | None:
+        """Dropout of one micro-batch of a step; None without, so that nothing of it is in the program."""
+        rates = self.options.dropout_rates
+        if not rates:
+            return None
+        return Dropout(rates=rates, key=fold_in(fold_in(first_key(self.options.seed), step), part))
+
     def _accumulated(
-        self, take_gradients: ValueAndGradients, loss_of: Loss, trained: Tensors, inputs: Any, targets: Any
+        self,
+        take_gradients: ValueAndGradients,
+        loss_of: Callable[..., Any],
+        trained: Tensors,
+        step: Any,
+        inputs: Any,
+        targets: Any,
     ) -> tuple[Any, Tensors]:
         """Mean loss and gradients over the micro-batches, one after the other, so that memory holds one at a time."""
         parts, size = self.options.accumulate_gradients, self.options.micro_batch_size
         if parts == 1:
-            return take_gradients(loss_of, trained, inputs, targets)
+            return take_gradients(partial(loss_of, dropout=self._dropout(step, 0)), trained, inputs, targets)
         shape = (parts, size, self.options.context_length)
         inputs, targets = ops.reshape(inputs, shape), ops.reshape(targets, shape)
         names = list(trained)
 
         def add(part: Any, sums: tuple[Any, ...]) -> tuple[Any, ...]:
             chosen = (ops.take(tensor, part, axis=0) for tensor in (inputs, targets))
-            loss, gradients = take_gradients(loss_of, trained, *chosen)
+            loss, gradients = take_gradients(partial(loss_of, dropout=self._dropout(step, part)), trained, *chosen)
             terms = (loss, *(gradients[name] for name in names))
             return tuple(total + term for total, term in zip(sums, terms, strict=True))
 

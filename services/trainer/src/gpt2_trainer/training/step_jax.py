@@ -33,7 +33,7 @@ class JaxStepper:
 
         def update(trained: Tensors, slots: Tensors, frozen: Tensors, number: Any, inputs: Any, targets: Any) -> Any:
             weights = trained | frozen
-            loss, gradients = step.gradients(self._take_gradients, weights, inputs, targets)
+            loss, gradients = step.gradients(self._take_gradients, weights, number, inputs, targets)
             return step.update(weights, slots, number, loss, gradients)
 
         self._update = jax.jit(update, donate_argnums=(0, 1), **_outputs(self._devices, self._trained, self._slots))

@@ -58,7 +58,7 @@ class TensorFlowStepper:
         return {name: variable.value() for name, variable in self._weights.items()}
 
     def _update(self, step: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
-        loss, gradients = self._step.gradients(_take_gradients, self.tensors(), inputs, targets)
+        loss, gradients = self._step.gradients(_take_gradients, self.tensors(), step, inputs, targets)
         result: tuple[Any, Any, Any, Any] = self._apply(step, loss, gradients)
         return result
 

@@ -1,0 +1,209 @@
+"""Dropout drops what it says where GPT-2 of transformers has it, and draws the same masks again after a resume."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from trainer_support import computations, reference
+from trainer_support.data import VOCABULARY_SIZE, random_weights, small_architecture
+
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_trainer.configuration.dropout import DropoutRates
+from gpt2_trainer.configuration.lora import LoraOptions
+from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_trainer.memory import estimate_memory
+from gpt2_trainer.model.adapters import initial_adapters
+from gpt2_trainer.training_requests import train_problems, training_options
+
+ARCHITECTURE = small_architecture(n_ctx=8)
+RATES = {"attention_dropout": 0.3, "residual_dropout": 0.2, "embedding_dropout": 0.1}
+OPTIONS = TrainingOptions(
+    steps=10,
+    batch_size=4,
+    context_length=8,
+    learning_rate=0.5,
+    optimizer="sgd",
+    momentum=0.9,
+    schedule="constant",
+    clip_norm=0.0,
+    validate_every=10,
+    save_every=10,
+    **RATES,
+)
+
+
+def batches(count):
+    random = np.random.default_rng(5)
+    return [tuple(random.integers(0, VOCABULARY_SIZE, (2, 4, 8), dtype=np.int32)) for _ in range(count)]
+
+
+def run(backend, options, count=2, weights=None, **network):
+    weights = random_weights(ARCHITECTURE) if weights is None else weights
+    return backend(computations.train_steps, ARCHITECTURE, weights, options, batches(count), **network)
+
+
+def masks(backend, shapes, step=0, part=0, **changes):
+    return backend(computations.dropout_masks, replace(OPTIONS, **changes), step, part, shapes)
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"accumulate_gradients": 2, "memory_saving_gradients": True},
+        {"precision": "bfloat16", "lora": LoraOptions(rank=2)},
+    ],
+    ids=["plain", "accumulated-remat", "bfloat16-lora"],
+)
+def test_a_resumed_training_with_dropout_repeats_every_bit(backend, changes):
+    options, weights = replace(OPTIONS, **changes), random_weights(ARCHITECTURE)
+    adapters = initial_adapters(ARCHITECTURE, options.lora, seed=1) if options.lora else {}
+    arguments = ARCHITECTURE, weights | adapters, options, batches(4), 2
+    whole, resumed = backend(computations.continued_training, *arguments)
+    assert_equal(whole, resumed)
+    assert any(not np.array_equal(whole[name], value) for name, value in (weights | adapters).items())
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_fraction_dropped_is_the_rate_and_the_expectation_stays(backend, rate, precision):
+    shape = (4, 8, 4000)
+    rates = dict.fromkeys(RATES, rate)
+    found = masks(backend, {("attention_output", 1): shape}, precision=precision, **rates)
+    values = np.asarray(found["attention_output", 1], np.float64)
+    count, tolerance = values.size, 5 * np.sqrt(rate * (1 - rate) / values.size)
+    assert abs((values == 0).mean() - rate) < tolerance
+    # Over every axis: neither a sequence nor a column is dropped more than others.
+    for axis in range(3):
+        fraction = (values == 0).mean(axis=axis)
+        assert np.abs(fraction - rate).max() < 7 * np.sqrt(rate * (1 - rate) / shape[axis])
+    kept = values[values != 0]
+    assert kept.min() == kept.max() == pytest.approx(1 / (1 - rate), rel=1e-6 if precision == "float32" else 4e-3)
+    assert abs(values.sum() / count - 1) < tolerance / (1 - rate) + (0 if precision == "float32" else 4e-3)
+
+
+def test_masks_differ_by_seed_step_micro_batch_layer_and_place(backend):
+    shape = (4, 8, 64)
+    places = ("attention_output", "mlp_output", "attention", "embedding")
+    shapes = {(place, layer): shape for place in places for layer in range(2)}
+    rates = dict.fromkeys(RATES, 0.5)
+    drawn = [
+        mask
+        for changes in ({}, {"seed": 1}, {"step": 1}, {"part": 1}, {"step": 1, "part": 1}, {"seed": 2**40})
+        for mask in masks(backend, shapes, **changes, **rates).values()
+    ]
+    zeros = np.stack([mask.ravel() == 0 for mask in drawn]).astype(np.float64) - 0.5
+    # Independent masks agree in half of their places.
+    correlation = np.abs(zeros @ zeros.T) / (0.25 * shape[0] * shape[1] * shape[2]) - np.eye(len(drawn))
+    assert correlation.max() < 0.15
+    assert_equal(masks(backend, shapes, **rates), masks(backend, shapes, **rates))
+
+
+def test_dropout_is_where_transformers_has_it(backend):
+    """The loss of a step is that of the reference with the same masks."""
+    weights, [batch] = random_weights(ARCHITECTURE), batches(1)
+    hidden, shares = (4, 8, 16), (4, 2, 8, 8)
+    shapes = {("embedding", 0): hidden}
+    for layer in range(2):
+        shapes |= {("attention", layer): shares, ("attention_output", layer): hidden, ("mlp_output", layer): hidden}
+    drawn = masks(backend, shapes, step=0)
+    used = set()
+
+    def drop(values, place, layer):
+        used.add((place, layer))
+        return values * drawn[place, layer]
+
+    expected = reference.losses(weights, *batch, 2, 2, drop).mean()
+    _, [(loss, _, _)] = run(backend, OPTIONS, 1)
+    assert loss == pytest.approx(expected, abs=1e-5)
+    assert used == shapes.keys()
+    assert loss != pytest.approx(reference.losses(weights, *batch, 2, 2).mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_rematerialisation_sees_the_masks_of_the_forward_pass(backend, parts):
+    options = replace(OPTIONS, accumulate_gradients=parts)
+    kept, figures = run(backend, options)
+    again, again_figures = run(backend, options, rematerialise=True)
+    np.testing.assert_allclose(figures, again_figures, rtol=1e-5)
+    for name, value in kept.items():
+        np.testing.assert_allclose(again[name], value, atol=1e-5, err_msg=name)
+
+
+def test_micro_batches_of_one_update_draw_different_masks(backend):
+    """The same sequences in both micro-batches: their gradients are equal with equal masks alone."""
+    [(inputs, targets)] = batches(1)
+    twice = [(np.concatenate([part[:2], part[:2]]) for part in (inputs, targets))]
+    twice = [tuple(twice[0])]
+    weights = random_weights(ARCHITECTURE)
+    losses = {}
+    for size, parts in ((2, 1), (4, 2)):
+        options = replace(OPTIONS, batch_size=size, accumulate_gradients=parts)
+        batch = [tuple(part[:size] for part in twice[0])]
+        losses[size] = backend(computations.train_steps, ARCHITECTURE, weights, options, batch)[1][0][0]
+    assert losses[2] != pytest.approx(losses[4], rel=1e-4)
+
+
+def test_without_dropout_the_program_draws_no_random_number(backend):
+    [batch] = batches(1)
+    weights, none = random_weights(ARCHITECTURE), dict.fromkeys(RATES, 0.0)
+    operations = [
+        backend(computations.random_operations, ARCHITECTURE, weights, replace(OPTIONS, **changes), batch)
+        for changes in (none, {})
+    ]
+    assert operations[0] == 0
+    assert operations[1] > 0
+
+
+def test_validation_drops_nothing(backend):
+    weights, [(inputs, targets)] = random_weights(ARCHITECTURE), batches(1)
+    losses = backend(computations.validation_losses, ARCHITECTURE, weights, OPTIONS, inputs, targets)
+    np.testing.assert_allclose(losses, reference.losses(weights, inputs, targets, 2, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"devices": 4}, {"devices": 2, "model_devices": 2, "accumulate_gradients": 2}])
+def test_several_devices_draw_the_masks_of_one(four_devices_process, changes):
+    alone = {name: value for name, value in changes.items() if name == "accumulate_gradients"}
+    weights, figures = run(four_devices_process, replace(OPTIONS, devices=1, **alone))
+    divided, divided_figures = run(four_devices_process, replace(OPTIONS, **changes))
+    np.testing.assert_allclose(divided_figures, figures, rtol=2e-5)
+    for name, value in weights.items():
+        np.testing.assert_allclose(divided[name], value, atol=1e-5, err_msg=name)
+
+
+def request(**config):
+    values = {"steps": 1, **config}
+    return pb.TrainModelRequest(dataset_uri="file:///d", model_size="124M", config=pb.TrainConfig(**values))
+
+
+def test_one_rate_is_for_all_places_and_each_can_be_its_own():
+    def rates(**config):
+        return training_options(request(**config), 8, 1000).dropout_rates
+
+    assert not rates()
+    assert rates(dropout=0.1) == DropoutRates(attention=0.1, residual=0.1, embedding=0.1)
+    assert rates(dropout=0.1, attention_dropout=0.0) == DropoutRates(residual=0.1, embedding=0.1)
+    assert rates(embedding_dropout=0.5) == DropoutRates(embedding=0.5)
+
+
+@pytest.mark.parametrize("name", ["dropout", "attention_dropout", "residual_dropout", "embedding_dropout"])
+@pytest.mark.parametrize("value", [1.0, -0.1, float("nan"), float("inf")])
+def test_impossible_dropout_is_refused_by_its_name(name, value):
+    [(field, text)] = train_problems(request(**{name: value}))
+    assert field == f"config.{name}"
+    assert text.startswith("must be from 0 to under 1, not ")
+    assert not train_problems(request(**{name: 0.999}))
+
+
+def test_dropped_attention_weights_count_in_the_memory_estimate():
+    def activations(**changes):
+        none = dict.fromkeys(RATES, 0.0)
+        return estimate_memory(ARCHITECTURE, replace(OPTIONS, **none | changes), on_host=True).activations
+
+    assert activations() < activations(residual_dropout=0.1) < activations(attention_dropout=0.1)
