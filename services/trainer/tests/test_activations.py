@@ -19,13 +19,15 @@ def normal(*shape, seed=0):
 def test_layer_norm_and_its_gradients(backend, shape):
     values = 3 * normal(*shape) + 2, normal(shape[-1], seed=1), normal(shape[-1], seed=2)
     agree(*backend(computations.gradients_both_ways, "norm", values, normal(*shape, seed=3)))
+    # A relative's epsilon, great enough to matter.
+    agree(*backend(computations.gradients_both_ways, "norm", values, normal(*shape, seed=3), epsilon=0.5))
 
 
 @pytest.mark.parametrize(("time", "keys"), [(6, 6), (1, 9)])
 def test_attention_shares_and_their_gradients(backend, time, keys):
     scores = 8 * normal(2, 3, time, keys)
     mask = np.arange(keys) <= np.arange(time)[:, None] + keys - time
-    options = {"head_size": 12, "mask": mask}
+    options = {"factor": 12**-0.5, "mask": mask}
     arguments = "attention_shares", (scores,), normal(*scores.shape, seed=1)
     ours, plain = backend(computations.gradients_both_ways, *arguments, **options)
     agree(ours, plain)
@@ -35,9 +37,10 @@ def test_attention_shares_and_their_gradients(backend, time, keys):
         assert (result[..., ~mask] == 0).all()
 
 
-def test_gelu_and_its_gradients(backend):
+@pytest.mark.parametrize("exact", [False, True])
+def test_gelu_and_its_gradients(backend, exact):
     values = 3 * normal(4, 5, 16), normal(16, seed=1)
-    agree(*backend(computations.gradients_both_ways, "gelu", values, normal(4, 5, 16, seed=2)))
+    agree(*backend(computations.gradients_both_ways, "gelu", values, normal(4, 5, 16, seed=2), exact=exact))
 
 
 @pytest.mark.parametrize("columns", [7, 1024])

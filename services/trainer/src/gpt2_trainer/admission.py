@@ -11,7 +11,7 @@ from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.artifacts import ArtifactStore
 from gpt2_common.artifacts.roots import filesystem_of
 from gpt2_common.errors import InvalidRequest, PipelineError
-from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
+from gpt2_trainer.configuration.architecture import Architecture, LayerSizes, Variant
 from gpt2_trainer.configuration.training import Problems
 from gpt2_trainer.memory import device_memory, memory_problems
 from gpt2_trainer.training.data import DatasetDescription, too_short
@@ -30,19 +30,20 @@ def admission_problems(request: pb.TrainModelRequest, artifacts: ArtifactStore, 
     """
     try:
         dataset = DatasetDescription.from_json(_read(artifacts, "dataset_uri", request.dataset_uri, "dataset"))
-        layers = layer_sizes(request) or _layers_of(artifacts, request.checkpoint_uri)
+        start = layer_sizes(request) or _architecture_of(artifacts, request.checkpoint_uri)
     except InvalidRequest as error:
         return list(error.violations)
     except (PipelineError, OSError, ValueError, KeyError, TypeError) as error:
         _log.info("the inputs of the training cannot be looked at yet: %s", error)
         return []
-    return input_problems(request, layers, dataset, memory_bytes)
+    return input_problems(request, start, dataset, memory_bytes)
 
 
 def input_problems(
-    request: pb.TrainModelRequest, layers: LayerSizes, dataset: DatasetDescription, memory_bytes: int
+    request: pb.TrainModelRequest, start: LayerSizes | Architecture, dataset: DatasetDescription, memory_bytes: int
 ) -> Problems:
     """What is wrong with a training, given the sizes of its inputs; arguments as for `admission_problems`."""
+    layers = start if isinstance(start, LayerSizes) else start.layers
     options = training_options(request, layers.n_ctx, dataset.train_tokens)
     splits = {"train": dataset.train_tokens, "validation": dataset.validation_tokens}
     found: Problems = []
@@ -52,14 +53,17 @@ def input_problems(
     if found:
         return found
     architecture = Architecture(
-        layers=layers, vocabulary_size=dataset.vocabulary_size, end_token_id=dataset.end_token_id
+        layers=layers,
+        vocabulary_size=dataset.vocabulary_size,
+        end_token_id=dataset.end_token_id,
+        variant=Variant() if isinstance(start, LayerSizes) else start.variant,
     )
     return memory_problems(architecture, options, device_memory(memory_bytes))
 
 
-def _layers_of(artifacts: ArtifactStore, uri: str) -> LayerSizes:
+def _architecture_of(artifacts: ArtifactStore, uri: str) -> Architecture:
     content = _read(artifacts, "checkpoint_uri", uri, "checkpoint")
-    return Architecture.from_json(content).layers
+    return Architecture.from_json(content)
 
 
 def _read(artifacts: ArtifactStore, field: str, uri: str, kind: str) -> dict[str, Any]:

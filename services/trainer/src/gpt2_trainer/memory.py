@@ -1,13 +1,14 @@
 """What a training needs of its device's memory, estimated beforehand, and what would fit where it is too much.
 
-With P weights (the vocabulary padded), T of them trained, tokens n = micro-batch x context length, width D, heads H,
-context length Q, L layers, padded vocabulary V, and b bytes in a number of the chosen precision:
+With P weights (the vocabulary padded), T of them trained, tokens n = micro-batch x context length, width D, width I
+inside each MLP (4 D in GPT-2), heads H, context length Q, L layers, padded vocabulary V, and b bytes in a number of the
+chosen precision:
 
     weights      4 P, and 4 more for each adapted one with LoRA (the sums)
     gradients    4 T, twice that with accumulation (the running sum); with LoRA 4 for each adapted weight
     optimizer    8 T adamw and adam, 4 T sgd with momentum, rows + columns of each matrix adafactor
-    activations  n L (16 b D + 24 D + (4 + 2 b) H Q); of one layer, and n L b D for the others, with memory saving
-                 with dropout n L (2 D of the residual's, (b + 1) H Q of the attention's) more
+    activations  n L (b (8 D + 2 I) + 8 D + 4 I + (4 + 2 b) H Q), and with dropout of the residual 2 D, of attention
+                 (b + 1) H Q in the sum; of one layer, and n L b D for the others, with memory saving
     logits       p V (8 + b) of the p tokens in a part of the loss (`model/loss.py`), and 4 V D for its sum over parts
     copies       4 P + optimizer where host and device are one: what a checkpoint is written from
     overhead     what the framework takes before anything is trained
@@ -31,7 +32,7 @@ from gpt2_trainer.configuration.lora import LoraOptions
 from gpt2_trainer.configuration.loss_parts import count_parts
 from gpt2_trainer.configuration.training import Problems, TrainingOptions
 from gpt2_trainer.model.adapters import adapted_weights
-from gpt2_trainer.model.weights import TOKEN_EMBEDDING, is_layer_weight, weight_shapes
+from gpt2_trainer.model.weights import has_vocabulary, is_layer_weight, weight_shapes
 
 _OVERHEAD = {"cpu": 1200 << 20, "gpu": 600 << 20}
 _FLOAT = 4
@@ -82,7 +83,8 @@ def estimate_memory(architecture: Architecture, options: TrainingOptions, *, on_
         on_host: Whether it runs on CPUs, whose memory also holds what checkpoints are written from.
     """
     shapes = weight_shapes(architecture)
-    shapes[TOKEN_EMBEDDING] = (architecture.padded_vocabulary_size, architecture.layers.n_embd)
+    for name in filter(has_vocabulary, shapes):
+        shapes[name] = (architecture.padded_vocabulary_size, architecture.layers.n_embd)
     weights = _FLOAT * _count(list(shapes.values()))
     trained, adapted = _trained_shapes(architecture, options, shapes)
     parts = 2 if options.accumulate_gradients > 1 else 1
@@ -180,7 +182,8 @@ def _activation_bytes(architecture: Architecture, options: TrainingOptions) -> t
     dropout = 2 * sizes.n_embd if options.residual_dropout else 0
     if options.attention_dropout:
         dropout += (number + 1) * sizes.n_head * options.context_length
-    layer = tokens * (16 * number * sizes.n_embd + 24 * sizes.n_embd + attention + dropout)
+    width, inner = sizes.n_embd, sizes.inner_size
+    layer = tokens * (number * (8 * width + 2 * inner) + 8 * width + 4 * inner + attention + dropout)
     kept = layer + sizes.n_layer * tokens * number * sizes.n_embd
     activations = kept if options.memory_saving_gradients else sizes.n_layer * layer
     vocabulary = architecture.padded_vocabulary_size

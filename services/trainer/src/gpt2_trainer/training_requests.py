@@ -39,7 +39,8 @@ def layer_sizes(request: pb.TrainModelRequest) -> LayerSizes | None:
     """Sizes of the new model that a training is to begin with; None when it begins with a checkpoint."""
     if request.WhichOneof("start") == "model":
         model = request.model
-        return LayerSizes(n_layer=model.n_layer, n_head=model.n_head, n_embd=model.n_embd, n_ctx=model.n_ctx)
+        sizes = {name: getattr(model, name) for name in ("n_layer", "n_head", "n_embd", "n_ctx", "n_inner")}
+        return LayerSizes.of(**sizes)
     if request.WhichOneof("start") == "model_size":
         return PRESETS[OFFICIAL_NAMES[request.model_size]]
     return None

@@ -80,7 +80,6 @@ def continued_training(architecture, weights, options, batches, cut):
 
 def dropout_masks(options, step, part, shapes):
     """What values of 1 become at places of layers, {(place, layer): shape}, in a micro-batch of a step."""
-    import keras
     from keras import ops
 
     from gpt2_trainer.model.network import Network
@@ -88,7 +87,6 @@ def dropout_masks(options, step, part, shapes):
     from trainer_support.data import small_architecture
 
     dropout = TrainingStep(Network(architecture=small_architecture()), options)._dropout(step, part)
-    assert keras.config.backend()
     return {
         (place, layer): ops.convert_to_numpy(dropout.apply(ops.ones(shape, options.precision), place, layer))
         for (place, layer), shape in shapes.items()
@@ -108,6 +106,7 @@ def random_operations(architecture, weights, options, batch):
     if keras.config.backend() == "jax":
         lowered = stepper._update.lower(stepper._trained, stepper._slots, stepper._frozen, np.int32(0), *batch)
         return lowered.as_text().count("threefry")
+    stepper.train(0, *batch)
     graph = stepper._train.get_concrete_function().graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     return sum("Random" in node.op for node in nodes)
@@ -451,14 +450,16 @@ def gradients_both_ways(name, values, towards, **options):
 
     def plain_norm(hidden, gain, bias):
         centred = hidden - ops.mean(hidden, axis=-1, keepdims=True)
-        return centred / ops.sqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + 1e-5) * gain + bias
+        variance = ops.mean(ops.square(centred), axis=-1, keepdims=True) + options.get("epsilon", 1e-5)
+        return centred / ops.sqrt(variance) * gain + bias
 
     def plain_shares(scores):
-        size, mask = options["head_size"], options["mask"]
-        return ops.softmax(ops.where(mask, scores / np.sqrt(size).astype(np.float32), -1e9), axis=-1)
+        return ops.softmax(ops.where(options["mask"], scores * np.float32(options["factor"]), -1e9), axis=-1)
 
     def plain_gelu(hidden, bias):
         inner = hidden + bias
+        if options.get("exact"):
+            return 0.5 * inner * (1 + ops.erf(inner / np.float32(np.sqrt(2))))
         return 0.5 * inner * (1 + ops.tanh(np.float32(np.sqrt(2 / np.pi)) * (inner + 0.044715 * inner**3)))
 
     exact, plain = {

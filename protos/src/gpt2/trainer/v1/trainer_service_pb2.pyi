@@ -95,6 +95,7 @@ class ModelConfig(_message.Message):
     N_HEAD_FIELD_NUMBER: _builtins.int
     N_EMBD_FIELD_NUMBER: _builtins.int
     N_CTX_FIELD_NUMBER: _builtins.int
+    N_INNER_FIELD_NUMBER: _builtins.int
     n_layer: _builtins.int
     """Layers."""
     n_head: _builtins.int
@@ -103,6 +104,8 @@ class ModelConfig(_message.Message):
     """Width of the embeddings."""
     n_ctx: _builtins.int
     """Longest context, in tokens, that the model has positions for."""
+    n_inner: _builtins.int
+    """Width of the hidden layer of each MLP. Default: 4 times `n_embd`, as GPT-2 has it."""
     def __init__(
         self,
         *,
@@ -110,10 +113,11 @@ class ModelConfig(_message.Message):
         n_head: _builtins.int = ...,
         n_embd: _builtins.int = ...,
         n_ctx: _builtins.int = ...,
+        n_inner: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["n_ctx", b"n_ctx", "n_embd", b"n_embd", "n_head", b"n_head", "n_layer", b"n_layer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["n_ctx", b"n_ctx", "n_embd", b"n_embd", "n_head", b"n_head", "n_inner", b"n_inner", "n_layer", b"n_layer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,7 +1,8 @@
-"""The shape of a GPT-2: sizes, and OpenAI's four presets."""
+"""The shape of a GPT-2: sizes, OpenAI's four presets, and what relatives of GPT-2 compute otherwise."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -10,8 +11,19 @@ PADDING = 128
 
 # Far beyond every GPT-2, so that a damaged file cannot fill the memory with the names of its weights alone.
 _GREATEST: Mapping[str, int] = MappingProxyType(
-    {"n_layer": 1 << 12, "n_head": 1 << 12, "n_embd": 1 << 17, "n_ctx": 1 << 20, "vocabulary_size": 1 << 24}
+    {
+        "n_layer": 1 << 12,
+        "n_head": 1 << 12,
+        "n_embd": 1 << 17,
+        "n_ctx": 1 << 20,
+        "n_inner": 1 << 19,
+        "vocabulary_size": 1 << 24,
+    }
 )
+NORM_EPSILON = 1e-5
+"""What GPT-2's layer norms add to the variance."""
+ACTIVATIONS = ("gelu_new", "gelu")
+"""The GELU in its tanh form, as GPT-2's, and the exact one."""
 
 
 def whole_number(content: Mapping[str, Any], name: str) -> int:
@@ -36,14 +48,68 @@ class LayerSizes:
     n_head: int
     n_embd: int
     n_ctx: int
+    n_inner: int = 0
+    """Width of the MLP's hidden layer; 0: 4 times `n_embd`, as GPT-2's."""
+
+    @property
+    def inner_size(self) -> int:
+        """Width of the MLP's hidden layer."""
+        return self.n_inner or 4 * self.n_embd
+
+    @classmethod
+    def of(cls, *, n_layer: int, n_head: int, n_embd: int, n_ctx: int, n_inner: int = 0) -> "LayerSizes":
+        """Sizes of which equal ones are written alike: an `n_inner` of 4 times `n_embd` is none."""
+        inner = 0 if n_inner == 4 * n_embd else n_inner
+        return cls(n_layer=n_layer, n_head=n_head, n_embd=n_embd, n_ctx=n_ctx, n_inner=inner)
 
     def problems(self) -> list[tuple[str, str]]:
         """What is wrong with them, as pairs of field and description."""
         names = ("n_layer", "n_head", "n_embd", "n_ctx")
         found = [problem for name in names for problem in _size_problems(name, getattr(self, name))]
+        if self.n_inner:
+            found += _size_problems("n_inner", self.n_inner)
         if not found and self.n_embd % self.n_head:
             found.append(("n_head", f"must divide n_embd: {self.n_embd} is no multiple of {self.n_head}"))
         return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """What a relative of GPT-2 computes otherwise, by the names of `config.json` of `transformers`."""
+
+    activation_function: str = "gelu_new"
+    """One of ACTIVATIONS."""
+    layer_norm_epsilon: float = NORM_EPSILON
+    scale_attn_weights: bool = True
+    """Whether scores of attention are divided by the square root of a head's width."""
+    scale_attn_by_inverse_layer_idx: bool = False
+    """Whether they are divided by the number of the layer, from 1, too."""
+    tie_word_embeddings: bool = True
+    """Whether the last projection is the token embedding rather than a matrix `lm_head.weight`."""
+
+    def problems(self) -> list[tuple[str, str]]:
+        """What is wrong with it, as pairs of field and description."""
+        found = []
+        if self.activation_function not in ACTIVATIONS:
+            found.append(("activation_function", f"must be one of {', '.join(ACTIVATIONS)}"))
+        if not 0 < self.layer_norm_epsilon < 1:
+            found.append(("layer_norm_epsilon", "must be over 0 and under 1"))
+        return found
+
+    def differences(self) -> dict[str, Any]:
+        """What is not as GPT-2 has it, by name."""
+        usual = asdict(Variant())
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Variant":
+        """Reads what `differences` returned, among other content. Raises ValueError when it is not that."""
+        given = {name: content[name] for name in asdict(cls()) if name in content}
+        for name, value in given.items():
+            wanted = type(getattr(cls(), name))
+            if type(value) is not wanted:
+                raise ValueError(f"{name} is {value!r}, no {wanted.__name__}")
+        return cls(**given)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,9 +123,11 @@ class Architecture:
     layers: LayerSizes
     vocabulary_size: int
     end_token_id: int
+    variant: Variant = field(default_factory=Variant)
 
     def __post_init__(self) -> None:
         found = self.layers.problems() + _size_problems("vocabulary_size", self.vocabulary_size)
+        found += self.variant.problems()
         if not 0 <= self.end_token_id < self.vocabulary_size:
             found.append(("end_token_id", f"must be in the vocabulary, 0 to {self.vocabulary_size - 1}"))
         if found:
@@ -75,8 +143,14 @@ class Architecture:
         """Width of one attention head."""
         return self.layers.n_embd // self.layers.n_head
 
-    def to_json(self) -> dict[str, int]:
-        """The content of a checkpoint's `config.json`."""
+    def attention_factor(self, layer: int) -> float:
+        """What scores of attention are multiplied with in a layer, counted from 0."""
+        factor = 1 / math.sqrt(self.head_size) if self.variant.scale_attn_weights else 1.0
+        return factor / (layer + 1) if self.variant.scale_attn_by_inverse_layer_idx else factor
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of a checkpoint's `config.json`; a relative's has what differs from GPT-2 besides."""
+        inner = {"n_inner": self.layers.n_inner} if self.layers.n_inner else {}
         return {
             "n_layer": self.layers.n_layer,
             "n_head": self.layers.n_head,
@@ -84,16 +158,20 @@ class Architecture:
             "n_ctx": self.layers.n_ctx,
             "vocabulary_size": self.vocabulary_size,
             "end_token_id": self.end_token_id,
+            **inner,
+            **self.variant.differences(),
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Architecture":
         """Reads what `to_json` made. Raises KeyError, TypeError or ValueError when it is not that."""
-        layers = LayerSizes(**{name: whole_number(content, name) for name in ("n_layer", "n_head", "n_embd", "n_ctx")})
+        names = ("n_layer", "n_head", "n_embd", "n_ctx", *(("n_inner",) if "n_inner" in content else ()))
+        layers = LayerSizes.of(**{name: whole_number(content, name) for name in names})
         return cls(
             layers=layers,
             vocabulary_size=whole_number(content, "vocabulary_size"),
             end_token_id=whole_number(content, "end_token_id"),
+            variant=Variant.from_json(content),
         )
 
 

@@ -12,19 +12,24 @@ from safetensors.numpy import save_file
 
 from gpt2_common.errors import InvalidRequest
 from gpt2_common.vocabulary.vocabulary import END_TOKEN, Vocabulary
-from gpt2_trainer.configuration.architecture import Architecture, LayerSizes, whole_number
+from gpt2_trainer.configuration.architecture import NORM_EPSILON, Architecture, LayerSizes, Variant, whole_number
 from gpt2_trainer.formats.checkpoint import SAFETENSORS_METADATA
 from gpt2_trainer.formats.foreign import foreign_problem, foreign_tensor
 from gpt2_trainer.formats.json_files import read_json, write_json
 from gpt2_trainer.formats.tensors import Tensors, open_tensors
-from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, weight_shapes
+from gpt2_trainer.model.weights import HEAD, TOKEN_EMBEDDING, Weights, has_vocabulary, weight_shapes
 
 CONFIG, MODEL, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # What `transformers` takes where a config names none.
 _OPENAI_END_TOKEN_ID = 50256
 # Causal masks that old versions stored as if they were weights.
 _MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
-_HEAD = "lm_head.weight"
+_PREFIX = "transformer."
+# Names that `transformers` has for the GELU: in its tanh form, and exact.
+_ACTIVATIONS = {
+    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh"), "gelu_new"),
+    **dict.fromkeys(("gelu", "gelu_python"), "gelu"),
+}
 
 
 def read_huggingface(folder: Path, field: str, tokenizer: Vocabulary | None = None) -> tuple[Architecture, Weights]:
@@ -62,7 +67,7 @@ def write_huggingface(folder: Path, architecture: Architecture, weights: Weights
         weights: float32 weights by our names, the vocabulary exact.
         tokenizer: Folder with `tokenizer.json`, `encoder.json` and `vocab.bpe`.
     """
-    sizes, end = architecture.layers, architecture.end_token_id
+    sizes, end, variant = architecture.layers, architecture.end_token_id, architecture.variant
     write_json(
         folder / CONFIG,
         {
@@ -74,24 +79,28 @@ def write_huggingface(folder: Path, architecture: Architecture, weights: Weights
             "n_embd": sizes.n_embd,
             "n_layer": sizes.n_layer,
             "n_head": sizes.n_head,
-            "n_inner": None,
-            "activation_function": "gelu_new",
-            "layer_norm_epsilon": 1e-5,
+            "n_inner": sizes.n_inner or None,
+            "activation_function": variant.activation_function,
+            "layer_norm_epsilon": variant.layer_norm_epsilon,
             "initializer_range": 0.02,
             "attn_pdrop": 0.0,
             "embd_pdrop": 0.0,
             "resid_pdrop": 0.0,
-            "scale_attn_weights": True,
-            "tie_word_embeddings": True,
+            "scale_attn_weights": variant.scale_attn_weights,
+            "tie_word_embeddings": variant.tie_word_embeddings,
             "use_cache": True,
             "bos_token_id": end,
             "eos_token_id": end,
             "torch_dtype": "float32",
+            **({"scale_attn_by_inverse_layer_idx": True} if variant.scale_attn_by_inverse_layer_idx else {}),
         },
     )
     generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "do_sample": True, "top_k": 40}
     write_json(folder / "generation_config.json", generation)
-    save_file(weights, folder / MODEL, SAFETENSORS_METADATA)
+    # Beside a head of its own, `transformers` takes the other weights under its prefix alone.
+    prefix = "" if architecture.variant.tie_word_embeddings else _PREFIX
+    named = {name if name == HEAD else prefix + name: value for name, value in weights.items()}
+    save_file(named, folder / MODEL, SAFETENSORS_METADATA)
     write_json(
         folder / "tokenizer_config.json",
         {
@@ -132,16 +141,17 @@ def _model_files(folder: Path, field: str) -> list[Path]:
 def _read_architecture(path: Path, rows: int, known_end: int | None, field: str) -> Architecture:
     try:
         content = read_json(path)
-        layers = LayerSizes(
+        layers = LayerSizes.of(
             n_layer=whole_number(content, "n_layer"),
             n_head=whole_number(content, "n_head"),
             n_embd=whole_number(content, "n_embd"),
             n_ctx=whole_number(content, "n_positions" if content.get("n_positions") else "n_ctx"),
+            n_inner=0 if content.get("n_inner") is None else whole_number(content, "n_inner"),
         )
-        _require_gpt2(content, layers, path, field)
+        variant = _read_variant(content, path, field)
         size = max(whole_number(content, "vocab_size"), rows)
         end = _end_token_id(content, size, known_end)
-        return Architecture(layers=layers, vocabulary_size=size, end_token_id=end)
+        return Architecture(layers=layers, vocabulary_size=size, end_token_id=end, variant=variant)
     except KeyError as error:
         raise InvalidRequest([(field, f"{path} lacks {error}")]) from error
     except (OSError, ValueError, TypeError) as error:
@@ -158,21 +168,24 @@ def _end_token_id(content: Mapping[str, Any], size: int, known: int | None) -> i
     return _OPENAI_END_TOKEN_ID if size > _OPENAI_END_TOKEN_ID else size - 1
 
 
-def _require_gpt2(content: Mapping[str, Any], layers: LayerSizes, path: Path, field: str) -> None:
-    """Refuses what has GPT-2's names but other arithmetic."""
-    inner = content.get("n_inner")
-    expected: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
+def _read_variant(content: Mapping[str, Any], path: Path, field: str) -> Variant:
+    """What a relative of GPT-2 computes otherwise. Refuses what has GPT-2's names but arithmetic that is not here."""
+    activation = content.get("activation_function", "gelu_new")
+    for name, value, allowed in (
         ("model_type", content.get("model_type"), ("gpt2",)),
-        ("activation_function", content.get("activation_function", "gelu_new"), ("gelu_new", "gelu_pytorch_tanh")),
-        ("layer_norm_epsilon", content.get("layer_norm_epsilon", 1e-5), (1e-5,)),
-        ("scale_attn_weights", content.get("scale_attn_weights", True), (True,)),
-        ("scale_attn_by_inverse_layer_idx", content.get("scale_attn_by_inverse_layer_idx", False), (False,)),
-        ("tie_word_embeddings", content.get("tie_word_embeddings", True), (True,)),
-        ("n_inner", inner, (None, 4 * layers.n_embd)),
-    )
-    for name, value, allowed in expected:
+        ("activation_function", activation, tuple(_ACTIVATIONS)),
+        ("add_cross_attention", content.get("add_cross_attention", False), (False,)),
+        ("pruned_heads", content.get("pruned_heads") or None, (None,)),
+    ):
         if value not in allowed:
-            raise InvalidRequest([(field, f"{path} has {name} {value!r}; GPT-2 as built here has {allowed[-1]!r}")])
+            fitting = " or ".join(repr(item) for item in allowed)
+            raise InvalidRequest([(field, f"{path} has {name} {value!r}, not supported: it must be {fitting}")])
+    names = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "tie_word_embeddings")
+    given = {name: content[name] for name in names if content.get(name) is not None}
+    epsilon = content.get("layer_norm_epsilon", NORM_EPSILON)
+    epsilon = float(epsilon) if isinstance(epsilon, int) and not isinstance(epsilon, bool) else epsilon
+    # `reorder_and_upcast_attn` changes the order of the same operations, in float32, as they are here anyway.
+    return Variant.from_json({**given, "layer_norm_epsilon": epsilon, "activation_function": _ACTIVATIONS[activation]})
 
 
 def _read_weights(tensors: Tensors, architecture: Architecture, field: str) -> Weights:
@@ -184,12 +197,14 @@ def _read_weights(tensors: Tensors, architecture: Architecture, field: str) -> W
     for name, shape in shapes.items():
         if name not in names:
             raise InvalidRequest([(field, f"the tensor {name} is missing from {MODEL}")])
-        weights[name] = tensors.read(name, shape, more_rows=name == TOKEN_EMBEDDING)
+        weights[name] = tensors.read(name, shape, more_rows=has_vocabulary(name))
     for name in sorted(names - weights.keys()):
-        if not _MASK.fullmatch(name) and name != _HEAD:
+        if not _MASK.fullmatch(name) and name != HEAD:
             raise InvalidRequest([(field, f"the tensor {name} of {MODEL} belongs to no GPT-2 of its config.json")])
-    if _HEAD in names and not np.array_equal(
-        tensors.read(_HEAD, shapes[TOKEN_EMBEDDING], more_rows=True), weights[TOKEN_EMBEDDING]
+    tied = HEAD in names and HEAD not in shapes
+    if tied and not np.array_equal(
+        tensors.read(HEAD, shapes[TOKEN_EMBEDDING], more_rows=True), weights[TOKEN_EMBEDDING]
     ):
-        raise InvalidRequest([(field, f"the tensor {_HEAD} differs from {TOKEN_EMBEDDING}; GPT-2's are the same one")])
+        advice = 'set "tie_word_embeddings": false in config.json where the model was trained so'
+        raise InvalidRequest([(field, f"the tensor {HEAD} differs from {TOKEN_EMBEDDING}; {advice}")])
     return weights

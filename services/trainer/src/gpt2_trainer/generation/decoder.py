@@ -22,7 +22,7 @@ from gpt2_trainer.model import paired
 from gpt2_trainer.model.backend import compiled
 from gpt2_trainer.model.network import Network, Tensor
 from gpt2_trainer.model.paired import PairedMatrix
-from gpt2_trainer.model.weights import POSITION_EMBEDDING, TOKEN_EMBEDDING, Weights
+from gpt2_trainer.model.weights import POSITION_EMBEDDING, TOKEN_EMBEDDING, Weights, projection
 
 _SMALLEST_SHAPE = 16
 _ROOM = 128
@@ -126,10 +126,11 @@ class Decoder:
             return ops.convert_to_tensor(value, self._network.precision)
         rounded = ops.cast(value, "bfloat16")
         full = ops.cast(rounded, "float32")
-        if name == POSITION_EMBEDDING:
+        last = projection(self._network.architecture)
+        if name != last and name in (POSITION_EMBEDDING, TOKEN_EMBEDDING):
             return full
-        # What is multiplied by the embedding is so by its transpose.
-        pairs = paired.pair(ops.transpose(rounded) if name == TOKEN_EMBEDDING else rounded)
+        # What is multiplied by the last projection is so by its transpose.
+        pairs = paired.pair(ops.transpose(rounded) if name == last else rounded)
         return full if pairs is None else PairedMatrix(full, ops.convert_to_tensor(pairs))
 
     def generate(

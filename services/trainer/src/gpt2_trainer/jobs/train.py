@@ -60,7 +60,7 @@ class _Training:
         """Trains and publishes."""
         architecture = self._architecture()
         layers, memory_bytes = architecture.layers, self._context.settings.device_memory_bytes
-        if problems := input_problems(self._request, layers, self._description, memory_bytes):
+        if problems := input_problems(self._request, architecture, self._description, memory_bytes):
             raise InvalidRequest(problems)
         options = training_options(self._request, layers.n_ctx, self._description.train_tokens)
         train, validation = self._data(options)

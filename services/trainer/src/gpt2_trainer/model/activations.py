@@ -4,25 +4,24 @@ All compute in float32 and return the type of their input. Norms and shares come
 differentiation makes of them sums twice as often.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from keras import ops
 
+from gpt2_trainer.configuration.architecture import NORM_EPSILON
 from gpt2_trainer.model.backend import row_sums, with_gradient
 from gpt2_trainer.model.loss import MASKED
 
-NORM_EPSILON = 1e-5
 
-
-def norm(hidden: Any, gain: Any, bias: Any) -> Any:
+def norm(hidden: Any, gain: Any, bias: Any, *, epsilon: float = NORM_EPSILON) -> Any:
     """Layer norm over the last axis.
 
     Args:
         hidden: [..., width].
         gain: float32 [width].
         bias: float32 [width].
+        epsilon: Added to the variance.
     """
     width, axes = hidden.shape[-1], tuple(range(len(hidden.shape) - 1))
 
@@ -30,7 +29,7 @@ def norm(hidden: Any, gain: Any, bias: Any) -> Any:
         exact = ops.cast(hidden, "float32")
         mean = row_sums(exact) / width
         centred = exact - mean
-        scale = ops.rsqrt(row_sums(ops.square(centred)) / width + NORM_EPSILON)
+        scale = ops.rsqrt(row_sums(ops.square(centred)) / width + epsilon)
 
         def gradient(upstream: Any) -> tuple[Any, Any, Any]:
             towards = ops.cast(upstream, "float32")
@@ -45,15 +44,14 @@ def norm(hidden: Any, gain: Any, bias: Any) -> Any:
     return with_gradient(forwards)(hidden, gain, bias)
 
 
-def attention_shares(scores: Any, mask: Any, *, head_size: int) -> Any:
+def attention_shares(scores: Any, mask: Any, *, factor: float) -> Any:
     """How much each token takes from each of those it sees: their sum is 1.
 
     Args:
         scores: [..., time, keys], products of queries and keys.
         mask: bool [time, keys], which of the keys each token sees.
-        head_size: Width of a head.
+        factor: What scores are multiplied with first; 1 / sqrt(head size) in GPT-2.
     """
-    factor = 1 / math.sqrt(head_size)
 
     def forwards(scores: Any) -> tuple[Any, Callable[..., Any]]:
         exact = ops.where(mask, ops.cast(scores, "float32") * factor, MASKED)
@@ -70,6 +68,6 @@ def attention_shares(scores: Any, mask: Any, *, head_size: int) -> Any:
     return with_gradient(forwards)(scores)
 
 
-def gelu(hidden: Any, bias: Any) -> Any:
-    """GELU in its tanh form, of `hidden` [..., width] plus a float32 bias [width]."""
-    return ops.cast(ops.gelu(ops.cast(hidden, "float32") + bias, approximate=True), hidden.dtype)
+def gelu(hidden: Any, bias: Any, *, exact: bool = False) -> Any:
+    """GELU, exact or in its tanh form, of `hidden` [..., width] plus a float32 bias [width]."""
+    return ops.cast(ops.gelu(ops.cast(hidden, "float32") + bias, approximate=not exact), hidden.dtype)

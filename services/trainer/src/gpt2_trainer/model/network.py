@@ -3,12 +3,13 @@
 The network is a function of its weights: a mapping from the names in `weights.py` to tensors. A TensorFlow gradient
 tape, `jax.jit`, rematerialisation and a SavedModel all take such functions as they are.
 
-Pre-norm transformer with tied embeddings, tanh GELU and epsilon 1e-5: OpenAI's `gpt-2/src/model.py`.
+Pre-norm transformer with tied embeddings, tanh GELU and epsilon 1e-5: OpenAI's `gpt-2/src/model.py`. What relatives
+of GPT-2 have otherwise is in `Variant`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any, Protocol
 
 import keras
@@ -20,7 +21,7 @@ from gpt2_trainer.model import activations, loss, paired
 from gpt2_trainer.model.backend import fused, has_flash_attention, linear
 from gpt2_trainer.model.dropout import Dropout
 from gpt2_trainer.model.paired import PairedMatrix
-from gpt2_trainer.model.weights import LAYER_PARTS, POSITION_EMBEDDING, TOKEN_EMBEDDING, layer_weight
+from gpt2_trainer.model.weights import LAYER_PARTS, POSITION_EMBEDDING, TOKEN_EMBEDDING, layer_weight, projection
 
 Tensor = Any
 """A tensor of the backend."""
@@ -99,7 +100,8 @@ class Network:
         self, weights: Mapping[str, Tensor], token_ids: Tensor, targets: Tensor, dropout: Dropout | None = None
     ) -> tuple[Tensor, Tensor, Tensor, int, int]:
         """What the functions of `loss.py` take."""
-        hidden, embedding = self._transform(weights, token_ids, dropout=dropout), weights[TOKEN_EMBEDDING]
+        hidden = self._transform(weights, token_ids, dropout=dropout)
+        embedding = weights[projection(self.architecture)]
         tokens = token_ids.shape[0] * token_ids.shape[1]
         parts = count_parts(tokens, embedding.shape[0], self.most_scores)
         hidden = ops.reshape(hidden, (tokens, hidden.shape[-1]))
@@ -202,7 +204,8 @@ class Network:
         # The fused attention that Keras offers has no dropout.
         drops = dropout is not None and dropout.rates.attention > 0
         if memory is None and not drops and has_flash_attention(self.precision, size):
-            mixed = ops.dot_product_attention(queries, keys, values, is_causal=True, flash_attention=True)
+            scale = self.architecture.attention_factor(layer)
+            mixed = ops.dot_product_attention(queries, keys, values, scale=scale, is_causal=True, flash_attention=True)
             return self._linear(parts, "attn.c_proj", ops.reshape(mixed, (batch, time, width)))
         queries, keys, values = (ops.transpose(part, (0, 2, 1, 3)) for part in (queries, keys, values))
         if memory is not None:
@@ -211,7 +214,7 @@ class Network:
             queries, keys, values = (ops.reshape(part, rows) for part in (queries, keys, values))
             keys, values = memory.extend(layer, keys, values)
         scores = ops.matmul(queries, ops.swapaxes(keys, -1, -2))
-        shares = self._shares(scores, mask)
+        shares = self._shares(self.architecture.attention_factor(layer))(scores, mask)
         if dropout is not None:
             shares = dropout.apply(shares, "attention", layer)
         mixed = ops.matmul(shares, values)
@@ -231,21 +234,23 @@ class Network:
 
     @cached_property
     def _norm(self) -> Callable[..., Tensor]:
-        return self._between(activations.norm)
+        return self._between(partial(activations.norm, epsilon=self.architecture.variant.layer_norm_epsilon))
 
     @cached_property
-    def _shares(self) -> Callable[..., Tensor]:
-        return self._between(partial(activations.attention_shares, head_size=self.architecture.head_size))
+    def _shares(self) -> Callable[[float], Callable[..., Tensor]]:
+        """Attention weights by the factor of their scores, of which relatives have one for each layer."""
+        return cache(lambda factor: self._between(partial(activations.attention_shares, factor=factor)))
 
     @cached_property
     def _gelu(self) -> Callable[..., Tensor]:
-        return self._between(activations.gelu)
+        exact = self.architecture.variant.activation_function == "gelu"
+        return self._between(partial(activations.gelu, exact=exact))
 
     def _between(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return fused(function) if self.fuse else function
 
     def _project(self, weights: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
-        embedding, size = weights[TOKEN_EMBEDDING], self.architecture.vocabulary_size
+        embedding, size = weights[projection(self.architecture)], self.architecture.vocabulary_size
         if isinstance(embedding, PairedMatrix):
             return loss.exact(paired.product(hidden, embedding, transposed=True), size)
         return loss.scores(hidden, ops.cast(embedding, self.precision), size)

@@ -9,6 +9,9 @@ Names and layouts are those of Hugging Face's GPT-2 (`wte.weight`, `h.0.attn.c_a
                                             h.i.ln_2.weight, h.i.ln_2.bias [n_embd]
                                             h.i.mlp.c_fc.weight [n_embd, 4 n_embd], .bias [4 n_embd]
                                             h.i.mlp.c_proj.weight [4 n_embd, n_embd], .bias [n_embd]
+
+Relatives of GPT-2 may have `n_inner` in place of 4 n_embd, and a last projection of their own:
+lm_head.weight [vocabulary, n_embd].
 """
 
 import math
@@ -23,6 +26,7 @@ from gpt2_trainer.configuration.architecture import Architecture
 Weights = dict[str, NDArray[np.float32]]
 
 TOKEN_EMBEDDING = "wte.weight"
+HEAD = "lm_head.weight"
 POSITION_EMBEDDING = "wpe.weight"
 COLUMNS = "_columns"
 """How the name of an optimizer slot ends that has one number for each column of its weight, and none for rows."""
@@ -47,6 +51,11 @@ def layer_weight(layer: int, part: str) -> str:
     return f"h.{layer}.{part}"
 
 
+def projection(architecture: Architecture) -> str:
+    """Name of the matrix that logits are made with: the token embedding, or that of a relative's own."""
+    return TOKEN_EMBEDDING if architecture.variant.tie_word_embeddings else HEAD
+
+
 def is_layer_weight(name: str) -> bool:
     """Whether a weight belongs to a transformer layer, rather than to the embeddings or the last norm."""
     return name.startswith("h.")
@@ -54,7 +63,7 @@ def is_layer_weight(name: str) -> bool:
 
 def is_decayed(name: str) -> bool:
     """Whether weight decay applies: to matrices, not to biases, gains and positions."""
-    return name == TOKEN_EMBEDDING or (
+    return name in (TOKEN_EMBEDDING, HEAD) or (
         is_layer_weight(name) and name.endswith(("c_attn.weight", "_proj.weight", "c_fc.weight"))
     )
 
@@ -62,7 +71,7 @@ def is_decayed(name: str) -> bool:
 def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Shape of every weight by name, with the exact vocabulary."""
     sizes = architecture.layers
-    width = sizes.n_embd
+    width, inner = sizes.n_embd, sizes.inner_size
     layer_shapes: dict[str, tuple[int, ...]] = {
         "ln_1.weight": (width,),
         "ln_1.bias": (width,),
@@ -72,9 +81,9 @@ def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         "attn.c_proj.bias": (width,),
         "ln_2.weight": (width,),
         "ln_2.bias": (width,),
-        "mlp.c_fc.weight": (width, 4 * width),
-        "mlp.c_fc.bias": (4 * width,),
-        "mlp.c_proj.weight": (4 * width, width),
+        "mlp.c_fc.weight": (width, inner),
+        "mlp.c_fc.bias": (inner,),
+        "mlp.c_proj.weight": (inner, width),
         "mlp.c_proj.bias": (width,),
     }
     shapes: dict[str, tuple[int, ...]] = {
@@ -83,7 +92,8 @@ def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     }
     for layer in range(sizes.n_layer):
         shapes |= {layer_weight(layer, part): layer_shapes[part] for part in LAYER_PARTS}
-    return shapes | {"ln_f.weight": (width,), "ln_f.bias": (width,)}
+    shapes |= {"ln_f.weight": (width,), "ln_f.bias": (width,)}
+    return shapes if architecture.variant.tie_word_embeddings else {**shapes, HEAD: shapes[TOKEN_EMBEDDING]}
 
 
 def count_parameters(architecture: Architecture) -> int:
@@ -139,11 +149,11 @@ def check_weights(weights: Mapping[str, NDArray[np.generic]], architecture: Arch
 
 
 def pad_vocabulary(tensors: Weights, architecture: Architecture) -> Weights:
-    """Adds rows of zeros to the token embedding, and to its optimizer slots, up to the padded vocabulary."""
+    """Adds rows of zeros to what has a row for each token, and to its optimizer slots, up to the padded vocabulary."""
     missing = architecture.padded_vocabulary_size - architecture.vocabulary_size
     return {
         name: np.pad(tensor, [(0, missing)] + [(0, 0)] * (tensor.ndim - 1))
-        if missing and _has_vocabulary(name)
+        if missing and has_vocabulary(name)
         else tensor
         for name, tensor in tensors.items()
     }
@@ -152,12 +162,13 @@ def pad_vocabulary(tensors: Weights, architecture: Architecture) -> Weights:
 def cut_vocabulary(tensors: Weights, architecture: Architecture) -> Weights:
     """Takes away the rows that `pad_vocabulary` added."""
     return {
-        name: tensor[: architecture.vocabulary_size] if _has_vocabulary(name) else tensor
+        name: tensor[: architecture.vocabulary_size] if has_vocabulary(name) else tensor
         for name, tensor in tensors.items()
     }
 
 
-def _has_vocabulary(name: str) -> bool:
+def has_vocabulary(name: str) -> bool:
+    """Whether a weight, or a slot of one, has a row for each token."""
     # A slot's name ends with its weight's. Sums over rows have no place for each.
     slot, _, weight = name.rpartition("/")
-    return weight == TOKEN_EMBEDDING and not slot.endswith(COLUMNS)
+    return weight in (TOKEN_EMBEDDING, HEAD) and not slot.endswith(COLUMNS)

@@ -21,7 +21,7 @@ _LAYOUTS = {
     r"h\.\d+\.(attn\.c_attn|mlp\.c_fc)\.weight": _BY_COLUMNS,
     r"h\.\d+\.(attn\.c_attn|mlp\.c_fc)\.bias": ("model",),
     r"h\.\d+\.(attn|mlp)\.c_proj\.weight": _BY_ROWS,
-    r"wte\.weight": _BY_ROWS,
+    r"(wte|lm_head)\.weight": _BY_ROWS,
 }
 
 

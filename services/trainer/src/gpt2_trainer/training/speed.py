@@ -40,10 +40,12 @@ there is such), from NVIDIA's data sheets. More telling names come first."""
 def flops_per_token(architecture: Architecture, context_length: int) -> float:
     """Floating-point operations of forward and backward pass for one token.
 
-    Position embeddings are added and never multiplied with; token embeddings are, in the last projection.
+    Position embeddings are added and never multiplied with; token embeddings are, in the last projection, unless that
+    is a matrix of its own.
     """
     sizes = architecture.layers
-    multiplied = count_parameters(architecture) - sizes.n_ctx * sizes.n_embd
+    added = sizes.n_ctx + (0 if architecture.variant.tie_word_embeddings else architecture.vocabulary_size)
+    multiplied = count_parameters(architecture) - added * sizes.n_embd
     return 6.0 * multiplied + 12.0 * sizes.n_layer * sizes.n_embd * context_length
 
 

@@ -15,7 +15,7 @@ from gpt2_trainer.configuration.training import TrainingOptions
 from gpt2_trainer.model.adapters import adapter_names, is_adapter
 from gpt2_trainer.model.dropout import Dropout, first_key, fold_in
 from gpt2_trainer.model.network import Network
-from gpt2_trainer.model.weights import TOKEN_EMBEDDING, Weights, is_layer_weight
+from gpt2_trainer.model.weights import Weights, has_vocabulary, is_layer_weight
 from gpt2_trainer.training import guard, optimizer
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.schedule import learning_rate
@@ -125,7 +125,7 @@ class TrainingStep:
     def _elements(self, name: str, weight: Any) -> int:
         """Numbers in a weight that are no padding."""
         shape = tuple(weight.shape)
-        return math.prod((self.network.architecture.vocabulary_size, *shape[1:]) if name == TOKEN_EMBEDDING else shape)
+        return math.prod((self.network.architecture.vocabulary_size, *shape[1:]) if has_vocabulary(name) else shape)
 
     def _dropout(self, step: Any, part: Any) -> Dropout | None:
         """Dropout of one micro-batch of a step; None without, so that nothing of it is in the program."""
