@@ -78,6 +78,7 @@ def test_stack_serves_and_down_stops_all_of_it(start_foreground):
     statuses = stack_status(stack.folder)
     assert [status.state for status in statuses] == ["ready"] * 9
     assert "nothing on disk" in next(status.note for status in statuses if status.name == "kafka")
+    assert "refuses views, transactions" in next(status.note for status in statuses if status.name == "mongodb")
     second = start_foreground()
     code, errors = second.end()
     assert code != 0

@@ -2,7 +2,7 @@
 
 import itertools
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pymongo
 import pytest
@@ -110,6 +110,12 @@ def test_texts_of_lists_are_joined_by_the_list_separator(articles, run, projecti
     corpus = run({"max_rejected": 1}, text_field="sections.body", list_separator="\n\n", projection=projection)
     assert corpus.texts == ["a\n\nb\n\nc", "d"]
     assert corpus.summary["rejected_by_reason"] == {"text empty": 1}
+
+
+def test_dates_in_a_filter_are_compared_as_dates(articles, run):
+    articles.insert_many([{"text": str(year), "day": datetime(year, 1, 1, tzinfo=UTC)} for year in (1969, 1999, 2024)])
+    assert run(filter='{"day": {"$gte": {"$date": "1970-01-01T00:00:00Z"}}}').texts == ["1999", "2024"]
+    assert run(filter='{"day": {"$lt": {"$date": {"$numberLong": "-1"}}}}').texts == ["1969"]
 
 
 def test_a_title_goes_into_the_template_and_a_document_without_one_is_its_text(articles, run):
