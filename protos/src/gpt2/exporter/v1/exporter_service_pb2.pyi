@@ -379,7 +379,7 @@ class ImportFilesRequest(_message.Message):
     """
     csv_header: _builtins.bool
     """Whether the first row of `.csv` and `.tsv` files holds the names of the columns. Where it does not, `text_field` is
-    the number of the text's column, from 1; a file of one column needs none. Default: true.
+    the number of the text's column, such as "2"; the first is "1". A file of one column needs none. Default: true.
     """
     document_separator: _builtins.str
     """What stands between the documents of a `.txt` or `.md` file, such as `<|endoftext|>`. Neither it nor the line breaks

@@ -79,7 +79,7 @@ def _numbered_column(columns: int, line: str, delimiter: str, rules: FileRules, 
             return 0
         raise FailedPrecondition(
             f"{uri} has {columns} columns, without names (csv_header is false): "
-            "set text_field to the number of the text's column, from 1"
+            'set text_field to the number of the text\'s column, such as "2" (the first is "1")'
         )
     number = int(rules.text_field)
     if columns and number > columns:
