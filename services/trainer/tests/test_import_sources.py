@@ -393,3 +393,14 @@ def test_a_padded_openai_checkpoint_is_cut(tensorflow_process, source, tmp_path)
     request = pb.ImportCheckpointRequest(uri=source.as_uri()).SerializeToString()
     made = tensorflow_process(computations.run_job, *job, request, str(tmp_path), "import")["checkpoint"]
     assert (made["vocabulary_size"], made["end_token_id"]) == (str(VOCABULARY_SIZE), str(END_TOKEN_ID))
+
+
+def test_padding_of_an_untied_head_is_cut_with_the_embedding(source, import_source):
+    head = np.random.default_rng(2).normal(size=(ROWS, 16)).astype(np.float32)
+    write_huggingface_files(
+        source, PADDED, "transformer.", {"lm_head.weight": head}, vocab_size=ROWS, tie_word_embeddings=False
+    )
+    write_pair(source)
+    weights = imported(import_source()).weights
+    np.testing.assert_array_equal(weights["lm_head.weight"], head[:VOCABULARY_SIZE])
+    np.testing.assert_array_equal(weights["wte.weight"], WEIGHTS["wte.weight"])
