@@ -77,6 +77,7 @@ def test_dataset_json_and_counts_say_what_is_in_it(make_corpus, encode, store, t
     _, corpus = store.read_manifest("", corpus_uri, "corpus")
     assert dataset.facts == {
         "vocabulary_size": 50257,
+        "end_token": "<|endoftext|>",
         "end_token_id": 50256,
         "dtype": "uint16",
         **{split: {"tokens": tokens[split], "documents": documents[split]} for split in tokens},

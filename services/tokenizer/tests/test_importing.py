@@ -90,7 +90,7 @@ def test_merges_written_as_strings_are_read(small, folder):
         (lambda c: c.update(normalizer={"type": "NFC"}), "changes texts before it encodes them"),
         (lambda c: c["model"].update(type="Unigram"), "its model is Unigram"),
         (lambda c: c["model"].update(unk_token="[UNK]"), "its model has unk_token"),
-        (lambda c: c["added_tokens"].append({"id": 280, "content": "<pad>"}), "adds the token '<pad>'"),
+        (lambda c: c["added_tokens"].append({"id": 280, "content": "<pad>", "lstrip": True}), "'<pad>' with lstrip"),
         (lambda c: c["model"].update(merges=[["a"]]), "a merge is not two tokens"),
         (lambda c: c["model"]["merges"].pop(), "no merge makes 1 of its tokens"),
         (lambda c: c["model"]["merges"].append(c["model"]["merges"][2]), "is there more than once"),

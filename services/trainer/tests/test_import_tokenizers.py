@@ -19,8 +19,13 @@ from trainer_support.sources import write_huggingface_files
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.errors import InvalidRequest
+from gpt2_common.vocabulary.files import write_vocabulary
 from gpt2_common.vocabulary.importing import import_vocabulary
 from gpt2_common.vocabulary.vocabulary import Vocabulary
+from gpt2_trainer.formats.checkpoint import read_checkpoint
+from gpt2_trainer.formats.huggingface import write_huggingface
+from gpt2_trainer.formats.tokenizer_files import check_tokenizer
+from gpt2_trainer.generation.text import TextCodec
 from gpt2_trainer.jobs.import_checkpoint import import_checkpoint
 
 WEIGHTS = random_weights(small_architecture())
@@ -80,6 +85,7 @@ def test_every_form_of_tokenizer_in_a_checkpoints_folder_becomes_the_same_artifa
     read = import_vocabulary(tokenizer.uri)
     assert dict(tokenizer.properties) == {
         "fingerprint": read.fingerprint,
+        "end_token": "<|endoftext|>",
         "end_token_id": str(END_TOKEN_ID),
         "source": source.as_uri(),
     }
@@ -150,3 +156,29 @@ def test_a_folder_without_a_tokenizer_is_warned_of(import_source, tmp_path):
     assert import_source(context).keys() == {"checkpoint"}
     [warning] = context.warnings
     assert "has no tokenizer: name one in tokenizer_uri" in warning
+
+
+def test_another_end_token_and_added_tokens_go_from_import_to_export(source, import_source, tmp_path):
+    """The tokenizer's end token counts, not the stale one of config.json."""
+    ids = {"</s>" if token == "<|endoftext|>" else token: number for token, number in vocabulary().items()}
+    other = Vocabulary.from_parts({**ids, "für": VOCABULARY_SIZE}, MERGES, added_tokens=["für"], end_token="</s>")
+    weights = {**WEIGHTS, "wte.weight": WEIGHTS["wte.weight"][[*range(VOCABULARY_SIZE), 0]]}
+    write_huggingface_files(source, weights, vocab_size=VOCABULARY_SIZE + 1, eos_token_id=5)
+    write_vocabulary(other, source)
+    outputs = import_source()
+    assert outputs["tokenizer"].properties["end_token"] == "</s>"
+    folder = jobs.folder({"uri": outputs["checkpoint"].uri})
+    checkpoint = read_checkpoint(folder, with_optimizer=False)
+    assert checkpoint.architecture.end_token_id == END_TOKEN_ID
+    check_tokenizer(folder / "tokenizer", checkpoint.architecture, "checkpoint_uri")
+
+    model = tmp_path / "model"
+    model.mkdir()
+    write_huggingface(model, checkpoint.architecture, checkpoint.weights, folder / "tokenizer")
+    assert json.loads((model / "config.json").read_text())["eos_token_id"] == END_TOKEN_ID
+    assert json.loads((model / "tokenizer_config.json").read_text())["eos_token"] == "</s>"
+    assert import_vocabulary(model.as_uri()) == other
+    codec = TextCodec(model, END_TOKEN_ID)
+    assert codec.encode_prompt("") == [END_TOKEN_ID]
+    assert codec.encode_prompt("für") == [VOCABULARY_SIZE]
+    assert codec.decode([VOCABULARY_SIZE, ids["a"], END_TOKEN_ID, ids["a"]]) == "füra"

@@ -39,7 +39,7 @@ class Encoder:
         return self._engine.name
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without an end token; `<|endoftext|>` in it is text like any other.
+        """Token ids of a text, without an end token; what the end token is called is text in it.
 
         Raises:
             UnicodeEncodeError: The text holds a lone surrogate, which no UTF-8 can.
@@ -76,7 +76,7 @@ class Encoder:
     def _encode_in_calls(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
         counts = np.zeros(len(texts) + 1, np.int64)
         parts: list[Tokens] = []
-        for group, owners in _calls(texts):
+        for group, owners in _calls(texts, self._vocabulary.added_tokens):
             ids, offsets = self._engine.encode(group)
             np.add.at(counts, np.add(owners, 1), np.diff(offsets))
             parts.append(ids)
@@ -87,12 +87,14 @@ class Encoder:
         return b"".join([self._bytes[token_id] for token_id in token_ids])
 
 
-def _calls(texts: Sequence[str]) -> Iterator[tuple[list[str], npt.NDArray[np.int64]]]:
+def _calls(texts: Sequence[str], whole: Sequence[str]) -> Iterator[tuple[list[str], npt.NDArray[np.int64]]]:
     """Yields pieces, each with the number of its text, as many as go to the library in one call."""
     group: list[str] = []
     owners: list[int] = []
     characters = 0
-    for owner, piece in chain.from_iterable(((n, piece) for piece in pieces(text)) for n, text in enumerate(texts)):
+    for owner, piece in chain.from_iterable(
+        ((n, piece) for piece in pieces(text, whole=whole)) for n, text in enumerate(texts)
+    ):
         group.append(piece)
         owners.append(owner)
         characters += len(piece)

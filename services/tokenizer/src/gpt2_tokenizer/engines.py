@@ -111,7 +111,8 @@ def choose_engine(vocabulary: Vocabulary, *, fast: bool = True) -> Engine:
         vocabulary: The vocabulary.
         fast: Whether fastokens may be chosen.
     """
-    if not fast or max(map(len, vocabulary.tokens)) > _LONGEST_TOKEN:
+    # What splits added tokens out of texts is the reference itself.
+    if not fast or vocabulary.added_tokens or max(map(len, vocabulary.tokens)) > _LONGEST_TOKEN:
         return ReferenceEngine(text_tokenizer(vocabulary))
     try:
         library = importlib.import_module("fastokens")
@@ -151,7 +152,8 @@ def find_difference(engine: Engine, reference: Engine, texts: Sequence[str]) -> 
 def _probes(vocabulary: Vocabulary) -> list[str]:
     """Texts that tell engines apart; more of them where the vocabulary is not numbered as training numbers it."""
     made = [left + right for left, right in vocabulary.merges]
-    probes = list(_HOSTILE)
+    end = vocabulary.end_token
+    probes = [*_HOSTILE, f"{end} a{end}b {end[:2]}{end}{end[2:]} {end}{end}"]
     if list(vocabulary.tokens[256 : 256 + len(made)]) != made:
         # Ids in another order than merges, or tokens that no merge makes: libraries may look these up whole.
         tokens = [token.decode("utf-8", errors="replace") for token in vocabulary.bytes_of_ids()]

@@ -30,13 +30,19 @@ def commit_vocabulary(writer: ArtifactWriter, vocabulary: Vocabulary, source: st
         source: Where an imported vocabulary is from.
 
     Returns:
-        The artifact, with the count `vocabulary` and the properties `fingerprint`, `end_token_id` and, where they
-        apply, `special_tokens`, `origin` and `source`.
+        The artifact, with the count `vocabulary` and the properties `fingerprint`, `end_token`, `end_token_id`
+        and, where they apply, `special_tokens`, `added_tokens`, `origin` and `source`.
     """
     write_vocabulary(vocabulary, writer.folder)
-    properties = {"fingerprint": vocabulary.fingerprint, "end_token_id": str(vocabulary.end_token_id)}
+    properties = {
+        "fingerprint": vocabulary.fingerprint,
+        "end_token": vocabulary.end_token,
+        "end_token_id": str(vocabulary.end_token_id),
+    }
     if vocabulary.special_tokens:
         properties["special_tokens"] = json.dumps(vocabulary.special_tokens)
+    if vocabulary.added_tokens:
+        properties["added_tokens"] = json.dumps(vocabulary.added_tokens)
     if all(sha256_of(writer.folder / name) == digest for name, digest in OPENAI_SHA256.items()):
         properties["origin"] = OPENAI
     if source is not None:

@@ -1,7 +1,8 @@
 """The files of a tokenizer artifact: `tokenizer.json`, and OpenAI's pair `encoder.json` and `vocab.bpe`."""
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,17 +15,52 @@ from gpt2_common.vocabulary.vocabulary import END_TOKEN, UnsoundVocabulary, Voca
 ENCODER_FILE = "encoder.json"
 MERGES_FILE = "vocab.bpe"
 TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
 FILES = (TOKENIZER_FILE, ENCODER_FILE, MERGES_FILE)
+"""What every tokenizer artifact holds. One whose end token is not GPT-2's has CONFIG_FILE too, which names it."""
 
 _MERGES_HEADER = "#version: 0.2"
 
 
 def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
-    """Writes the three files into a folder."""
+    """Writes the files into a folder."""
     (folder / ENCODER_FILE).write_text(json.dumps(vocabulary.ids), encoding="utf-8")
     lines = [_MERGES_HEADER, *(f"{left} {right}" for left, right in vocabulary.merges)]
     (folder / MERGES_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / TOKENIZER_FILE).write_text(_complete_tokenizer(vocabulary).to_str(), encoding="utf-8")
+    if vocabulary.end_token != END_TOKEN:
+        content = json.dumps(tokenizer_config(vocabulary.end_token), indent=2)
+        (folder / CONFIG_FILE).write_text(content + "\n", encoding="utf-8")
+
+
+def copy_vocabulary_files(source: Path, target: Path) -> None:
+    """Copies the files of a tokenizer artifact, without its manifest, into a folder."""
+    for name in (*FILES, *([CONFIG_FILE] if (source / CONFIG_FILE).is_file() else [])):
+        shutil.copyfile(source / name, target / name)
+
+
+def tokenizer_config(end_token: str) -> dict[str, object]:
+    """The content of a `tokenizer_config.json`, by which `transformers` knows the kind and the end token."""
+    return {
+        "tokenizer_class": "GPT2Tokenizer",
+        "add_prefix_space": False,
+        "bos_token": end_token,
+        "eos_token": end_token,
+        "unk_token": end_token,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def read_end_token(folder: Path) -> str:
+    """The end token of the tokenizer whose files are in a folder. Raises OSError or ValueError when it is damaged."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return END_TOKEN
+    content = json.loads(path.read_text(encoding="utf-8"))
+    end_token = content.get("eos_token") if isinstance(content, dict) else None
+    if not isinstance(end_token, str):
+        raise ValueError(f"{CONFIG_FILE} names no eos_token")
+    return end_token
 
 
 def read_vocabulary(artifact: Artifact) -> Vocabulary:
@@ -36,19 +72,30 @@ def read_vocabulary(artifact: Artifact) -> Vocabulary:
         return Vocabulary.from_parts(
             checked_ids(model["vocab"]),
             [(left, right) for left, right in model["merges"]],
-            [token["content"] for token in content["added_tokens"]],
+            [token["content"] for token in content["added_tokens"] if token["special"]],
+            added_tokens=[token["content"] for token in content["added_tokens"] if not token["special"]],
+            end_token=read_end_token(artifact.folder),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataLoss(f"{artifact.uri} holds no sound vocabulary ({error}): make the tokenizer again") from error
 
 
-def parse_pair(encoder: str, merges: str, added: Mapping[str, int] = MappingProxyType({})) -> Vocabulary:
+def parse_pair(
+    encoder: str,
+    merges: str,
+    added: Mapping[str, int] = MappingProxyType({}),
+    *,
+    in_text: Collection[str] = (),
+    end_token: str = END_TOKEN,
+) -> Vocabulary:
     """Reads a vocabulary from the text of OpenAI's pair.
 
     Args:
         encoder: JSON object of the id of each token (`encoder.json` or `vocab.json`).
         merges: One merge a line, two tokens with a space between (`vocab.bpe` or `merges.txt`).
-        added: Special tokens with their ids, which the pair does not say.
+        added: Added tokens with their ids, which the pair does not say.
+        in_text: Those of them that are split out of texts; the others are special.
+        end_token: The token between documents.
 
     Raises:
         UnsoundVocabulary: They are no such files, or do not fit together.
@@ -57,7 +104,9 @@ def parse_pair(encoder: str, merges: str, added: Mapping[str, int] = MappingProx
         ids = json.loads(encoder)
     except (ValueError, RecursionError) as error:
         raise UnsoundVocabulary(f"the file of tokens is no JSON: {error}") from error
-    return Vocabulary.from_parts({**added, **checked_ids(ids)}, _parse_merges(merges), list(added))
+    special = [token for token in added if token not in in_text]
+    parts = {**added, **checked_ids(ids)}, _parse_merges(merges), special
+    return Vocabulary.from_parts(*parts, added_tokens=in_text, end_token=end_token)
 
 
 def checked_ids(ids: object) -> dict[str, int]:
@@ -70,15 +119,19 @@ def checked_ids(ids: object) -> dict[str, int]:
 def text_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     """An encoder of text alone.
 
-    No token is made known to it as special. So `<|endoftext|>` in a text is text: the pre-tokeniser takes it
-    apart (`<|`, `endoftext`, `|>`), and no merge crosses such parts. Where its caller asks for special tokens, an end
-    token stands after each text: it comes from a template, whatever the text holds.
+    Added tokens that are no special ones are split out of a text first, as `tokenizers` does. No other token is made
+    known to it. So `<|endoftext|>` in a text is text: the pre-tokeniser takes it apart (`<|`, `endoftext`, `|>`), and
+    no merge crosses such parts. Where its caller asks for special tokens, an end token stands after each text: it comes
+    from a template, whatever the text holds.
     """
-    return _text_tokenizer(models.BPE(vocab=vocabulary.ids, merges=list(vocabulary.merges)), vocabulary.end_token_id)
+    model = models.BPE(vocab=vocabulary.ids, merges=list(vocabulary.merges))
+    tokenizer = _text_tokenizer(model, vocabulary.end_token_id)
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in vocabulary.added_tokens])
+    return tokenizer
 
 
 def text_tokenizer_json(vocabulary: Vocabulary) -> str:
-    """The `tokenizer.json` of `text_tokenizer`, in less time: no tokenizer of the whole vocabulary is made.
+    """The `tokenizer.json` of `text_tokenizer` but for added tokens, in less time: no whole tokenizer is made.
 
     Each merge is one string, as older files have it: fastokens opens that a quarter faster than pairs.
     """
@@ -102,7 +155,7 @@ def _complete_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     tokenizer = text_tokenizer(vocabulary)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    special = sorted((END_TOKEN, *vocabulary.special_tokens), key=vocabulary.ids.__getitem__)
+    special = sorted((vocabulary.end_token, *vocabulary.special_tokens), key=vocabulary.ids.__getitem__)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer
 

@@ -8,17 +8,33 @@ from typing import Any
 from gpt2_common.artifacts.roots import filesystem_of
 from gpt2_common.errors import FailedPrecondition, NotFound
 from gpt2_common.lfs import lfs_problem
-from gpt2_common.vocabulary.files import ENCODER_FILE, MERGES_FILE, TOKENIZER_FILE, checked_ids, parse_pair
+from gpt2_common.vocabulary.files import (
+    CONFIG_FILE,
+    ENCODER_FILE,
+    MERGES_FILE,
+    TOKENIZER_FILE,
+    checked_ids,
+    parse_pair,
+)
 from gpt2_common.vocabulary.vocabulary import END_TOKEN, UnsoundVocabulary, Vocabulary
 
 _PAIRS = ((ENCODER_FILE, MERGES_FILE), ("vocab.json", "merges.txt"))
-_CONFIG, _ADDED, _SPECIAL_MAP = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
+_CONFIG, _ADDED, _SPECIAL_MAP = CONFIG_FILE, "added_tokens.json", "special_tokens_map.json"
+_MODEL_CONFIG = "config.json"
 _OTHER_KINDS = ("vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _SPECIAL = re.compile(r"<.+>|\[.+\]")
 _LARGEST_FILE = 256 << 20
 
 TOKENIZER_FILES = frozenset(
-    {TOKENIZER_FILE, _CONFIG, _ADDED, _SPECIAL_MAP, *_OTHER_KINDS, *(name for pair in _PAIRS for name in pair)}
+    {
+        TOKENIZER_FILE,
+        _CONFIG,
+        _ADDED,
+        _SPECIAL_MAP,
+        _MODEL_CONFIG,
+        *_OTHER_KINDS,
+        *(name for pair in _PAIRS for name in pair),
+    }
 )
 """Names of the files of a folder that say what its tokenizer is."""
 
@@ -66,13 +82,16 @@ def parse_vocabulary(files: Mapping[str, bytes]) -> Vocabulary | None:
         if encoder in texts and merges in texts:
             if complete is not None:
                 _require_gpt2_kind(complete)
-            added = _added(complete) if complete is not None else _added_beside(texts)
+            added, in_text = _added(complete) if complete is not None else _added_beside(texts)
             try:
-                return _require_whole(parse_pair(texts[encoder], texts[merges], added))
+                ids = {**added, **checked_ids(_parse_json(encoder, texts[encoder]))}
+                end = _end_token(texts, ids, added)
+                pair = texts[encoder], texts[merges], added
+                return _require_whole(parse_pair(*pair, in_text=in_text, end_token=end))
             except UnsoundVocabulary as error:
                 raise UnsoundVocabulary(f"{encoder} and {merges}: {error}") from error
     if complete is not None:
-        return _require_whole(parse_tokenizer_json(complete))
+        return _require_whole(_parse_complete(complete, texts))
     for encoder, merges in _PAIRS:
         if encoder in texts or merges in texts:
             missing = merges if encoder in texts else encoder
@@ -82,18 +101,48 @@ def parse_vocabulary(files: Mapping[str, bytes]) -> Vocabulary | None:
     return None
 
 
-def parse_tokenizer_json(content: Mapping[str, Any]) -> Vocabulary:
-    """Reads a vocabulary from the content of a `tokenizer.json`. Raises UnsoundVocabulary."""
+def _parse_complete(content: Mapping[str, Any], texts: Mapping[str, str]) -> Vocabulary:
+    """Reads a vocabulary from the content of a `tokenizer.json` and the files beside it."""
     _require_gpt2_kind(content)
     model = content["model"]
-    ids = dict(checked_ids(model.get("vocab")))
-    added = _added(content)
-    return Vocabulary.from_parts({**ids, **added}, [_merge(item) for item in model.get("merges") or []], list(added))
+    added, in_text = _added(content)
+    ids = {**checked_ids(model.get("vocab")), **added}
+    special = [token for token in added if token not in in_text]
+    merges = [_merge(item) for item in model.get("merges") or []]
+    end = _end_token(texts, ids, added)
+    return Vocabulary.from_parts(ids, merges, special, added_tokens=in_text, end_token=end)
+
+
+def _end_token(texts: Mapping[str, str], ids: Mapping[str, int], added: Mapping[str, int]) -> str:
+    """The token between documents: what the files name, else GPT-2's.
+
+    A model's `config.json` counts where its `eos_token_id` is of a special token: many keep that of the model that
+    they were copied from.
+    """
+    for name in (_CONFIG, _SPECIAL_MAP):
+        value = _parse_json(name, texts.get(name, "{}")).get("eos_token")
+        named = value.get("content") if isinstance(value, dict) else value
+        if isinstance(named, str) and named:
+            if named not in ids:
+                raise UnsoundVocabulary(f"its end token {named!r}, the eos_token of {name}, has no id")
+            return named
+    try:
+        index = _parse_json(_MODEL_CONFIG, texts.get(_MODEL_CONFIG, "{}")).get("eos_token_id")
+    except UnsoundVocabulary:
+        # Who reads the model says what is wrong with it.
+        index = None
+    found = next((token for token, number in ids.items() if number == index), None) if type(index) is int else None
+    if found is not None and (found in added or _SPECIAL.fullmatch(found)):
+        return found
+    if END_TOKEN not in ids:
+        raise UnsoundVocabulary(f"it has no token {END_TOKEN} and names no other end token: set eos_token in {_CONFIG}")
+    return END_TOKEN
 
 
 def _require_whole(vocabulary: Vocabulary) -> Vocabulary:
     """Raises UnsoundVocabulary when there are words that no merge makes, as where the file of merges was cut off."""
-    made = {left + right for left, right in vocabulary.merges} | {END_TOKEN, *vocabulary.special_tokens}
+    made = {left + right for left, right in vocabulary.merges}
+    made |= {vocabulary.end_token, *vocabulary.special_tokens, *vocabulary.added_tokens}
     # A pair does not say which tokens are special; they are mostly written like this.
     lost = [
         token for token in vocabulary.tokens if len(token) > 1 and token not in made and not _SPECIAL.fullmatch(token)
@@ -105,22 +154,31 @@ def _require_whole(vocabulary: Vocabulary) -> Vocabulary:
     return vocabulary
 
 
-def _added(content: Mapping[str, Any]) -> dict[str, int]:
-    """The special tokens that it adds, with their ids."""
+def _added(content: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
+    """The tokens that it adds, with their ids, and those of them that are split out of texts: all but special ones."""
     found: dict[str, int] = {}
+    in_text = []
     for added in content.get("added_tokens") or []:
         if not isinstance(added, dict) or not isinstance(added.get("content"), str) or type(added.get("id")) is not int:
             raise UnsoundVocabulary(f"an added token has no content or no id: {str(added)[:80]}")
         if added["content"] != END_TOKEN and not added.get("special"):
-            raise UnsoundVocabulary(
-                f"it adds the token {added['content']!r} that comes out of text; GPT-2 has none such"
-            )
+            _require_plain_token(added)
+            in_text.append(added["content"])
         found[added["content"]] = added["id"]
-    return found
+    return found, in_text
 
 
-def _added_beside(texts: Mapping[str, str]) -> dict[str, int]:
-    """The special tokens that the files beside a pair add, with their ids, as `transformers` saves them."""
+def _require_plain_token(added: Mapping[str, Any]) -> None:
+    """Raises UnsoundVocabulary when a token that is split out of texts takes more of them than its own characters."""
+    for option in ("lstrip", "rstrip", "single_word"):
+        if added.get(option):
+            raise UnsoundVocabulary(
+                f"it adds the token {added['content']!r} with {option}, with which texts could not be restored"
+            )
+
+
+def _added_beside(texts: Mapping[str, str]) -> tuple[dict[str, int], list[str]]:
+    """As `_added`, of the tokens that the files beside a pair add, with their ids, as `transformers` saves them."""
     config = _parse_json(_CONFIG, texts.get(_CONFIG, "{}"))
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, dict) and decoder:
@@ -166,11 +224,12 @@ def _merge(item: Any) -> tuple[str, str]:
 def _require_gpt2_kind(content: Mapping[str, Any]) -> None:
     """Raises UnsoundVocabulary when a `tokenizer.json` encodes otherwise than GPT-2 with the same vocabulary."""
     model = content.get("model") or {}
+    added = [token.get("content") for token in content.get("added_tokens") or [] if isinstance(token, dict)]
     if model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
         raise UnsoundVocabulary(f"its model is {model.get('type')}, not byte-level BPE")
     for option in ("byte_fallback", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         # A byte always has a token, so that the unknown one is never used.
-        harmless = option == "unk_token" and model.get(option) == END_TOKEN
+        harmless = option == "unk_token" and model.get(option) in (END_TOKEN, *added)
         if model.get(option) and not harmless:
             raise UnsoundVocabulary(f"its model has {option}, which GPT-2's has not")
     if model.get("ignore_merges"):

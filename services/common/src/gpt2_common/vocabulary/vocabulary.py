@@ -1,4 +1,4 @@
-"""A vocabulary of byte-level BPE with GPT-2's end token, and what makes it sound."""
+"""A vocabulary of byte-level BPE with an end token, and what makes it sound."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from gpt2_common.vocabulary.byte_symbols import byte_of_symbol, symbol_bytes
 
 END_TOKEN = "<|endoftext|>"
+"""GPT-2's end token, which every vocabulary has that names no other one."""
 
 
 class UnsoundVocabulary(ValueError):
@@ -27,13 +28,21 @@ class Vocabulary:
     merges: tuple[tuple[str, str], ...]
     """Pairs of tokens that become one, the most urgent first."""
     end_token_id: int
-    """Id of `<|endoftext|>`."""
+    """Id of the token between documents, `<|endoftext|>` in GPT-2's."""
     special_tokens: tuple[str, ...] = ()
     """Further tokens that stand for no text and never come out of one, in the order of ids."""
+    added_tokens: tuple[str, ...] = ()
+    """Tokens written as they are that are split out of a text before it is encoded, in the order of ids."""
 
     @classmethod
     def from_parts(
-        cls, ids: Mapping[str, int], merges: Sequence[tuple[str, str]], special_tokens: Collection[str] = ()
+        cls,
+        ids: Mapping[str, int],
+        merges: Sequence[tuple[str, str]],
+        special_tokens: Collection[str] = (),
+        *,
+        added_tokens: Collection[str] = (),
+        end_token: str = END_TOKEN,
     ) -> "Vocabulary":
         """Makes a vocabulary of the id of each token and the merges.
 
@@ -41,6 +50,8 @@ class Vocabulary:
             ids: Id of each token, the special ones among them.
             merges: The merges.
             special_tokens: Those tokens, besides the end token, that are no text.
+            added_tokens: Those tokens that are split out of a text before it is encoded.
+            end_token: The token between documents.
 
         Raises:
             UnsoundVocabulary: Ids have gaps, the end token, a special one or a byte is missing, a token is no bytes,
@@ -49,15 +60,22 @@ class Vocabulary:
         tokens = tuple(sorted(ids, key=ids.__getitem__))
         if [ids[token] for token in tokens] != list(range(len(tokens))):
             raise UnsoundVocabulary(f"the ids of its {len(tokens)} tokens are not 0 to {len(tokens) - 1}, each once")
-        if END_TOKEN not in ids:
-            raise UnsoundVocabulary(f"it has no token {END_TOKEN}")
-        special = [token for token in special_tokens if token != END_TOKEN]
-        missing = [token for token in special if token not in ids]
+        if end_token not in ids:
+            raise UnsoundVocabulary(f"it has no token {end_token}")
+        special = [token for token in special_tokens if token != end_token]
+        added = [token for token in added_tokens if token not in (end_token, *special)]
+        missing = [token for token in special + added if token not in ids]
         if missing:
             raise UnsoundVocabulary(f"its special token {missing[0]!r} has no id")
-        _check_bytes(ids)
-        _check_merges(ids, merges, {END_TOKEN, *special})
-        return cls(tokens, tuple(merges), ids[END_TOKEN], tuple(sorted(special, key=ids.__getitem__)))
+        _check_bytes(ids, {end_token, *special}, added)
+        _check_merges(ids, merges, {end_token, *special})
+        ordered = [tuple(sorted(some, key=ids.__getitem__)) for some in (special, added)]
+        return cls(tokens, tuple(merges), ids[end_token], *ordered)
+
+    @property
+    def end_token(self) -> str:
+        """The token between documents."""
+        return self.tokens[self.end_token_id]
 
     @property
     def size(self) -> int:
@@ -72,23 +90,31 @@ class Vocabulary:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of tokens and merges: equal fingerprints mean the same ids for every text."""
-        parts = [self.tokens, self.merges, self.end_token_id, *([self.special_tokens] if self.special_tokens else [])]
+        parts = [self.tokens, self.merges, self.end_token_id]
+        if self.special_tokens or self.added_tokens:
+            parts.append(self.special_tokens)
+        if self.added_tokens:
+            parts.append(self.added_tokens)
         return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
 
     def bytes_of_ids(self) -> tuple[bytes, ...]:
-        """The bytes that each id stands for; those of a special token are its name's."""
-        special = {END_TOKEN, *self.special_tokens}
+        """The bytes that each id stands for; those of a special or added token are its name's."""
+        special = {self.end_token, *self.special_tokens, *self.added_tokens}
         return tuple(token.encode() if token in special else symbol_bytes(token) for token in self.tokens)
 
 
-def _check_bytes(ids: Mapping[str, int]) -> None:
+def _check_bytes(ids: Mapping[str, int], special: Collection[str], added: Collection[str]) -> None:
     alphabet = byte_of_symbol()
+    if wrong := [token for token in (*special, *added) if token in alphabet]:
+        raise UnsoundVocabulary(f"its added token {wrong[0]!r} is a byte symbol, without which no text has tokens")
     missing = [symbol for symbol in alphabet if symbol not in ids]
     if missing:
         raise UnsoundVocabulary(f"{len(missing)} of the 256 byte symbols are no tokens, such as {missing[0]!r}")
-    if "" in ids or set("".join(ids)) - alphabet.keys():
-        wrong = next(token for token in ids if not token or set(token) - alphabet.keys())
-        raise UnsoundVocabulary(f"the token {wrong!r} is not made of byte symbols, so it is not byte-level BPE")
+    written = {*special, *added}
+    text = [token for token in ids if token not in written]
+    if "" in ids or set("".join(text)) - alphabet.keys():
+        first = next(token for token in ("", *text) if token in ids and (not token or set(token) - alphabet.keys()))
+        raise UnsoundVocabulary(f"the token {first!r} is not made of byte symbols, so it is not byte-level BPE")
 
 
 def _check_merges(ids: Mapping[str, int], merges: Sequence[tuple[str, str]], special: Collection[str]) -> None:

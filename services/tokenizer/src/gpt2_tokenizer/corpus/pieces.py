@@ -14,7 +14,7 @@ all of it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 PIECE_CHARACTERS = 1 << 18
 
@@ -28,18 +28,25 @@ _MARKS = r"!-/:-@\[-`{-~、。「」『』【】・，．！？：；（）،؛�
 _CUT = re.compile(rf"(?<=\S)[ \n]|(?<=[{_LETTERS}])[{_DIGITS}{_MARKS}]|(?<=[{_DIGITS}])[{_LETTERS}{_MARKS}]")
 
 
-def pieces(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
+def pieces(text: str, size: int = PIECE_CHARACTERS, *, whole: Sequence[str] = ()) -> Iterator[str]:
     """Yields the text in pieces; their tokens, one after another, are those of the text.
 
     Args:
         text: The text.
         size: Characters of a piece; it ends at the first place to cut from there on.
+        whole: Texts of added tokens, in which there is no place to cut.
     """
     begin = 0
     while len(text) - begin > size:
-        cut = _CUT.search(text, begin + size)
-        if cut is None:
+        cuts = (cut.start() for cut in _CUT.finditer(text, begin + size))
+        place = next((cut for cut in cuts if not _is_inside(text, cut, whole)), None)
+        if place is None:
             break
-        yield text[begin : cut.start()]
-        begin = cut.start()
+        yield text[begin:place]
+        begin = place
     yield text[begin:]
+
+
+def _is_inside(text: str, place: int, whole: Sequence[str]) -> bool:
+    """Whether one of some texts goes on across a place."""
+    return any(token in text[max(0, place - len(token) + 1) : place + len(token) - 1] for token in whole)

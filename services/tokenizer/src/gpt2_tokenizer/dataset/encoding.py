@@ -4,7 +4,6 @@ Who encodes, threads here or workers of Apache Beam, changes no byte of it.
 """
 
 import json
-import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 from gpt2_common.artifacts import Artifact, ArtifactWriter
 from gpt2_common.errors import FailedPrecondition
 from gpt2_common.jobs.context import JobContext
-from gpt2_common.vocabulary.files import FILES, read_vocabulary
+from gpt2_common.vocabulary.files import copy_vocabulary_files, read_vocabulary
 from gpt2_common.vocabulary.vocabulary import Vocabulary
 from gpt2_tokenizer.cores import available_cores
 from gpt2_tokenizer.dataset.beam import BeamRun, beam_blocks
@@ -66,6 +65,7 @@ def write_dataset(
         fingerprint = vocabulary.fingerprint
         facts = {
             "vocabulary_size": vocabulary.size,
+            "end_token": vocabulary.end_token,
             "end_token_id": vocabulary.end_token_id,
             "dtype": np.dtype(token_type(vocabulary.size)).name,
             **{name: _counts(state) for name, state in checkpoint.splits.items()},
@@ -141,8 +141,7 @@ def _require_both(splits: dict[str, SplitState], validation_fraction: float) -> 
 def _copy_tokenizer(tokenizer: Artifact, folder: Path) -> None:
     target = folder / "tokenizer"
     target.mkdir(exist_ok=True)
-    for name in FILES:
-        shutil.copyfile(tokenizer.folder / name, target / name)
+    copy_vocabulary_files(tokenizer.folder, target)
 
 
 def _counts(state: SplitState) -> dict[str, Any]:

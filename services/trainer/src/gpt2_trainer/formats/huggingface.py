@@ -11,7 +11,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from gpt2_common.errors import InvalidRequest
-from gpt2_common.vocabulary.vocabulary import END_TOKEN, Vocabulary
+from gpt2_common.vocabulary.files import CONFIG_FILE, read_end_token, tokenizer_config
+from gpt2_common.vocabulary.vocabulary import Vocabulary
 from gpt2_trainer.configuration.architecture import NORM_EPSILON, Architecture, LayerSizes, Variant, whole_number
 from gpt2_trainer.formats.checkpoint import SAFETENSORS_METADATA
 from gpt2_trainer.formats.foreign import foreign_problem, foreign_tensor
@@ -39,8 +40,8 @@ def read_huggingface(folder: Path, field: str, tokenizer: Vocabulary | None = No
         folder: Folder with `config.json` and `model.safetensors`.
         field: Field of the request that named the folder, for errors.
         tokenizer: The model's tokenizer. With it the vocabulary has all rows of the token embedding, whatever
-            config.json says, and the end token is the tokenizer's where config.json names none; without it
-            the vocabulary is as config.json says, and further rows are left out.
+            config.json says, and the end token is the tokenizer's; without it the vocabulary is as config.json says,
+            and further rows are left out.
 
     Returns:
         The architecture, and the weights by our names, which are Hugging Face's without a prefix.
@@ -65,7 +66,7 @@ def write_huggingface(folder: Path, architecture: Architecture, weights: Weights
         folder: Where to write.
         architecture: Sizes.
         weights: float32 weights by our names, the vocabulary exact.
-        tokenizer: Folder with `tokenizer.json`, `encoder.json` and `vocab.bpe`.
+        tokenizer: Folder with a tokenizer artifact's files.
     """
     sizes, end, variant = architecture.layers, architecture.end_token_id, architecture.variant
     write_json(
@@ -101,18 +102,8 @@ def write_huggingface(folder: Path, architecture: Architecture, weights: Weights
     prefix = "" if architecture.variant.tie_word_embeddings else _PREFIX
     named = {name if name == HEAD else prefix + name: value for name, value in weights.items()}
     save_file(named, folder / MODEL, SAFETENSORS_METADATA)
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "GPT2Tokenizer",
-            "add_prefix_space": False,
-            "bos_token": END_TOKEN,
-            "eos_token": END_TOKEN,
-            "unk_token": END_TOKEN,
-            "model_max_length": sizes.n_ctx,
-            "clean_up_tokenization_spaces": False,
-        },
-    )
+    beside = {**tokenizer_config(read_end_token(tokenizer)), "model_max_length": sizes.n_ctx}
+    write_json(folder / CONFIG_FILE, beside)
     for source, target in (("tokenizer.json",) * 2, ("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
         shutil.copyfile(tokenizer / source, folder / target)
 
@@ -159,10 +150,10 @@ def _read_architecture(path: Path, rows: int, known_end: int | None, field: str)
 
 
 def _end_token_id(content: Mapping[str, Any], size: int, known: int | None) -> int:
-    """The end token: what the config says, else the tokenizer's, else OpenAI's, else the last of the vocabulary."""
-    named = None if content.get("eos_token_id") is None else whole_number(content, "eos_token_id")
-    if known is not None and known < size and (named is None or named >= size):
+    """The end token: the tokenizer's, else what the config says, else OpenAI's, else the last of the vocabulary."""
+    if known is not None and known < size:
         return known
+    named = None if content.get("eos_token_id") is None else whole_number(content, "eos_token_id")
     if named is not None:
         return named
     return _OPENAI_END_TOKEN_ID if size > _OPENAI_END_TOKEN_ID else size - 1

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound
-from gpt2_common.vocabulary.files import FILES
+from gpt2_common.vocabulary.files import FILES, read_end_token
 from gpt2_common.vocabulary.importing import parse_vocabulary, read_vocabulary_files
-from gpt2_common.vocabulary.vocabulary import END_TOKEN, UnsoundVocabulary, Vocabulary
+from gpt2_common.vocabulary.vocabulary import UnsoundVocabulary, Vocabulary
 from gpt2_trainer.configuration.architecture import Architecture
 
 
@@ -48,10 +48,10 @@ def check_tokenizer(folder: Path, architecture: Architecture, field: str) -> Non
         FailedPrecondition: Its vocabulary or its end token are not the model's.
         DataLoss: A file is missing or damaged.
     """
-    size, end = tokenizer_size(folder, field)
+    (size, end), end_token = tokenizer_size(folder, field), _end_token(folder, field)
     if size != architecture.vocabulary_size or end != architecture.end_token_id:
         raise FailedPrecondition(
-            f"{field}: the tokenizer has {size} tokens and {END_TOKEN} is token {end}; the model has "
+            f"{field}: the tokenizer has {size} tokens and {end_token} is token {end}; the model has "
             f"{architecture.vocabulary_size} and its end token is {architecture.end_token_id}: "
             "choose the tokenizer that the model was trained with"
         )
@@ -67,8 +67,15 @@ def tokenizer_size(folder: Path, field: str) -> tuple[int, int | None]:
     if missing:
         raise DataLoss(f"{field}: the tokenizer has no {missing[0]}: make it again")
     (vocabulary, _), added = _model_of(folder)
-    token_ids = {**vocabulary, **{content: token_id for token_id, content in added}}
-    return max(token_ids.values()) + 1, token_ids.get(END_TOKEN)
+    token_ids = {**vocabulary, **{content: token_id for token_id, content, _ in added}}
+    return max(token_ids.values()) + 1, token_ids.get(_end_token(folder, field))
+
+
+def _end_token(folder: Path, field: str) -> str:
+    try:
+        return read_end_token(folder)
+    except (OSError, ValueError) as error:
+        raise DataLoss(f"{field}: the tokenizer is damaged ({error}): make it again") from error
 
 
 def _model_of(folder: Path) -> tuple[Any, Any]:
@@ -77,7 +84,7 @@ def _model_of(folder: Path) -> tuple[Any, Any]:
         model = content["model"]
         # Files of older versions have merges as `a b` instead of [a, b].
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        added = sorted((token["id"], token["content"]) for token in content["added_tokens"])
+        added = sorted((token["id"], token["content"], bool(token.get("special"))) for token in content["added_tokens"])
         return (model["vocab"], merges), added
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataLoss(f"{folder / 'tokenizer.json'} is damaged ({error!r}): make the artifact again") from error

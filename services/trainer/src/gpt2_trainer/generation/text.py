@@ -40,6 +40,9 @@ class TextCodec:
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocabulary_size = max(vocabulary.values(), default=-1) + 1
         self._bytes = {token_id: _token_bytes(token) for token, token_id in vocabulary.items()}
+        # Added tokens are text themselves, whichever characters they are made of.
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._bytes |= {token_id: token.content.encode() for token_id, token in added.items()}
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Token ids of a prompt; the end token, after which a document begins, for an empty one."""
