@@ -241,6 +241,36 @@ def test_gate_compares_with_the_holder(client, name, artifacts, make_context):
     assert client.get_model_version_by_alias(name, "staging").version == "4"
 
 
+RUINED = {"last_step": 30, "last_validation_loss": 22.9, "ended_worse": True, "warnings": "the training ended worse"}
+
+
+def test_a_model_of_a_ruined_training_is_registered_and_moves_no_label(client, name, artifacts, make_context):
+    held = registered(artifacts, make_context("good"), name, 3.0, None)
+    assert held.properties["label_outcome"] == "set"
+    context = make_context("ruined")
+    output = registered(artifacts, context, name, 2.0, pb.LabelGate(better_than_holder=True), **RUINED)
+    outcome = output.properties["label_outcome"]
+    assert outcome.startswith("not set: its training ended with a worse validation loss than it began with")
+    assert context.warnings == [f"version 2 of {name} is registered, but staging is {outcome}"]
+    assert client.get_model_version_by_alias(name, "staging").version == "1"
+    version = client.get_model_version(name, "2")
+    assert version.tags["gpt2.ended_worse"] == "True"
+    assert "**Warning:** the training ended worse" in version.description
+    assert "At the end of the training, step 30: 22.900." in version.description
+    metrics = client.get_run(version.run_id).data.metrics
+    assert (metrics["validation_loss"], metrics["last_validation_loss"]) == (2.0, 22.9)
+
+
+def test_a_label_moves_to_a_model_of_a_ruined_training_when_that_is_asked_for(client, name, artifacts, make_context):
+    model = artifacts.model({**PROVENANCE, **RUINED, "last_validation_loss": None})
+    request = pb.RegisterModelRequest(model_uri=model, model_name=name, label="staging", label_despite_worse_end=True)
+    context = make_context("allowed")
+    [output] = register_model(request, context)
+    assert output.properties["label_outcome"] == "set"
+    assert context.warnings == []
+    assert client.get_model_version_by_alias(name, "staging").version == "1"
+
+
 def test_gate_decides_once(client, name, artifacts, make_context):
     gate = pb.LabelGate(better_than_holder=True)
     registered(artifacts, make_context("holder"), name, 3.0, gate)

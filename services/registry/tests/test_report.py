@@ -63,13 +63,22 @@ def test_report_shows_figures_curves_samples_and_parameters(report, artifacts):
         ]
         + [{"step": 300, "validation_loss": 3.25}]
     )
-    folder = report("report-whole", "whole", model_uri=artifacts.model(), logs_uri=logs)
+    end = {
+        "last_step": 300,
+        "last_validation_loss": 22.9,
+        "ended_worse": True,
+        "warnings": "it <ended> worse\nand so on",
+    }
+    folder = report("report-whole", "whole", model_uri=artifacts.model({**PROVENANCE, **end}), logs_uri=logs)
     text = (folder / "report.html").read_text()
     page = Page(text)
     shown = " ".join(page.texts)
     assert "3.2500" in shown
     assert f"{math.exp(3.25):.2f}" in shown
     assert "validation loss before training" in shown
+    assert "22.9000 validation loss at the end of the training" in " ".join(shown.split())
+    assert "it <ended> worse" in shown
+    assert "and so on" in shown
     assert "Grüße" in shown
     assert "train.learning_rate" in shown
     assert page.tags.count("svg") == 1

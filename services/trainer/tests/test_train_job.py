@@ -98,14 +98,45 @@ def test_tensorboard_has_figures_config_and_samples(train):
     }
 
 
-def test_the_best_checkpoint_is_published_and_not_the_last(train):
-    # Two steps that learn, then a rate so high that all is lost again.
-    outputs = train(steps=8, learning_rate=5.0, warmup_steps=8, optimizer="adam", validate_every=1, save_every=8)
+def test_a_ruined_training_publishes_its_best_step_and_warns(train):
+    # A few steps that learn, then a rate so high that all is lost again.
+    outputs = train(steps=20, learning_rate=1.5, warmup_steps=20, optimizer="adam", validate_every=1, save_every=20)
+    published = outputs["checkpoint"]
     losses = {line["step"]: line["validation_loss"] for line in metrics(outputs) if "validation_loss" in line}
-    best = min((step for step in losses if step), key=losses.get)
-    assert best < 8
-    assert outputs["checkpoint"]["step"] == str(best)
-    assert float(outputs["checkpoint"]["last_validation_loss"]) == losses[8]
+    best = min(losses, key=losses.get)
+    assert losses[20] > losses[0] > losses[best]
+    assert (published["step"], published["last_step"], published["ended_worse"]) == (str(best), "20", "true")
+    assert float(published["validation_loss"]) == losses[best]
+    assert float(published["last_validation_loss"]) == losses[20]
+    assert f"was {losses[0]:.4f} at step 0 and is {losses[20]:.4f} at step 20" in published["warnings"]
+    assert f"the checkpoint is of step {best}" in published["warnings"]
+    assert json.loads((folder(published) / "last/state.json").read_text())["step"] == 20
+    assert not (folder(published) / "optimizer.safetensors").exists()
+
+
+def test_a_training_that_brings_nothing_publishes_the_weights_it_began_with(train, tmp_path):
+    architecture = small_architecture(n_layer=1)
+    weights = random_weights(architecture)
+    made = make_checkpoint(tmp_path / "parent", architecture, weights)
+    for name, start in {"scratch": None, "fine-tuned": {"checkpoint_uri": made.uri}}.items():
+        config = {"learning_rate": 5.0, "optimizer": "adam", "validate_every": 6}
+        published = train(start, job_id=name, **config)["checkpoint"]
+        assert (published["step"], published["last_step"], published["ended_worse"]) == ("0", "6", "true")
+        assert published["validation_loss"] == published["initial_validation_loss"]
+        assert "the training brought nothing" in published["warnings"]
+        if start:
+            kept = load_file(folder(published) / "weights.safetensors")
+            assert all(np.array_equal(kept[key], value) for key, value in weights.items())
+        # To end even worse than that is not to bring more.
+        again = train({"continue_uri": published["uri"]}, job_id=f"{name}-on", steps=2, batch_size=0)["checkpoint"]
+        assert (again["step"], again["last_step"]) == ("0", "8")
+        assert again["validation_loss"] == published["validation_loss"]
+
+
+def test_a_training_that_improves_warns_of_nothing(train):
+    checkpoint = train()["checkpoint"]
+    assert checkpoint["ended_worse"] == "false"
+    assert "warnings" not in checkpoint
 
 
 def test_training_goes_on_from_a_checkpoint_with_a_new_optimizer(train, tmp_path):

@@ -1,6 +1,6 @@
 """`gpt2 export`, `tokenize` and `train`: stages by hand, each followed to its end.
 
-What has no option of its own is set by its path in the request, as the protos have it: `--set config.dropout=0.1`.
+What has no option of its own is set by its path in the request, as the protos have it: `--set config.clip_norm=0.5`.
 """
 
 import json as json_text
@@ -25,8 +25,16 @@ from gpt2_orchestration.specification import override, parse_overrides
 RunOption = Annotated[
     str, typer.Option(help="Id of the run that the jobs belong to; the same again finds them. Default: a new one.")
 ]
-SetOption = Annotated[
-    list[str], typer.Option("--set", help="PATH=VALUE of the request, such as config.dropout=0.1. Repeatable.")
+ExportSetOption = Annotated[
+    list[str], typer.Option("--set", help="PATH=VALUE of the request, such as max_rejected_share=0.01. Repeatable.")
+]
+EncodeSetOption = Annotated[
+    list[str],
+    typer.Option("--set", help="PATH=VALUE of EncodeCorpus's request, such as engine=ENGINE_BEAM. Repeatable."),
+]
+TrainSetOption = Annotated[
+    list[str],
+    typer.Option("--set", help="PATH=VALUE of TrainModel's request, such as config.clip_norm=0.5. Repeatable."),
 ]
 
 
@@ -96,7 +104,7 @@ def export(
     ] = None,
     max_rejected: Annotated[int, typer.Option(min=-1, help="Most documents that cannot be used; -1: any.")] = 0,
     run: RunOption = "",
-    assignments: SetOption = [],  # noqa: B006 - typer's way to say that there may be none
+    assignments: ExportSetOption = [],  # noqa: B006 - typer's way to say that there may be none
     json: JsonOption = False,
 ) -> None:
     """Export text from MongoDB or from files to a corpus."""
@@ -133,7 +141,7 @@ def tokenize(
     ] = "",
     validation_fraction: Annotated[float | None, typer.Option(help="Share of the documents to validate with.")] = None,
     run: RunOption = "",
-    assignments: SetOption = [],  # noqa: B006
+    assignments: EncodeSetOption = [],  # noqa: B006
     json: JsonOption = False,
 ) -> None:
     """Encode a corpus to a dataset, with a tokenizer of its own, an earlier one or OpenAI's."""
@@ -161,23 +169,27 @@ def train(
     ] = "",
     openai: Annotated[str, typer.Option(help="Fine-tune OpenAI's weights of this size, such as 124M.")] = "",
     checkpoint: Annotated[str, typer.Option(help="Fine-tune a checkpoint: its URI.")] = "",
-    steps: Annotated[int | None, typer.Option(help="Updates to make.")] = None,
+    continue_: Annotated[
+        str, typer.Option("--continue", help="Continue the training of a checkpoint, with its optimizer: its URI.")
+    ] = "",
+    steps: Annotated[int | None, typer.Option(help="Updates to make; with --continue, in addition.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences an update.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Greatest learning rate.")] = None,
     register: Annotated[str, typer.Option(help="Register the result as a version of this model.")] = "",
     label: Annotated[str, typer.Option(help="Label of the version, such as `staging`.")] = "",
     run: RunOption = "",
-    assignments: SetOption = [],  # noqa: B006
+    assignments: TrainSetOption = [],  # noqa: B006
     json: JsonOption = False,
 ) -> None:
-    """Train a model from scratch, or fine-tune one, and register it if wanted."""
-    if sum(map(bool, (size, openai, checkpoint))) != 1:
-        raise UsageError("choose one of --size, --openai and --checkpoint")
+    """Train a model from scratch, fine-tune one or continue a training, and register it if wanted."""
+    if sum(map(bool, (size, openai, checkpoint, continue_))) != 1:
+        raise UsageError("choose one of --size, --openai, --checkpoint and --continue")
     if label and not register:
         raise UsageError("--label needs --register NAME")
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     config = {name: value for name, value in options.items() if value is not None}
-    fields = override({"config": config, **_size(size)}, parse_overrides(assignments))
+    continued = {"continue_uri": continue_} if continue_ else {}
+    fields = override({"config": config, **_size(size), **continued}, parse_overrides(assignments))
     stages = StagesByHand(run, "train")
     stages.inputs["dataset"] = dataset
     if checkpoint:
@@ -185,7 +197,7 @@ def train(
     elif openai:
         stages.run(calls.IMPORT_CHECKPOINT, {"openai_model": openai})
         stages.inputs["initial_checkpoint"] = stages.inputs.pop("checkpoint")
-    stages.run(calls.TRAIN_MODEL if size else calls.FINE_TUNE_MODEL, fields)
+    stages.run(calls.TRAIN_MODEL if size or continue_ else calls.FINE_TUNE_MODEL, fields)
     if register:
         stages.run(calls.EXPORT_MODEL, {})
         stages.run(calls.REGISTER_MODEL, {"model_name": register, "label": label})

@@ -3,7 +3,18 @@
 from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2_registry.mlflow_registry import RegisteredVersion
 
+_ENDED_WORSE = "gpt2.ended_worse"
 _TOKENIZER = "gpt2.tokenizer_digest"
+
+
+def ruin(request: pb.RegisterModelRequest, version: RegisteredVersion) -> str:
+    """Why a version of a ruined training does not get the label; empty where it may."""
+    if request.label_despite_worse_end or version.tags.get(_ENDED_WORSE, "").lower() != "true":
+        return ""
+    return (
+        "its training ended with a worse validation loss than it began with: set it with SetLabel once the model is "
+        "found good, or register with label_despite_worse_end"
+    )
 
 
 def refusal(gate: pb.LabelGate, version: RegisteredVersion, holder: RegisteredVersion | None) -> str:

@@ -17,7 +17,7 @@ from gpt2_common.events.outbox import add_to_outbox
 from gpt2_common.jobs.context import JobContext
 from gpt2_common.jobs.definition import JobKind
 from gpt2_registry.curves import Curves
-from gpt2_registry.gate import refusal
+from gpt2_registry.gate import refusal, ruin
 from gpt2_registry.labels import READINESS_TAG, LabelChange, Labels
 from gpt2_registry.lineage import trace
 from gpt2_registry.mlflow_connection import MlflowConnection
@@ -66,6 +66,8 @@ def register_model(
     if request.label:
         context.report("labelling")
         outcome = _set_label(request, context, registry, number)
+        if outcome != LABEL_SET:
+            context.warn(f"version {number} of {request.model_name} is registered, but {request.label} is {outcome}")
     version = registry.version(request.model_name, number)
     return [_output(version, model, writer.run_url(version.run_id), outcome)]
 
@@ -139,7 +141,9 @@ def _outcome(request: pb.RegisterModelRequest, rules: LabelRules, registry: Mlfl
         return decided
     holding = registry.labels(request.model_name).get(request.label)
     holder = None if holding is None else registry.version(request.model_name, holding)
-    why_not = refusal(request.label_gate, version, holder) or rules.refusal(request.label, version)
+    why_not = (
+        ruin(request, version) or refusal(request.label_gate, version, holder) or rules.refusal(request.label, version)
+    )
     return f"not set: {why_not}" if why_not else LABEL_SET
 
 

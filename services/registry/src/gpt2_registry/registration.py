@@ -20,6 +20,7 @@ _LONGEST_PARAMETER = 6000
 _GREATEST_EXPONENT = 700.0
 _SHAPE = {"n_layer": "layers", "n_head": "heads", "n_embd": "wide", "n_ctx": "tokens of context"}
 _LINEAGE = ("checkpoint_digest", "dataset_digest", "tokenizer_digest")
+_COURSE = ("validation_loss", "step", "last_validation_loss", "last_step", "ended_worse", "warnings")
 _SERVED = {"saved_model": "saved_model", "tokenizer": "tokenizer.json", "config": "config.json"}
 _PROVENANCE = "model.json"
 _METRICS = "metrics.jsonl"
@@ -63,8 +64,28 @@ class ModelFacts:
         return _number(self.provenance.get("initial_validation_loss"))
 
     @property
+    def last_validation_loss(self) -> float | None:
+        """Nats per token at the end of the training; None where nobody measured it, or it is no finite number."""
+        return _number(self.provenance.get("last_validation_loss"))
+
+    @property
+    def last_step(self) -> int:
+        """Step at the end of the training; 0 where that is not known."""
+        return int(_number(self.provenance.get("last_step")) or 0)
+
+    @property
+    def ended_worse(self) -> bool:
+        """Whether the training ended with a higher validation loss than it began with, or with no finite one."""
+        return self.provenance.get("ended_worse") is True
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the training warned of."""
+        return str(self.provenance.get("warnings") or "").splitlines()
+
+    @property
     def step(self) -> int:
-        """Steps that it was trained for; 0 where that is not known."""
+        """Step of the training that its weights are from; 0 where that is not known."""
         return int(_number(self.provenance.get("step")) or 0)
 
     def figures(self) -> dict[str, float]:
@@ -88,7 +109,7 @@ class ModelFacts:
     def tags(self) -> dict[str, str]:
         """Where the model comes from."""
         tags = {"gpt2.model_digest": self.artifact.digest, "gpt2.model_artifact": self.artifact.uri}
-        for name in (*_LINEAGE, "validation_loss", "step"):
+        for name in (*_LINEAGE, *_COURSE):
             value = self.provenance.get(name)
             if value is not None:
                 tags[f"gpt2.{name}"] = str(value)
@@ -104,7 +125,11 @@ class ModelFacts:
         if self.validation_loss is not None:
             before = self.initial_validation_loss
             change = f" (before training {before:.3f})" if before is not None else ""
-            lines.append(f"Validation loss **{self.validation_loss:.3f}** nats per token{change}.")
+            step = f" at step {self.step:,}" if "step" in self.provenance else ""
+            lines.append(f"Validation loss **{self.validation_loss:.3f}** nats per token{step}{change}.")
+            if self.last_validation_loss is not None and self.last_step != self.step:
+                lines[-1] += f" At the end of the training, step {self.last_step:,}: {self.last_validation_loss:.3f}."
+        lines += [f"**Warning:** {text}" for text in self.warnings]
         lineage = [
             f"{name.removesuffix('_digest')} `{self.provenance[name]}`"
             for name in _LINEAGE
@@ -115,9 +140,11 @@ class ModelFacts:
         return "\n\n".join(lines)
 
     def initial_metrics(self) -> Iterator[MetricPoint]:
-        """The validation loss before training, as a figure of its own to compare the last one with."""
+        """The validation losses before and at the end of the training, to compare that of the weights with."""
         if (loss := self.initial_validation_loss) is not None:
             yield MetricPoint("initial_validation_loss", loss, 0)
+        if (loss := self.last_validation_loss) is not None:
+            yield MetricPoint("last_validation_loss", loss, self.last_step)
 
     def metrics(self) -> Iterator[MetricPoint]:
         """What `model.json` says was measured, for models without training logs."""

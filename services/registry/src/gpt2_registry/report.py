@@ -27,6 +27,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; padding: 0; list-style: none; }
 .figures strong { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
+.warning { border-inline-start: 4px solid light-dark(#b3261e, #ff8a80); padding: .2rem 1rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; } .quiet { color: var(--quiet); }
 .curves { background: #fff; border-radius: 6px; padding: .5rem; } .curves svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
@@ -60,6 +61,7 @@ def write_report(folder: Path, model_name: str, facts: ModelFacts, curves: Curve
 def report_html(model_name: str, facts: ModelFacts, curves: Curves, lineage: Sequence[Ancestor]) -> str:
     """The page."""
     sections = (
+        "".join(f'<p class="warning"><strong>Warning:</strong> {escape(text)}</p>' for text in facts.warnings),
         _figures(facts),
         _section("Training", _curves(curves)),
         _section("Samples", "".join(f'<pre dir="auto">{escape(text)}</pre>' for text in facts.samples())),
@@ -86,13 +88,15 @@ def report_html(model_name: str, facts: ModelFacts, curves: Curves, lineage: Seq
 
 def _figures(facts: ModelFacts) -> str:
     """The figures that matter most, each with its unit."""
-    first, last = facts.initial_validation_loss, facts.validation_loss
+    loss = facts.validation_loss
     shown = [
-        (_figure(last), "validation loss, nats per token"),
-        ("" if last is None else f"{math.exp(min(last, _GREATEST_EXPONENT)):,.2f}", "perplexity"),
-        (_figure(first), "validation loss before training"),
+        (_figure(loss), "validation loss, nats per token"),
+        ("" if loss is None else f"{math.exp(min(loss, _GREATEST_EXPONENT)):,.2f}", "perplexity"),
+        (_figure(facts.initial_validation_loss), "validation loss before training"),
+        (_figure(facts.last_validation_loss), "validation loss at the end of the training"),
         (_count(facts.provenance.get("parameters")), "parameters"),
         (_count(facts.provenance.get("step")), "steps"),
+        (_count(facts.provenance.get("last_step")), "steps at the end of the training"),
     ]
     items = (f"<li><strong>{escape(value)}</strong> {words}</li>" for value, words in shown if value)
     return f'<ul class="figures">{"".join(items)}</ul>'

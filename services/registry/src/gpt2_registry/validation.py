@@ -38,6 +38,8 @@ def register_problems(request: pb.RegisterModelRequest, require_allowed: Callabl
         problems += _label_problems(request.label)
     if request.HasField("label_gate"):
         problems += _gate_problems(request)
+    if request.label_despite_worse_end and not request.label:
+        problems.append(("label", "is required with label_despite_worse_end"))
     return problems + _reason_problems(request.reason) + _tag_problems(request.tags)
 
 

@@ -60,7 +60,7 @@ def training_options(request: pb.TrainModelRequest, n_ctx: int, train_tokens: in
     batch_size = config.batch_size or in_tokens
     steps = config.steps or _steps_of(config.epochs, train_tokens, context_length, batch_size)
     optimizer = cast(OptimizerName, config.optimizer or "adamw")
-    scratch = request.WhichOneof("start") != "checkpoint_uri"
+    scratch = request.WhichOneof("start") not in ("checkpoint_uri", "continue_uri")
     a_tenth = max(1, steps // 10)
     micro_batch_size = config.micro_batch_size
     return TrainingOptions(
@@ -114,6 +114,11 @@ def train_problems(request: pb.TrainModelRequest) -> Problems:
     found = required("dataset_uri", request.dataset_uri)
     n_ctx, start_problems = _start_problems(request)
     found += start_problems + _choice_problems(request.config)
+    if request.WhichOneof("start") == "continue_uri":
+        # Most defaults, and with them what fits together, come from the training that is continued.
+        options = training_options(request, _LONG_CONTEXT, None)
+        return found + [(f"config.{name}", text) for name, text in options.value_problems()]
+    found += optimizer_problems(request.config, request.config.optimizer or "adamw")
     if n_ctx is not None or request.config.context_length:
         found += _batch_problems(request.config, n_ctx)
     options = training_options(request, n_ctx or _LONG_CONTEXT, None)
@@ -167,6 +172,16 @@ def context_problems(options: TrainingOptions, n_ctx: int) -> Problems:
     return [("config.context_length", f"must be at most {n_ctx}, the positions that the model has")]
 
 
+def optimizer_problems(config: pb.TrainConfig, optimizer: str) -> Problems:
+    """Whether options are given that an optimizer does not have."""
+    found: Problems = []
+    for name, optimizers in _OPTIMIZERS_OF.items():
+        if config.HasField(name) and optimizer not in optimizers:  # type: ignore[arg-type]
+            allowed = " and ".join(optimizers)
+            found.append((f"config.{name}", f"goes with the optimizer {allowed} only, not with {optimizer!r}"))
+    return found
+
+
 def as_table(options: TrainingOptions) -> dict[str, Any]:
     """Options by name in one level, for people."""
     content = options.to_json()
@@ -202,11 +217,6 @@ def _choice_problems(config: Any) -> Problems:
     for name in _DROPOUTS:
         if not 0 <= getattr(config, name) < 1:
             found.append((f"config.{name}", f"must be from 0 to under 1, not {getattr(config, name):g}"))
-    optimizer = config.optimizer or "adamw"
-    for name, optimizers in _OPTIMIZERS_OF.items():
-        if config.HasField(name) and optimizer not in optimizers:
-            allowed = " and ".join(optimizers)
-            found.append((f"config.{name}", f"goes with the optimizer {allowed} only, not with {optimizer!r}"))
     return found
 
 
@@ -237,9 +247,9 @@ def _start_problems(request: pb.TrainModelRequest) -> tuple[int | None, Problems
     """The model's longest context, where the request tells, and what is wrong with what to begin with."""
     start = request.WhichOneof("start")
     if start is None:
-        return None, [("start", "is required: model, model_size or checkpoint_uri")]
-    if start == "checkpoint_uri":
-        return None, required("checkpoint_uri", request.checkpoint_uri)
+        return None, [("start", "is required: model, model_size, checkpoint_uri or continue_uri")]
+    if start in ("checkpoint_uri", "continue_uri"):
+        return None, required(start, getattr(request, start))
     if start == "model_size" and (found := size_problems("model_size", request.model_size)):
         return None, found
     sizes = layer_sizes(request)

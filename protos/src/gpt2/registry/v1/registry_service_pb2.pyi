@@ -54,6 +54,7 @@ class RegisterModelRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     LABEL_GATE_FIELD_NUMBER: _builtins.int
+    LABEL_DESPITE_WORSE_END_FIELD_NUMBER: _builtins.int
     model_uri: _builtins.str
     """URI of a model artifact. Required."""
     model_name: _builtins.str
@@ -66,6 +67,11 @@ class RegisterModelRequest(_message.Message):
     """
     reason: _builtins.str
     """Why the label is set. Optional, 1000 characters at most."""
+    label_despite_worse_end: _builtins.bool
+    """Set `label` also where the training ended with a higher validation loss than it began with, or with one that is no
+    finite number. Needs `label`. Default: such a model is registered, its label stays where it is, the job warns, and
+    `label_outcome` says why. SetLabel sets it by hand.
+    """
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:
         """Id, run and retry behaviour of the job."""
@@ -89,10 +95,11 @@ class RegisterModelRequest(_message.Message):
         reason: _builtins.str = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         label_gate: Global___LabelGate | None = ...,
+        label_despite_worse_end: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "label_gate", b"label_gate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "label", b"label", "label_gate", b"label_gate", "logs_uri", b"logs_uri", "model_name", b"model_name", "model_uri", b"model_uri", "reason", b"reason", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "label", b"label", "label_despite_worse_end", b"label_despite_worse_end", "label_gate", b"label_gate", "logs_uri", b"logs_uri", "model_name", b"model_name", "model_uri", b"model_uri", "reason", b"reason", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -480,6 +480,7 @@ class TrainModelRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     MODEL_SIZE_FIELD_NUMBER: _builtins.int
     CHECKPOINT_URI_FIELD_NUMBER: _builtins.int
+    CONTINUE_URI_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     dataset_uri: _builtins.str
     """URI of a dataset artifact. Required."""
@@ -487,6 +488,15 @@ class TrainModelRequest(_message.Message):
     """A new model of one of OpenAI's sizes: 124M, 355M, 774M or 1558M (or the old names 117M and 345M)."""
     checkpoint_uri: _builtins.str
     """URI of a checkpoint artifact whose weights to begin with; the optimizer starts anew."""
+    continue_uri: _builtins.str
+    """URI of a checkpoint artifact of TrainModel whose training to continue from its last step, with its weights and its
+    optimizer's state, on the same dataset. `config.steps` (or `epochs`) are updates made in addition. With
+    `schedule` constant, N steps and then M more give the weights of N + M steps at once, to the last bit. `cosine` and
+    `linear` begin anew over the M steps (a warm restart). What `config` leaves out is as it was in that training,
+    but for the limits `max_seconds` and `early_stopping_...`, which are of one training, and `warmup_steps`, whose
+    default is none. `seed`, `batch_size`, `context_length`, `optimizer`, `momentum`, `lora`,
+    `only_train_transformer_layers` and `validation_sequences` cannot change; other options can.
+    """
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:
         """Id, run and retry behaviour of the job."""
@@ -507,13 +517,14 @@ class TrainModelRequest(_message.Message):
         model: Global___ModelConfig | None = ...,
         model_size: _builtins.str = ...,
         checkpoint_uri: _builtins.str = ...,
+        continue_uri: _builtins.str = ...,
         config: Global___TrainConfig | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_uri", b"checkpoint_uri", "config", b"config", "job", b"job", "model", b"model", "model_size", b"model_size", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_uri", b"checkpoint_uri", "config", b"config", "continue_uri", b"continue_uri", "job", b"job", "model", b"model", "model_size", b"model_size", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_uri", b"checkpoint_uri", "config", b"config", "dataset_uri", b"dataset_uri", "job", b"job", "model", b"model", "model_size", b"model_size", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_uri", b"checkpoint_uri", "config", b"config", "continue_uri", b"continue_uri", "dataset_uri", b"dataset_uri", "job", b"job", "model", b"model", "model_size", b"model_size", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["model", "model_size", "checkpoint_uri"]  # noqa: Y015
+    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["model", "model_size", "checkpoint_uri", "continue_uri"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
 

@@ -76,6 +76,10 @@ class TrainerServiceServicer(object):
 
     def TrainModel(self, request, context):
         """Starts a job that trains a model, from scratch or from a checkpoint. Outputs: `checkpoint`, `logs`, `samples`.
+        The checkpoint is that of the lowest validation loss, which its properties `step` and `validation_loss` name; it may
+        be from before the training. It can be continued from the training's last step, of which `last_step` and
+        `last_validation_loss` tell. Where that loss is higher than `initial_validation_loss`, `ended_worse` is `true` and the
+        job warns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

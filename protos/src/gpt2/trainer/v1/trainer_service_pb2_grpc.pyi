@@ -38,7 +38,12 @@ class TrainerServiceStub:
     source carries one.
     """
     TrainModel: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.TrainModelRequest, _trainer_service_pb2.TrainModelResponse]
-    """Starts a job that trains a model, from scratch or from a checkpoint. Outputs: `checkpoint`, `logs`, `samples`."""
+    """Starts a job that trains a model, from scratch or from a checkpoint. Outputs: `checkpoint`, `logs`, `samples`.
+    The checkpoint is that of the lowest validation loss, which its properties `step` and `validation_loss` name; it may
+    be from before the training. It can be continued from the training's last step, of which `last_step` and
+    `last_validation_loss` tell. Where that loss is higher than `initial_validation_loss`, `ended_worse` is `true` and the
+    job warns.
+    """
     ExportModel: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.ExportModelRequest, _trainer_service_pb2.ExportModelResponse]
     """Starts a job that makes a servable model of a checkpoint: Hugging Face layout and a TF SavedModel. Output: `model`."""
     EvaluateModel: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.EvaluateModelRequest, _trainer_service_pb2.EvaluateModelResponse]
@@ -56,7 +61,12 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     source carries one.
     """
     TrainModel: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.TrainModelRequest, _trainer_service_pb2.TrainModelResponse]  # type: ignore[assignment]
-    """Starts a job that trains a model, from scratch or from a checkpoint. Outputs: `checkpoint`, `logs`, `samples`."""
+    """Starts a job that trains a model, from scratch or from a checkpoint. Outputs: `checkpoint`, `logs`, `samples`.
+    The checkpoint is that of the lowest validation loss, which its properties `step` and `validation_loss` name; it may
+    be from before the training. It can be continued from the training's last step, of which `last_step` and
+    `last_validation_loss` tell. Where that loss is higher than `initial_validation_loss`, `ended_worse` is `true` and the
+    job warns.
+    """
     ExportModel: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.ExportModelRequest, _trainer_service_pb2.ExportModelResponse]  # type: ignore[assignment]
     """Starts a job that makes a servable model of a checkpoint: Hugging Face layout and a TF SavedModel. Output: `model`."""
     EvaluateModel: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.EvaluateModelRequest, _trainer_service_pb2.EvaluateModelResponse]  # type: ignore[assignment]
@@ -83,7 +93,12 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_service_pb2.TrainModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_service_pb2.TrainModelResponse, _abc.Awaitable[_trainer_service_pb2.TrainModelResponse]]:
-        """Starts a job that trains a model, from scratch or from a checkpoint. Outputs: `checkpoint`, `logs`, `samples`."""
+        """Starts a job that trains a model, from scratch or from a checkpoint. Outputs: `checkpoint`, `logs`, `samples`.
+        The checkpoint is that of the lowest validation loss, which its properties `step` and `validation_loss` name; it may
+        be from before the training. It can be continued from the training's last step, of which `last_step` and
+        `last_validation_loss` tell. Where that loss is higher than `initial_validation_loss`, `ended_worse` is `true` and the
+        job warns.
+        """
 
     @_abc_1.abstractmethod
     def ExportModel(

@@ -25,6 +25,9 @@ class TrainingOptions:
     """Training parameters with nothing left open. Meanings and units: `TrainConfig` in the protocol."""
 
     steps: int
+    """Updates made when the training ends, those of trainings that it continues among them."""
+    first_step: int = 0
+    """Updates made by trainings that it continues. The schedule of the learning rate begins after them."""
     batch_size: int = 8
     accumulate_gradients: int = 1
     context_length: int
@@ -95,20 +98,26 @@ class TrainingOptions:
 
     def problems(self) -> Problems:
         """What is wrong with them, as pairs of field and description."""
-        found = self._integer_problems() + self._number_problems() + self._choice_problems()
-        found += [(f"sampling.{name}", description) for name, description in self.sampling.problems()]
-        if self.lora is not None:
-            found += [(f"lora.{name}", description) for name, description in self.lora.problems()]
-            if self.only_train_transformer_layers:
-                found.append(("only_train_transformer_layers", "goes without lora, which trains no other weights"))
+        found = self.value_problems()
+        if self.lora is not None and self.only_train_transformer_layers:
+            found.append(("only_train_transformer_layers", "goes without lora, which trains no other weights"))
         if not found and self.batch_size % self.accumulate_gradients:
             near = max(n for n in range(1, self.accumulate_gradients + 1) if self.batch_size % n == 0)
             fitting = f"must divide batch_size, which is {self.batch_size}: {near} would"
             found.append(("accumulate_gradients", fitting))
         if not found:
             found += self._device_problems()
-        if not found and self.warmup_steps > self.steps:
-            found.append(("warmup_steps", f"must be at most the {self.steps} steps of the training"))
+        if not found and self.warmup_steps > self.steps - self.first_step:
+            steps = self.steps - self.first_step
+            found.append(("warmup_steps", f"must be at most the {steps} steps of the training"))
+        return found
+
+    def value_problems(self) -> Problems:
+        """What is wrong with single options, whatever the others are."""
+        found = self._integer_problems() + self._number_problems() + self._choice_problems()
+        found += [(f"sampling.{name}", description) for name, description in self.sampling.problems()]
+        if self.lora is not None:
+            found += [(f"lora.{name}", description) for name, description in self.lora.problems()]
         return found
 
     def _device_problems(self) -> Problems:

@@ -5,6 +5,7 @@ weights.safetensors     float32, named as in `model/weights.py`, the vocabulary 
 optimizer.safetensors   slots by `<slot>/<weight>`; missing where there is no optimizer
 state.json              how far the training is, with what options, on which data
 adapter/                additions of low-rank adaptation, in PEFT's format; missing where there are none
+last/                   the last step of a training, to continue from; missing where the rest is that step
 tokenizer/              the tokenizer's files; missing where its source had none
 """
 
@@ -76,9 +77,9 @@ class TrainingState:
 
     @property
     def best(self) -> Validation | None:
-        """The lowest validation of a trained state; the earliest of equals."""
-        trained = [item for item in self.validations if item.step > 0 and math.isfinite(item.loss)]
-        return min(trained, key=lambda validation: validation.loss, default=None)
+        """The lowest validation, that before the first update among them; the earliest of equals."""
+        finite = [item for item in self.validations if math.isfinite(item.loss)]
+        return min(finite, key=lambda validation: validation.loss, default=None)
 
     def to_json(self) -> dict[str, Any]:
         """The content of `state.json`."""

@@ -1,5 +1,6 @@
 """ExportModel: makes a servable model of a checkpoint."""
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -96,12 +97,15 @@ def _write_saved_model(folder: Path, checkpoint: Checkpoint) -> list[str]:
 
 
 def _commit(writer: ArtifactWriter, artifact: Artifact, checkpoint: Checkpoint, samples: list[str]) -> Artifact:
-    state, best = checkpoint.state, checkpoint.state.best
-    first = state.validations[0] if state.validations else None
+    state, best, trained = checkpoint.state, checkpoint.state.best, artifact.manifest.properties
     facts: dict[str, Any] = {
         "step": state.step,
         "validation_loss": best.loss if best else None,
-        "initial_validation_loss": first.loss if first else None,
+        "initial_validation_loss": _number(trained.get("initial_validation_loss")),
+        "last_step": _number(trained.get("last_step")),
+        "last_validation_loss": _number(trained.get("last_validation_loss")),
+        "ended_worse": {"true": True, "false": False}.get(trained.get("ended_worse", "")),
+        "warnings": trained.get("warnings"),
         "checkpoint_digest": artifact.digest,
         "dataset_digest": state.dataset_digest or None,
         "tokenizer_digest": state.tokenizer_digest or None,
@@ -118,3 +122,11 @@ def _commit(writer: ArtifactWriter, artifact: Artifact, checkpoint: Checkpoint, 
     write_json(writer.folder / "model.json", content)
     counts = {"parameters": count_parameters(checkpoint.architecture)}
     return writer.commit(counts, {name: str(value) for name, value in facts.items() if value is not None})
+
+
+def _number(text: str | None) -> int | float | None:
+    """A finite number of a manifest's properties; None where there is none."""
+    value = float(text) if text else math.nan
+    if not math.isfinite(value):
+        return None
+    return int(value) if value.is_integer() else value

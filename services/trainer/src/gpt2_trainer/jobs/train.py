@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,20 @@ from gpt2_common.jobs.context import JobContext, output
 from gpt2_trainer.admission import input_problems
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.training import TrainingOptions
-from gpt2_trainer.formats.checkpoint import TOKENIZER, Checkpoint, TrainingState, read_checkpoint
+from gpt2_trainer.formats.checkpoint import (
+    ADAPTER,
+    CONFIG,
+    OPTIMIZER,
+    STATE,
+    TOKENIZER,
+    WEIGHTS,
+    Checkpoint,
+    TrainingState,
+    Validation,
+    merged,
+    read_checkpoint,
+    write_checkpoint,
+)
 from gpt2_trainer.formats.padding import fit_architecture, padding_problem
 from gpt2_trainer.formats.tokenizer_files import same_tokenizer
 from gpt2_trainer.model.adapters import initial_adapters
@@ -22,7 +36,9 @@ from gpt2_trainer.model.backend import device_names, environment, select_backend
 from gpt2_trainer.model.weights import count_parameters, cut_vocabulary, initial_weights
 from gpt2_trainer.settings import TrainerSettings
 from gpt2_trainer.training.checkpoints import CheckpointFolder
+from gpt2_trainer.training.continuing import LAST, continued_options, continuing_problems, read_last
 from gpt2_trainer.training.data import DatasetDescription, TokenStream, TrainingData, ValidationData
+from gpt2_trainer.training.outcome import Outcome, outcome_of
 from gpt2_trainer.training.reports import TrainingLogs
 from gpt2_trainer.training.speed import peak_flops
 from gpt2_trainer.training_requests import as_table, device_problems, layer_sizes, train_problems, training_options
@@ -32,7 +48,8 @@ def train_model(request: pb.TrainModelRequest, context: JobContext[TrainerSettin
     """Trains a model.
 
     Returns:
-        The outputs `checkpoint` (the best by validation loss), `logs` and `samples`.
+        The outputs `checkpoint` (the best by validation loss, and in `last` what continues from the last step where
+        that is another), `logs` and `samples`.
 
     Raises:
         PipelineError: The request does not fit its inputs, or the training diverged.
@@ -53,16 +70,25 @@ class _Training:
         self._description = DatasetDescription.read(self._dataset.folder)
         self._tokenizer = self._dataset.folder / TOKENIZER
         self._parent: Artifact | None = None
-        if request.WhichOneof("start") == "checkpoint_uri":
-            self._parent = context.open("checkpoint_uri", request.checkpoint_uri, "checkpoint")
+        start = request.WhichOneof("start")
+        if start in ("checkpoint_uri", "continue_uri"):
+            self._parent = context.open(start, getattr(request, start), "checkpoint")
+        self._before = read_last(self._parent.folder) if self._parent and start == "continue_uri" else None
 
     def run(self) -> list[artifact_pb2.Artifact]:
         """Trains and publishes."""
         architecture = self._architecture()
         layers, memory_bytes = architecture.layers, self._context.settings.device_memory_bytes
-        if problems := input_problems(self._request, architecture, self._description, memory_bytes):
+        before = self._before.state if self._before else None
+        if before and (problems := continuing_problems(self._request, before, self._dataset.digest)):
             raise InvalidRequest(problems)
-        options = training_options(self._request, layers.n_ctx, self._description.train_tokens)
+        if problems := input_problems(self._request, architecture, self._description, memory_bytes, before):
+            raise InvalidRequest(problems)
+        train_tokens = self._description.train_tokens
+        if before:
+            options = continued_options(self._request, before, train_tokens)
+        else:
+            options = training_options(self._request, layers.n_ctx, train_tokens)
         train, validation = self._data(options)
         checkpoints = CheckpointFolder(
             self._context.work / "checkpoints",
@@ -83,7 +109,7 @@ class _Training:
             logs = TrainingLogs(logs_writer.folder, start.state.step)
             state = self._train(options, start, (train, validation), checkpoints, logs, samples_writer.folder)
             logs.close()
-            published = self._publish(architecture, state, checkpoints, parents)
+            published = self._publish(options, architecture, state, checkpoints, parents)
             samples_count = len(list(samples_writer.folder.glob("samples-*.txt")))
             return [
                 output("checkpoint", published),
@@ -147,6 +173,15 @@ class _Training:
 
     def _first(self, architecture: Architecture, options: TrainingOptions) -> Checkpoint:
         """What a training that has not begun begins with."""
+        if self._before is not None and self._parent is not None:
+            state = replace(
+                self._before.state,
+                config=options.to_json(),
+                source=self._parent.digest,
+                seconds=0.0,
+                stopped_because="",
+            )
+            return replace(self._before, state=state)
         if self._parent is None:
             weights, source = initial_weights(architecture, options.seed), "new"
         else:
@@ -202,38 +237,72 @@ class _Training:
         self._context.report(phase, step, steps, "steps", finite)
 
     def _publish(
-        self, architecture: Architecture, state: TrainingState, checkpoints: CheckpointFolder, parents: list[Artifact]
+        self,
+        options: TrainingOptions,
+        architecture: Architecture,
+        state: TrainingState,
+        checkpoints: CheckpointFolder,
+        parents: list[Artifact],
     ) -> Artifact:
-        """Publishes the best checkpoint."""
+        """Publishes the best checkpoint, and with it what is needed to continue from the last step."""
         self._context.report("publishing")
-        best = state.best
-        if best is None:
+        outcome = outcome_of(state, options.first_step)
+        if outcome is None:
             raise FailedPrecondition(
                 "the training diverged: its validation loss is no finite number; start a new job with a lower "
                 "learning_rate or a longer warm-up"
             )
-        checkpoints.verify(best.step)
+        best = outcome.best.step
         with self._context.create("checkpoint", "checkpoint", parents) as writer:
             shutil.rmtree(writer.folder)
             writer.folder.mkdir()
-            checkpoints.publish(best.step, writer.folder)
-            counts = {"parameters": count_parameters(architecture), "steps": best.step}
-            return writer.commit(counts, _properties(architecture, state) | environment())
+            if best > options.first_step:
+                checkpoints.verify(best)
+                checkpoints.publish(best, writer.folder)
+            else:
+                self._publish_start(writer.folder, architecture, options, outcome.best)
+            if best != state.step or options.lora is not None:
+                checkpoints.verify(state.step)
+                checkpoints.publish_unmerged(state.step, writer.folder / LAST)
+                # Two optimizers' states would only take room: a training continues from its last step.
+                (writer.folder / OPTIMIZER).unlink(missing_ok=True)
+            for text in outcome.warnings():
+                self._context.warn(text)
+            counts = {"parameters": count_parameters(architecture), "steps": best}
+            return writer.commit(counts, _properties(architecture, state, outcome) | environment())
+
+    def _publish_start(
+        self, target: Path, architecture: Architecture, options: TrainingOptions, best: Validation
+    ) -> None:
+        """Writes the best weights from before the training, as no step of it is better."""
+        if self._before is not None and self._parent is not None:
+            # What it continues has published its best step, and this is the best of all.
+            for name in (CONFIG, WEIGHTS, STATE):
+                shutil.copy2(self._parent.folder / name, target / name)
+            for name in (ADAPTER, TOKENIZER):
+                if (self._parent.folder / name).is_dir():
+                    shutil.copytree(self._parent.folder / name, target / name)
+            return
+        start = self._first(architecture, options)
+        start = replace(start, state=replace(start.state, validations=[best]))
+        write_checkpoint(target, merged(start), self._tokenizer if self._tokenizer.is_dir() else None)
 
 
-def _properties(architecture: Architecture, state: TrainingState) -> dict[str, str]:
-    """What the checkpoint's manifest says besides counts."""
-    best = state.best
+def _properties(architecture: Architecture, state: TrainingState, outcome: Outcome) -> dict[str, str]:
+    """What the checkpoint's manifest says besides counts. The losses are in nats per token."""
     facts: dict[str, Any] = {
-        "step": best.step if best else 0,
+        "step": outcome.best.step,
         "last_step": state.step,
         "stopped_because": state.stopped_because,
         "skipped_steps": state.skipped_steps,
-        "validation_loss": best.loss if best else "",
-        "last_validation_loss": state.validations[-1].loss,
-        "initial_validation_loss": state.validations[0].loss,
+        "validation_loss": outcome.best.loss,
+        "last_validation_loss": outcome.last.loss,
+        "initial_validation_loss": outcome.initial.loss,
+        "ended_worse": str(outcome.ended_worse).lower(),
         "dataset_digest": state.dataset_digest,
         "tokenizer_digest": state.tokenizer_digest,
         **architecture.to_json(),
     }
+    if warnings := outcome.warnings():
+        facts["warnings"] = "\n".join(warnings)
     return {name: str(value) for name, value in facts.items()}

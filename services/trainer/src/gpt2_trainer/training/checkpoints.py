@@ -107,6 +107,11 @@ class CheckpointFolder:
             raise DataLoss(f"{path} has no readable manifest ({error})") from error
         check_files(Artifact(path.as_uri(), Manifest.from_json(text, path.as_uri()), path), verify=True)
 
+    def publish_unmerged(self, step: int, target: Path) -> None:
+        """As `publish`, with additions of low-rank adaptation beside the weights, to continue from."""
+        for source in self._files(step):
+            _link(source, target / source.relative_to(self.path(step)))
+
     def publish(self, step: int, target: Path) -> None:
         """Puts one checkpoint's files into another folder, without copying where the file system can link.
 
@@ -116,15 +121,18 @@ class CheckpointFolder:
             checkpoint = read_checkpoint(self.path(step), with_optimizer=False)
             write_checkpoint(target, merged(checkpoint), self._tokenizer)
             return
-        for source in self._files(step):
-            place = target / source.relative_to(self.path(step))
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.unlink(missing_ok=True)
-            try:
-                os.link(source, place)
-            except OSError:
-                shutil.copy2(source, place)
+        self.publish_unmerged(step, target)
 
     def _files(self, step: int) -> Iterator[Path]:
         path = self.path(step)
         return (file for file in path.rglob("*") if file.is_file() and file != path / MANIFEST_NAME)
+
+
+def _link(source: Path, place: Path) -> None:
+    """Puts a file at another place, without copying where the file system can link."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copy2(source, place)

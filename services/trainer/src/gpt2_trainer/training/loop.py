@@ -190,7 +190,7 @@ class TrainingLoop:
         self._around.report("training", step, self._figures)
 
     def _validate(self) -> bool:
-        """Validates. Returns whether the loss is the best of a trained state so far."""
+        """Validates. Returns whether the loss is the best so far, and of a trained state."""
         self._fetch_results()
         started = time.monotonic()
         step = self._state.step
@@ -252,7 +252,7 @@ def is_exhausted(options: TrainingOptions, validations: list[Validation]) -> boo
         return False
     lowest, without = math.inf, 0
     for validation in validations:
-        if validation.step == 0:
+        if validation.step <= options.first_step:
             continue
         if validation.loss < lowest - options.early_stopping_min_delta:
             lowest, without = validation.loss, 0
