@@ -96,6 +96,7 @@ def test_doctor_says_what_to_fix(tmp_path):
         "Kafka",
         "MLflow",
         "MongoDB",
+        "proxy",
         "disk",
         "GPU",
     }

@@ -28,6 +28,7 @@ from gpt2_orchestration.commands.stages import export, tokenize, train
 from gpt2_orchestration.commands.texts import check_arguments
 from gpt2_orchestration.dashboard.settings import DashboardSettings
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
+from gpt2_orchestration.proxies import exempt_loopback
 from gpt2_orchestration.quiet import quiet_libraries
 from gpt2_orchestration.specification import load_specification, parse_overrides
 
@@ -61,6 +62,7 @@ def configure(
     """Reads the configuration before any command does."""
     if debug:
         os.environ[DEBUG_VARIABLE] = "1"
+    exempt_loopback()
     context.obj = Configuration.read(file, os.environ)
     context.obj.apply()
 

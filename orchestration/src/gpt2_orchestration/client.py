@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2, jobs_service_pb2_grpc
 from gpt2_orchestration.calls import DEFAULT_PORTS, STUBS, StartCall
 from gpt2_orchestration.job_states import FINAL_STATES, state_name
+from gpt2_orchestration.proxies import channel_options, grpc_proxy_note
 
 CALL_SECONDS = 30.0
 """Deadline of a call that is answered at once."""
@@ -264,7 +265,7 @@ class ServiceClient:
             variable = f"GPT2_{self.service.upper()}_ADDRESS"
             return ServiceError(
                 f"the {self.service} at {self.address} does not answer: "
-                f"start it (`gpt2 stack up`), or correct {variable}",
+                f"start it (`gpt2 stack up`), or correct {variable}{grpc_proxy_note(self.address)}",
                 error.code(),
             )
         kind = NotFoundError if error.code() == grpc.StatusCode.NOT_FOUND else ServiceError
@@ -277,9 +278,9 @@ def connect(service: str, settings: ClientSettings, call_seconds: float = CALL_S
     """Opens a channel to a service, whose calls have the deadline given. It connects when it is first used."""
     address = settings.addresses[service]
     if settings.authority_file is None:
-        channel = grpc.insecure_channel(address)
+        channel = grpc.insecure_channel(address, channel_options(address))
     else:
-        channel = grpc.secure_channel(address, _credentials(settings))
+        channel = grpc.secure_channel(address, _credentials(settings), channel_options(address))
     with channel:
         yield ServiceClient(service, channel, address, settings.token, call_seconds)
 
@@ -289,9 +290,9 @@ async def watch_to_end(service: str, settings: ClientSettings, job_id: str) -> j
     address = settings.addresses[service]
     metadata = (("authorization", f"Bearer {settings.token}"),) if settings.token else ()
     if settings.authority_file is None:
-        channel = grpc.aio.insecure_channel(address)
+        channel = grpc.aio.insecure_channel(address, channel_options(address))
     else:
-        channel = grpc.aio.secure_channel(address, _credentials(settings))
+        channel = grpc.aio.secure_channel(address, _credentials(settings), channel_options(address))
     job = job_pb2.Job()
     async with channel:
         stub = jobs_service_pb2_grpc.JobsServiceStub(channel)

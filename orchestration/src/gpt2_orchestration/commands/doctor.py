@@ -17,6 +17,7 @@ from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.client import ClientSettings, ServiceError, connect
 from gpt2_orchestration.commands.errors import shows_errors
 from gpt2_orchestration.commands.output import JsonOption, print_json, print_table
+from gpt2_orchestration.proxies import describe_proxies
 from gpt2_orchestration.stack.control import stack_addresses
 
 _CONNECT_SECONDS = 3.0
@@ -43,7 +44,7 @@ def doctor(
 ) -> None:
     """Check every address, version, the disk and the GPU, and say what to fix. Exit status 1 when any is wrong."""
     services = _services(ClientSettings.from_environment(os.environ))
-    findings = [*services, *_servers(os.environ, stack_addresses(folder)), _disk(folder), _gpu()]
+    findings = [*services, *_servers(os.environ, stack_addresses(folder)), _proxies(os.environ), _disk(folder), _gpu()]
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -88,6 +89,12 @@ def _servers(environment: Mapping[str, str], stack: Mapping[str, str]) -> Iterat
         except OSError as error:
             fix = f"start it (`gpt2 stack up`), or correct {variable}"
             yield Finding(what=what, ok=False, found=f"{where}: {error.strerror or error}", fix=fix)
+
+
+def _proxies(environment: Mapping[str, str]) -> Finding:
+    found = describe_proxies(environment)
+    what = f"{found}; not for this machine's own addresses, nor for no_proxy={environment.get('no_proxy', '')}"
+    return Finding(what="proxy", ok=True, found=what if found else "none in the environment")
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

@@ -4,8 +4,10 @@ import sys
 
 from gpt2_orchestration.dashboard.server import serve
 from gpt2_orchestration.dashboard.settings import DashboardSettings, SettingsError
+from gpt2_orchestration.proxies import exempt_loopback
 
 if __name__ == "__main__":
+    exempt_loopback()
     try:
         serve(DashboardSettings.from_environment())
     except SettingsError as error:

@@ -7,7 +7,6 @@ the dashboard itself opens no file. Its interface is that of its own page: `/dat
 import json
 import math
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from typing import Any
@@ -16,6 +15,7 @@ import grpc
 
 from gpt2_orchestration.client import ServiceError
 from gpt2_orchestration.dashboard.describing import Json, shorten
+from gpt2_orchestration.proxies import open_url, web_proxy_note
 
 _SECONDS = 10.0
 _LARGEST_ANSWER = 64 * 2**20
@@ -77,12 +77,12 @@ class TensorBoard:
     def _get(self, path: str, **query: str) -> Any:
         url = f"{self._address}/data/plugin/{path}?{urllib.parse.urlencode(query)}"
         try:
-            with urllib.request.urlopen(url, timeout=_SECONDS) as answer:
+            with open_url(url, _SECONDS) as answer:
                 return json.loads(answer.read(_LARGEST_ANSWER))
         except (OSError, ValueError) as error:
             message = (
                 f"TensorBoard at {self._address} does not give the curves ({error}): "
-                "start it (`gpt2 stack up`), or correct GPT2_TENSORBOARD_URI"
+                f"start it (`gpt2 stack up`), or correct GPT2_TENSORBOARD_URI{web_proxy_note(self._address)}"
             )
             raise ServiceError(message, grpc.StatusCode.UNAVAILABLE) from error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from gpt2_orchestration.proxies import exempt_loopback
 from gpt2_orchestration.stack.ports import HOST
 from gpt2_orchestration.stack.readiness import grpc_answers, http_answers, kafka_answers, mongodb_answers
 from gpt2_orchestration.stack.settings import StackFolder, StackSettings
@@ -59,6 +60,7 @@ def define_stack(
     addresses = {name: f"{HOST}:{port}" for name, port in ports.items()}
     inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     # Freed memory goes back sooner: nine processes share one machine.
+    exempt_loopback(inherited)
     environment = {**inherited, "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
     backends = (
         _mongodb(addresses["mongodb"], settings, folder, environment),

@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import urllib.request
 
 import grpc
 from confluent_kafka import KafkaException
@@ -10,6 +9,8 @@ from confluent_kafka.admin import AdminClient
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+
+from gpt2_orchestration.proxies import channel_options, open_url
 
 _TIMEOUT_SECONDS = 1.0
 
@@ -45,7 +46,7 @@ def kafka_answers(address: str) -> bool:
 def http_answers(address: str, path: str) -> bool:
     """Whether an HTTP server answers a path with success."""
     try:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=_TIMEOUT_SECONDS) as response:
+        with open_url(f"http://{address}{path}", _TIMEOUT_SECONDS) as response:
             return bool(response.status == 200)
     except OSError:
         return False
@@ -53,7 +54,7 @@ def http_answers(address: str, path: str) -> bool:
 
 def grpc_answers(address: str) -> bool:
     """Whether a gRPC server says that it is healthy."""
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, channel_options(address)) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_SECONDS, wait_for_ready=True

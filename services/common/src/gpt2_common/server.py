@@ -40,6 +40,7 @@ from gpt2_common.jobs.unfinished import WorkSweeper
 from gpt2_common.lease import Lease
 from gpt2_common.logs import configure_logs
 from gpt2_common.metrics import ServiceMetrics
+from gpt2_common.proxies import exempt_loopback
 from gpt2_common.replica import Replica
 from gpt2_common.settings import Settings, SettingsError, describe_settings, load_settings
 
@@ -95,6 +96,7 @@ def main(definition: ServiceDefinition[Any]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args()
+    exempt_loopback()
     try:
         settings = load_settings(definition.settings)
         configure_logs(definition.name, settings.log_level)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import requests
 
 from gpt2_common.errors import FailedPrecondition, NotFound, PipelineError, Unavailable
+from gpt2_common.proxies import proxy_note
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -93,7 +94,7 @@ class MlflowConnection:
     def _unavailable(self, error: Exception) -> Unavailable:
         return Unavailable(
             f"MLflow at {self.uri} does not answer ({type(error).__name__}): "
-            "start it, or correct GPT2_MLFLOW_TRACKING_URI, and retry",
+            f"start it, or correct GPT2_MLFLOW_TRACKING_URI, and retry{proxy_note(self.uri)}",
             mlflow_tracking_uri=self.uri,
         )
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from gpt2_common.durable import write_durable
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound, Unavailable
+from gpt2_common.proxies import opener_for, proxy_note
 from gpt2_common.vocabulary.artifact import OPENAI
 from gpt2_common.vocabulary.files import ENCODER_FILE, MERGES_FILE, TOKENIZER_FILE
 from gpt2_tokenizer.settings import TokenizerSettings
@@ -121,13 +122,15 @@ class TokenizerDownload:
                 return self._transfer(url)
             except _Retry as problem:
                 if attempt == _ATTEMPTS:
-                    raise Unavailable(f"{url} cannot be downloaded: {problem}; retry the job later") from problem
+                    raise Unavailable(
+                        f"{url} cannot be downloaded: {problem}{proxy_note(url)}; retry the job later"
+                    ) from problem
             time.sleep(wait)
             wait *= 2
         raise AssertionError
 
     def _transfer(self, url: str) -> bytes:
-        opener = urllib.request.build_opener(_Redirects(self.allowed))
+        opener = opener_for(url, _Redirects(self.allowed))
         request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
         try:
             with opener.open(request, timeout=self.timeout_seconds) as response:

@@ -1,7 +1,6 @@
 """How the services and the servers beside them are."""
 
 from collections.abc import Callable
-from urllib.request import urlopen
 
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
@@ -11,6 +10,7 @@ from starlette.routing import Route
 
 from gpt2_orchestration.dashboard.describing import Json
 from gpt2_orchestration.dashboard.settings import DashboardSettings
+from gpt2_orchestration.proxies import open_url, web_proxy_note
 from gpt2_orchestration.services import Services
 
 _SECONDS = 5.0
@@ -57,6 +57,7 @@ def _checked(name: str, address: str, variable: str, ask: Callable[[str], object
         ask(address)
     except (OSError, KafkaError) as error:
         what = f"{name} at {address} does not answer ({error}): start it (`gpt2 stack up`), or correct {variable}"
+        what += web_proxy_note(address)
         return _entry(name, address, what)
     return _entry(name, address)
 
@@ -70,7 +71,7 @@ def _ask_kafka(address: str) -> None:
 
 
 def _ask_tensorboard(address: str) -> None:
-    urlopen(f"{address}/data/environment", timeout=_SECONDS).close()
+    open_url(f"{address}/data/environment", _SECONDS).close()
 
 
 def _entry(name: str, address: str, message: str = "", version: str = "") -> Json:

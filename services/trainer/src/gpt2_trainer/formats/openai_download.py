@@ -22,6 +22,7 @@ from types import MappingProxyType
 
 from gpt2_common.artifacts.manifest import sha256_of
 from gpt2_common.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
+from gpt2_common.proxies import opener_for, proxy_note
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class ModelDownload:
                 failures, waits = (1, self.first_wait_seconds) if progressed else (failures + 1, waits * 2)
                 if failures >= _ATTEMPTS:
                     raise Unavailable(
-                        f"{self.address}/{path.name} cannot be downloaded: {problem}; what has arrived is kept: "
+                        f"{self.address}/{path.name} cannot be downloaded: {problem}{proxy_note(self.address)}; what has arrived is kept: "
                         "retry the job later, or set GPT2_OPENAI_BASE_URL to a mirror"
                     ) from problem
                 _log.warning("%s: %s, trying again", path.name, problem)
@@ -169,7 +170,7 @@ class ModelDownload:
                 # Where the file has changed meanwhile, the server sends all of the new one.
                 request.add_header("If-Range", tag.read_text(encoding="utf-8"))
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout_seconds) as response:
+            with opener_for(request.full_url).open(request, timeout=self.timeout_seconds) as response:
                 return self._receive(name, response, part, have)
         except urllib.error.HTTPError as error:
             if error.code == _NOT_SATISFIABLE and error.headers.get("Content-Range") == f"bytes */{have}":
