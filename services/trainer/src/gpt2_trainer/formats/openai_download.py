@@ -149,7 +149,8 @@ class ModelDownload:
                 failures, waits = (1, self.first_wait_seconds) if progressed else (failures + 1, waits * 2)
                 if failures >= _ATTEMPTS:
                     raise Unavailable(
-                        f"{self.address}/{path.name} cannot be downloaded: {problem}{proxy_note(self.address)}; what has arrived is kept: "
+                        f"{self.address}/{path.name} cannot be downloaded: {problem}{proxy_note(self.address)}; "
+                        "what has arrived is kept: "
                         "retry the job later, or set GPT2_OPENAI_BASE_URL to a mirror"
                     ) from problem
                 _log.warning("%s: %s, trying again", path.name, problem)
