@@ -18,7 +18,7 @@ from gpt2_orchestration.client import ClientSettings
 from gpt2_orchestration.demo.demo import service_addresses
 from gpt2_orchestration.stack.addresses import StackAddresses
 from gpt2_orchestration.stack.running import running_stack
-from gpt2_orchestration.stack.settings import StackSettings
+from gpt2_orchestration.stack.settings import DEFAULT_PORTS, StackSettings
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def web_folder(tmp_path_factory) -> Iterator[tuple[Path, str]]:
 def stack(tmp_path_factory, web_folder) -> Iterator[RunningStack]:
     folder = tmp_path_factory.mktemp("stack") / ".gpt2"
     environment = {"GPT2_ALLOWED_ROOTS": f"{folder.parent},{web_folder[1]}"}
-    settings = StackSettings(folder=folder, environment=environment)
+    settings = StackSettings(folder=folder, ports=dict.fromkeys(DEFAULT_PORTS, 0), environment=environment)
     with running_stack(settings) as addresses, MongoClient(addresses.mongodb_uri) as mongodb:
         yield RunningStack(folder, addresses, ClientSettings(addresses=service_addresses(addresses)), mongodb)
 

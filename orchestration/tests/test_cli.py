@@ -89,6 +89,7 @@ def test_doctor_says_what_to_fix(tmp_path):
     assert result.returncode == 1
     findings = {item["what"]: item for item in json.loads(result.stdout)}
     assert set(findings) == {
+        "stack",
         "exporter",
         "tokenizer",
         "trainer",

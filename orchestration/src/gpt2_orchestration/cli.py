@@ -12,9 +12,8 @@ from typing import Annotated
 
 import typer
 
-from gpt2_orchestration.client import ClientSettings
 from gpt2_orchestration.commands import comparison  # noqa: F401 - adds its commands to `models`
-from gpt2_orchestration.commands.configuration import ConfigOption, Configuration, config
+from gpt2_orchestration.commands.configuration import ConfigOption, Configuration, client_settings, config
 from gpt2_orchestration.commands.doctor import doctor
 from gpt2_orchestration.commands.errors import DEBUG_VARIABLE, UsageError, complain, shows_errors
 from gpt2_orchestration.commands.events import events
@@ -23,7 +22,7 @@ from gpt2_orchestration.commands.jobs import jobs
 from gpt2_orchestration.commands.models import models
 from gpt2_orchestration.commands.output import prepare_output
 from gpt2_orchestration.commands.runs import runs
-from gpt2_orchestration.commands.stack import FolderOption, stack
+from gpt2_orchestration.commands.stack import FolderOption, FreePortsOption, stack
 from gpt2_orchestration.commands.stages import export, tokenize, train
 from gpt2_orchestration.commands.texts import check_arguments
 from gpt2_orchestration.dashboard.settings import DashboardSettings
@@ -31,6 +30,8 @@ from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.proxies import exempt_loopback
 from gpt2_orchestration.quiet import quiet_libraries
 from gpt2_orchestration.specification import load_specification, parse_overrides
+from gpt2_orchestration.stack.discovery import FOLDER_VARIABLE
+from gpt2_orchestration.stack.settings import DEFAULT_PORTS
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From text in a database to a GPT-2.")
 app.add_typer(stack, name="stack")
@@ -57,23 +58,26 @@ class Runner(StrEnum):
 def configure(
     context: typer.Context,
     file: ConfigOption = None,
+    stack_folder: Annotated[
+        Path | None, typer.Option("--stack", envvar=FOLDER_VARIABLE, help="Folder of the stack whose servers are used.")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error comes from.")] = False,
 ) -> None:
     """Reads the configuration before any command does."""
     if debug:
         os.environ[DEBUG_VARIABLE] = "1"
     exempt_loopback()
-    context.obj = Configuration.read(file, os.environ)
+    context.obj = Configuration.read(file, os.environ, stack_folder)
     context.obj.apply()
 
 
 @app.command()
 @shows_errors
-def demo(folder: FolderOption = Path(".gpt2/demo")) -> None:
+def demo(folder: FolderOption = Path(".gpt2/demo"), free_ports: FreePortsOption = False) -> None:
     """Take text from MongoDB to a registered model on this machine, with no servers to install."""
     from gpt2_orchestration.demo.demo import run_demo
 
-    run_demo(folder)
+    run_demo(folder, dict.fromkeys(DEFAULT_PORTS, 0) if free_ports else DEFAULT_PORTS)
 
 
 @app.command()
@@ -91,7 +95,7 @@ def run(
 ) -> None:
     """Run a pipeline over the services named by GPT2_<SERVICE>_ADDRESS."""
     specified = load_specification(specification, parse_overrides(assignments))
-    facts = ask_services(specified, ClientSettings.from_environment(os.environ))
+    facts = ask_services(specified, client_settings())
     settings = PipelineSettings(
         root=folder / specified.name,
         metadata=folder / "metadata.db",

@@ -13,7 +13,6 @@ from kafka.errors import KafkaError
 from gpt2_orchestration.client import ServiceError
 from gpt2_orchestration.event_log import EVENT_TOPIC, read_topic, text_headers
 
-TOPIC = f"{EVENT_TOPIC}.dlq"
 _PREFIX = "dlq_"
 _SEND_SECONDS = 30
 
@@ -33,9 +32,13 @@ class DeadLetter:
     record: Any
 
 
-def list_letters(bootstrap_servers: str) -> list[DeadLetter]:
-    """All dead letters that the broker keeps, oldest first in each partition. Raises ServiceError."""
-    return [_letter(record) for record in read_topic(bootstrap_servers, TOPIC)]
+def list_letters(bootstrap_servers: str, topic: str = EVENT_TOPIC) -> list[DeadLetter]:
+    """All dead letters of a topic of events that the broker keeps, oldest first in each partition.
+
+    Raises:
+        ServiceError: The broker does not answer.
+    """
+    return [_letter(record, topic) for record in read_topic(bootstrap_servers, f"{topic}.dlq")]
 
 
 def replay(bootstrap_servers: str, letters: list[DeadLetter]) -> int:
@@ -55,11 +58,11 @@ def replay(bootstrap_servers: str, letters: list[DeadLetter]) -> int:
     return len(letters)
 
 
-def _letter(record: Any) -> DeadLetter:
+def _letter(record: Any, topic: str) -> DeadLetter:
     headers = text_headers(record)
     return DeadLetter(
         place=f"{record.partition}:{record.offset}",
-        topic=headers.get("dlq_topic", EVENT_TOPIC),
+        topic=headers.get("dlq_topic", topic),
         consumer=headers.get("dlq_consumer", ""),
         reason=headers.get("dlq_reason", ""),
         time=headers.get("dlq_time", ""),

@@ -33,18 +33,19 @@ class LoggedEvent:
     """One of `gpt2.events.v1`."""
 
 
-def list_events(bootstrap_servers: str, key: str = "") -> list[LoggedEvent]:
+def list_events(bootstrap_servers: str, topic: str = EVENT_TOPIC, key: str = "") -> list[LoggedEvent]:
     """The events that the broker keeps, each once, oldest first within each key.
 
     Args:
         bootstrap_servers: Kafka brokers, separated by commas.
+        topic: Topic of the events.
         key: Only those of this run or model, unless empty.
 
     Raises:
         ServiceError: The broker does not answer.
     """
     events: dict[tuple[str, str], LoggedEvent] = {}
-    for record in read_topic(bootstrap_servers, EVENT_TOPIC):
+    for record in read_topic(bootstrap_servers, topic):
         event = _event(record)
         if event is not None and key in ("", event.key):
             # Events are published at least once.
@@ -67,7 +68,8 @@ def read_topic(bootstrap_servers: str, topic: str) -> list[Any]:
             consumer.close()
     except KafkaError as error:
         message = (
-            f"Kafka at {bootstrap_servers} does not answer ({error}): correct --kafka, GPT2_KAFKA_BOOTSTRAP_SERVERS"
+            f"Kafka at {bootstrap_servers} does not answer ({error}): set --kafka or GPT2_KAFKA_BOOTSTRAP_SERVERS to "
+            "the broker's address; `gpt2 stack status` prints that of the embedded stack"
         )
         raise ServiceError(message, StatusCode.UNAVAILABLE) from error
 

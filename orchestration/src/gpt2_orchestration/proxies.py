@@ -109,7 +109,7 @@ def _grpc_host(target: str) -> str:
 
 def _is_exempt(host: str, no_proxy: str) -> bool:
     entries = _entries(no_proxy)
-    if urllib.request.proxy_bypass_environment(host, {"no": ",".join(entries)}):
+    if any(entry == "*" or f".{host}".endswith(f".{entry.lstrip('.')}") for entry in entries):
         return True
     try:
         address = ip_address(host)

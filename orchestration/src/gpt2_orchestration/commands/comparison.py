@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Annotated
@@ -14,6 +13,7 @@ from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2.trainer.v1.trainer_service_pb2 import EvaluateModelRequest, GenerateRequest
 from gpt2_orchestration.calls import EVALUATE_MODEL
 from gpt2_orchestration.client import ClientSettings, ServiceClient, connect
+from gpt2_orchestration.commands.configuration import client_settings
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.models import SHORT_DIGEST, models, place
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
@@ -93,7 +93,7 @@ def compare(
 
 
 def _settings() -> ClientSettings:
-    return ClientSettings.from_environment(os.environ)
+    return client_settings()
 
 
 def _trainer() -> AbstractContextManager[ServiceClient]:

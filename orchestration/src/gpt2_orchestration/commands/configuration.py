@@ -1,8 +1,8 @@
 """What the `gpt2` command is told besides its options: variables of the environment, and a TOML file under them.
 
 A key of the file is a variable without `GPT2_`, in lower case: `trainer_address = "gpu.example:50053"`. An option of a
-command comes before the variable, the variable before the file, and that before what a stack that runs in `.gpt2` of
-the current folder says of itself; the default comes last. The file is the one of
+command comes before the variable, the variable before the file, and that before what the stack that runs in this
+checkout says of itself; the default comes last. The file is the one of
 `--config` or GPT2_CONFIG, else `gpt2.toml` in the current folder, else `gpt2/config.toml` in the user's configuration
 folder. What it says also holds for the services that `gpt2 stack up` starts.
 """
@@ -11,29 +11,37 @@ import difflib
 import importlib
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gpt2_orchestration.calls import DEFAULT_PORTS
+from gpt2_orchestration.client import ClientSettings
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.output import JsonOption, print_json, print_table
-from gpt2_orchestration.stack.control import stack_addresses
+from gpt2_orchestration.stack.control import running_record
+from gpt2_orchestration.stack.discovery import FOLDER_VARIABLE, USUAL_FOLDER, SeveralStacks, choose_stack, find_stacks
 
 PREFIX = "GPT2_"
 FILE_VARIABLE = "GPT2_CONFIG"
 
-_STACK_FOLDER = Path(".gpt2")
 _OF_THE_STACK = (
     *((f"GPT2_{service.upper()}_ADDRESS", service, "") for service in DEFAULT_PORTS),
     ("GPT2_KAFKA_BOOTSTRAP_SERVERS", "kafka", ""),
     ("GPT2_MLFLOW_TRACKING_URI", "mlflow", "http://"),
     ("GPT2_MONGODB_URI", "mongodb", "mongodb://"),
+    ("GPT2_TENSORBOARD_URI", "tensorboard", "http://"),
+    ("GPT2_DASHBOARD_TENSORBOARD_LINK", "tensorboard", "http://"),
+    ("GPT2_DASHBOARD_MLFLOW_LINK", "mlflow", "http://"),
 )
+SERVICE_VARIABLES = tuple(f"GPT2_{service.upper()}_ADDRESS" for service in DEFAULT_PORTS)
+KAFKA_VARIABLES = ("GPT2_KAFKA_BOOTSTRAP_SERVERS",)
 _CONNECTION = re.compile(r"mongodb_uri_[a-z0-9_]+")
 
 
@@ -61,7 +69,7 @@ VARIABLES: Sequence[Variable] = (
     Variable(
         name="GPT2_MONGODB_URI", meaning="MongoDB, for `doctor`", default="mongodb://localhost:27017", secret=True
     ),
-    Variable(name="GPT2_KAFKA_TOPIC", meaning="topic of the events, for `dashboard`", default="gpt2.stage-events.v1"),
+    Variable(name="GPT2_KAFKA_TOPIC", meaning="topic of the events", default="gpt2.stage-events.v1"),
     Variable(
         name="GPT2_TENSORBOARD_URI",
         meaning="where TensorBoard shows the artifacts, for `dashboard`",
@@ -71,6 +79,7 @@ VARIABLES: Sequence[Variable] = (
     Variable(name="GPT2_DASHBOARD_HOSTS", meaning="further names of it that browsers may use, separated by commas"),
     Variable(name="GPT2_DASHBOARD_TENSORBOARD_LINK", meaning="where browsers find TensorBoard; none: no link"),
     Variable(name="GPT2_DASHBOARD_MLFLOW_LINK", meaning="where browsers find MLflow; none: no link"),
+    Variable(name=FOLDER_VARIABLE, meaning="folder of the stack to use, as with --stack"),
     Variable(name="GPT2_ON_INTERRUPT", meaning="what becomes of a job on Ctrl-C: cancel or leave", default="cancel"),
     Variable(name="GPT2_DEBUG", meaning="set: errors say where in the code they come from, as with --debug"),
 )
@@ -84,24 +93,73 @@ class Configuration:
         file: The file that was read; None where there is none.
         environment: The variables that were set, without what the file says.
         content: What the file says, by variable.
-        stack: What the stack in this folder says, by variable.
+        stack: What the stack that is used says, by variable.
+        stack_folder: Its folder; None where none runs.
+        notice: What to say of the choice of the stack; empty: nothing.
+        problem: Why no stack could be chosen; empty: nothing.
     """
 
     file: Path | None
     environment: Mapping[str, str]
     content: Mapping[str, str]
     stack: Mapping[str, str]
+    stack_folder: Path | None = None
+    notice: str = ""
+    problem: str = ""
 
     @classmethod
-    def read(cls, chosen: Path | None, environment: Mapping[str, str]) -> "Configuration":
+    def read(
+        cls, chosen: Path | None, environment: Mapping[str, str], stack_folder: Path | None = None
+    ) -> "Configuration":
         """Finds and reads the file. Raises UsageError when it is wrong, or chosen and not there."""
         file = chosen or next((path for path in _usual_places(environment) if path.is_file()), None)
-        return cls(file, dict(environment), {} if file is None else _read(file), _stack())
+        content = {} if file is None else _read(file)
+        folder, notice, problem = _choose_stack(stack_folder)
+        return cls(file, dict(environment), content, {} if folder is None else _stack(folder), folder, notice, problem)
+
+    def of_stack(self, folder: Path) -> "Configuration":
+        """The same with the stack of a folder, and sets the variables of this process by it."""
+        stack_folder, notice, problem = _choose_stack(folder)
+        stack = {} if stack_folder is None else _stack(stack_folder)
+        other = replace(self, stack=stack, stack_folder=stack_folder, notice=notice, problem=problem)
+        for name in self.stack:
+            if name not in self.environment and name not in self.content:
+                os.environ.pop(name, None)
+        other.apply()
+        return other
+
+    def announce(self, variables: Sequence[str]) -> None:
+        """Says on standard error whom a command speaks with, where no variable or file says it and it is not obvious.
+
+        Args:
+            variables: Those that the command goes by; one that is set says enough.
+
+        Raises:
+            StackError: Several stacks run, and there is no telling which is meant.
+        """
+        if any(self.environment.get(name) or name in self.content for name in variables):
+            return
+        if self.problem:
+            raise SeveralStacks(self.problem)
+        if self.notice:
+            print(f"gpt2: {self.notice}", file=sys.stderr)
+        if self.stack_folder is None:
+            first = next(item for item in VARIABLES if item.name == variables[0])
+            where = f"using the default address {first.default}: no stack is running in {Path.cwd()}"
+            print(f"gpt2: {where}; `gpt2 stack up` starts one, or set {first.name}", file=sys.stderr)
+        elif self.stack_folder != Path.cwd() / USUAL_FOLDER:
+            print(f"gpt2: using the stack in {self.stack_folder}", file=sys.stderr)
 
     def apply(self) -> None:
-        """Sets the variables of this process that the file or the stack alone sets."""
-        for name, value in {**self.stack, **self.content}.items():
-            os.environ.setdefault(name, value)
+        """Becomes the command's configuration: sets the variables that the file or the stack alone sets."""
+        _current.set(self)
+        of_stack = dict(self.stack)
+        if any(self.environment.get(name) or name in self.content for name in KAFKA_VARIABLES):
+            # Another broker has its own topics.
+            of_stack.pop("GPT2_KAFKA_TOPIC", None)
+        for name, value in {**of_stack, **self.content}.items():
+            if not os.environ.get(name):
+                os.environ[name] = value
 
     def value(self, variable: Variable) -> tuple[str, str]:
         """Value of a variable, and where it comes from."""
@@ -110,7 +168,7 @@ class Configuration:
         if variable.name in self.content:
             return self.content[variable.name], str(self.file)
         if variable.name in self.stack:
-            return self.stack[variable.name], f"stack in {_STACK_FOLDER}"
+            return self.stack[variable.name], f"stack in {self.stack_folder}"
         return variable.default, "default"
 
     def further(self) -> Iterator[Variable]:
@@ -119,6 +177,9 @@ class Configuration:
         secrets = re.compile("TOKEN|PASSWORD|SECRET|MONGODB_URI|DATABASE_URL")
         for name in sorted(set(self.content) - known):
             yield Variable(name=name, meaning="for the services of `gpt2 stack up`", secret=bool(secrets.search(name)))
+
+
+_current: ContextVar[Configuration] = ContextVar("configuration")
 
 
 @shows_errors
@@ -153,10 +214,36 @@ def _usual_places(environment: Mapping[str, str]) -> Iterator[Path]:
         yield Path(home) / "gpt2" / "config.toml"
 
 
-def _stack() -> dict[str, str]:
-    """Where the processes of the stack in this folder are: at other ports, where the usual ones were taken."""
-    addresses = stack_addresses(_STACK_FOLDER)
-    return {name: f"{scheme}{addresses[process]}" for name, process, scheme in _OF_THE_STACK if process in addresses}
+def client_settings() -> ClientSettings:
+    """Where the services are; says it where it is not obvious. Raises StackError when there is no telling."""
+    current_configuration().announce(SERVICE_VARIABLES)
+    return ClientSettings.from_environment(os.environ)
+
+
+def current_configuration() -> Configuration:
+    """The configuration of the command that runs."""
+    return _current.get()
+
+
+def _choose_stack(folder: Path | None) -> tuple[Path | None, str, str]:
+    """The stack to use, a notice, and a problem."""
+    if folder is not None:
+        absolute = folder.absolute()
+        return (absolute, "", "") if running_record(absolute) else (None, f"no stack is running in {absolute}", "")
+    try:
+        return *choose_stack(find_stacks(Path.cwd())), ""
+    except SeveralStacks as error:
+        return None, "", str(error)
+
+
+def _stack(folder: Path) -> dict[str, str]:
+    """Where the processes of a stack are: at other ports, where the usual ones were taken."""
+    record = running_record(folder)
+    if record is None:
+        return {}
+    addresses = {process.name: process.address for process in record.processes if process.address}
+    values = {name: f"{scheme}{addresses[process]}" for name, process, scheme in _OF_THE_STACK if process in addresses}
+    return {**values, **({"GPT2_KAFKA_TOPIC": record.kafka_topic} if record.kafka_topic else {})}
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -15,10 +15,11 @@ import typer
 
 from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.client import ClientSettings, ServiceError, connect
+from gpt2_orchestration.commands.configuration import Configuration, current_configuration
 from gpt2_orchestration.commands.errors import shows_errors
 from gpt2_orchestration.commands.output import JsonOption, print_json, print_table
 from gpt2_orchestration.proxies import describe_proxies
-from gpt2_orchestration.stack.control import stack_addresses
+from gpt2_orchestration.stack.discovery import USUAL_FOLDER
 
 _CONNECT_SECONDS = 3.0
 _LEAST_FREE_BYTES = 5 * 2**30
@@ -39,12 +40,25 @@ class Finding:
 
 @shows_errors
 def doctor(
-    folder: Annotated[Path, typer.Option(help="Folder of the stack, whose disk is looked at.")] = Path(".gpt2"),
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder of the stack that is looked at. Default: the one that runs here.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Check every address, version, the disk and the GPU, and say what to fix. Exit status 1 when any is wrong."""
+    configuration = current_configuration()
+    if folder is not None:
+        configuration = configuration.of_stack(folder)
+    place = folder or configuration.stack_folder or Path(USUAL_FOLDER)
     services = _services(ClientSettings.from_environment(os.environ))
-    findings = [*services, *_servers(os.environ, stack_addresses(folder)), _proxies(os.environ), _disk(folder), _gpu()]
+    findings = [
+        _stack(configuration),
+        *services,
+        *_servers(os.environ),
+        _proxies(os.environ),
+        _disk(place),
+        _gpu(),
+    ]
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -74,14 +88,23 @@ def _services(settings: ClientSettings) -> Iterator[Finding]:
             yield Finding(what=service, ok=True, found=found)
 
 
-def _servers(environment: Mapping[str, str], stack: Mapping[str, str]) -> Iterator[Finding]:
-    """The servers behind the services: whether somebody listens where the environment, or else the stack, says."""
+def _stack(configuration: Configuration) -> Finding:
+    """Which stack the addresses come from that are set nowhere else."""
+    if configuration.problem:
+        return Finding(what="stack", ok=False, found="several run", fix=configuration.problem)
+    if configuration.stack_folder is None:
+        return Finding(what="stack", ok=True, found=f"none is running in {Path.cwd()}: addresses not set are the usual")
+    return Finding(what="stack", ok=True, found=configuration.notice or f"that in {configuration.stack_folder}")
+
+
+def _servers(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """The servers behind the services: whether somebody listens where the environment says."""
     for what, variable, default in (
         ("Kafka", "GPT2_KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
         ("MLflow", "GPT2_MLFLOW_TRACKING_URI", "http://localhost:5000"),
         ("MongoDB", "GPT2_MONGODB_URI", "mongodb://localhost:27017"),
     ):
-        host, port = _host_and_port(environment.get(variable) or stack.get(what.lower()) or default)
+        host, port = _host_and_port(environment.get(variable) or default)
         where = f"{host}:{port}"
         try:
             with socket.create_connection((host, port), timeout=_CONNECT_SECONDS):

@@ -1,5 +1,6 @@
 """`gpt2 events`: what the services have said on Kafka, and what none could handle."""
 
+import os
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -7,16 +8,19 @@ import typer
 
 from gpt2.events.v1 import events_pb2
 from gpt2.jobs.v1 import job_pb2
+from gpt2_orchestration.commands.configuration import KAFKA_VARIABLES, current_configuration
 from gpt2_orchestration.commands.errors import shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
 from gpt2_orchestration.dead_letters import DeadLetter, list_letters, replay
-from gpt2_orchestration.event_log import LoggedEvent, list_events
+from gpt2_orchestration.event_log import EVENT_TOPIC, LoggedEvent, list_events
 from gpt2_orchestration.job_states import state_name
 
 events = typer.Typer(no_args_is_help=True, help="Events on Kafka.")
 letters = typer.Typer(no_args_is_help=True, help="Events that a service could not handle.")
 events.add_typer(letters, name="dlq")
 
+TopicOption = Annotated[str, typer.Option(envvar="GPT2_KAFKA_TOPIC", help="Topic of the events.")]
+_KAFKA = "localhost:9092"
 KafkaOption = Annotated[str, typer.Option(envvar="GPT2_KAFKA_BOOTSTRAP_SERVERS", help="Kafka brokers.")]
 
 
@@ -24,11 +28,13 @@ KafkaOption = Annotated[str, typer.Option(envvar="GPT2_KAFKA_BOOTSTRAP_SERVERS",
 @shows_errors
 def list_all(
     key: Annotated[str, typer.Option("--run", help="Only events of this run, or of this model.")] = "",
-    kafka: KafkaOption = "localhost:9092",
+    kafka: KafkaOption = _KAFKA,
+    topic: TopicOption = EVENT_TOPIC,
     json: JsonOption = False,
 ) -> None:
     """List the events that Kafka keeps: each change of state of a job, and each change of a label."""
-    found = list_events(kafka, key)
+    _announce(kafka)
+    found = list_events(kafka, topic, key)
     if json:
         print_json([_event_as_json(event) for event in found])
         return
@@ -38,9 +44,10 @@ def list_all(
 
 @letters.command("list")
 @shows_errors
-def list_dead_letters(kafka: KafkaOption = "localhost:9092", json: JsonOption = False) -> None:
+def list_dead_letters(kafka: KafkaOption = _KAFKA, topic: TopicOption = EVENT_TOPIC, json: JsonOption = False) -> None:
     """List the events that could not be handled, and why."""
-    found = list_letters(kafka)
+    _announce(kafka)
+    found = list_letters(kafka, topic)
     if json:
         print_json([_letter_as_json(letter) for letter in found])
         return
@@ -52,16 +59,24 @@ def list_dead_letters(kafka: KafkaOption = "localhost:9092", json: JsonOption = 
 @shows_errors
 def replay_dead_letters(
     places: Annotated[list[str] | None, typer.Argument(help="Places, as `list` shows them. Default: all.")] = None,
-    kafka: KafkaOption = "localhost:9092",
+    kafka: KafkaOption = _KAFKA,
+    topic: TopicOption = EVENT_TOPIC,
     json: JsonOption = False,
 ) -> None:
     """Send events again that could not be handled, once what was wrong is put right."""
-    chosen = [letter for letter in list_letters(kafka) if not places or letter.place in places]
+    _announce(kafka)
+    chosen = [letter for letter in list_letters(kafka, topic) if not places or letter.place in places]
     count = replay(kafka, chosen)
     if json:
         print_json({"sent_again": count})
     else:
         print(f"sent again: {count}")
+
+
+def _announce(kafka: str) -> None:
+    """Says whose Kafka is read, where no option does."""
+    if kafka == (os.environ.get(KAFKA_VARIABLES[0]) or _KAFKA):
+        current_configuration().announce(KAFKA_VARIABLES)
 
 
 def _describe(event: LoggedEvent) -> str:

@@ -1,6 +1,5 @@
 """`gpt2 generate`: text from a model, as the trainer serves it, piece by piece."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_orchestration.client import ClientSettings, ServiceClient, connect
+from gpt2_orchestration.commands.configuration import client_settings
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.output import JsonOption, print_json
 from gpt2_orchestration.commands.references import REFERENCE_HELP, artifact_uri
@@ -49,7 +49,7 @@ def generate(
     for name, value, bits in (("--max-tokens", max_tokens, 31), ("--top-k", top_k or 0, 31), ("--seed", seed or 0, 63)):
         _check_bits(name, value, bits)
     _check_bits("--no-repeat-ngram-size", no_repeat_ngram_size, 31)
-    settings = ClientSettings.from_environment(os.environ)
+    settings = client_settings()
     request = pb.GenerateRequest(
         model_uri=_model_uri(model, settings),
         max_tokens=max_tokens,

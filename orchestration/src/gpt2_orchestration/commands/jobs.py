@@ -1,6 +1,5 @@
 """`gpt2 jobs`: the jobs of all four services."""
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
@@ -11,6 +10,7 @@ import typer
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.calls import DEFAULT_PORTS
 from gpt2_orchestration.client import ClientSettings, NotFoundError, ServiceClient, ServiceError, connect
+from gpt2_orchestration.commands.configuration import client_settings
 from gpt2_orchestration.commands.errors import shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
 from gpt2_orchestration.progress import describe, job_display
@@ -128,7 +128,7 @@ def _names(service: Service | None) -> Sequence[str]:
 
 
 def _settings() -> ClientSettings:
-    return ClientSettings.from_environment(os.environ)
+    return client_settings()
 
 
 def _print_job(job: job_pb2.Job) -> None:

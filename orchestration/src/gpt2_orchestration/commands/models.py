@@ -1,7 +1,6 @@
 """`gpt2 models`: registered models, their versions and labels, as the registry has them."""
 
 import getpass
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Annotated
@@ -9,7 +8,8 @@ from typing import Annotated
 import typer
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
-from gpt2_orchestration.client import ClientSettings, ServiceClient, connect
+from gpt2_orchestration.client import ServiceClient, connect
+from gpt2_orchestration.commands.configuration import client_settings
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
 from gpt2_orchestration.commands.references import REFERENCE_HELP, find_version
@@ -22,7 +22,7 @@ models = typer.Typer(no_args_is_help=True, help="Registered models, their versio
 
 
 def _registry() -> AbstractContextManager[ServiceClient]:
-    return connect("registry", ClientSettings.from_environment(os.environ))
+    return connect("registry", client_settings())
 
 
 @models.command("list")

@@ -1,6 +1,5 @@
 """`gpt2 runs`: the jobs of a run, in whichever services they are."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from rich.live import Live
 
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration.client import ClientSettings
+from gpt2_orchestration.commands.configuration import client_settings
 from gpt2_orchestration.commands.errors import shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, make_table, print_json, print_table
 from gpt2_orchestration.progress import LineDisplay, describe, warning_line
@@ -146,4 +146,4 @@ def _run_as_json(run: Run) -> dict[str, Any]:
 
 
 def _client() -> ClientSettings:
-    return ClientSettings.from_environment(os.environ)
+    return client_settings()

@@ -1,5 +1,6 @@
 """`gpt2 stack`: starts, shows and stops the embedded stack."""
 
+import os
 import sys
 import time
 from functools import partial
@@ -8,21 +9,31 @@ from typing import Annotated
 
 import typer
 
+from gpt2_orchestration.commands.configuration import current_configuration
 from gpt2_orchestration.commands.errors import shows_errors
 from gpt2_orchestration.commands.output import print_table
 from gpt2_orchestration.progress import duration
 from gpt2_orchestration.stack.addresses import StackAddresses
 from gpt2_orchestration.stack.control import stack_status
+from gpt2_orchestration.stack.discovery import USUAL_FOLDER, SeveralStacks, findable
 from gpt2_orchestration.stack.kafka_server import require_kafka
 from gpt2_orchestration.stack.process import ProcessState
 from gpt2_orchestration.stack.record import ProcessRecord
 from gpt2_orchestration.stack.running import run_until_stopped
-from gpt2_orchestration.stack.settings import StackSettings
+from gpt2_orchestration.stack.settings import DEFAULT_PORTS, EVENT_TOPIC, StackSettings
 from gpt2_orchestration.stack.stopping import DEFAULT_GRACE_SECONDS, Waiting, stop_stack
 
 stack = typer.Typer(no_args_is_help=True, help="The embedded stack: every server, as local processes.")
 
+FreePortsOption = Annotated[
+    bool,
+    typer.Option("--free-ports", envvar="GPT2_STACK_FREE_PORTS", help="Take free ports; leave the usual ones alone."),
+]
 FolderOption = Annotated[Path, typer.Option(help="Folder that holds all that the stack keeps.")]
+
+FoundFolderOption = Annotated[
+    Path | None, typer.Option(help="Folder of the stack. Default: that of the stack that runs in this checkout.")
+]
 
 _LINE_SECONDS = 5.0
 
@@ -32,6 +43,7 @@ _LINE_SECONDS = 5.0
 def up(
     folder: FolderOption = Path(".gpt2"),
     kafka: Annotated[bool, typer.Option("--kafka", help="Run Apache Kafka itself; needs Java 17 and Maven.")] = False,
+    free_ports: FreePortsOption = False,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that each process has to stop before it is killed.")
     ] = StackSettings.stop_grace_seconds,
@@ -40,19 +52,27 @@ def up(
     if kafka:
         require_kafka()
     title = "Kafka" if kafka else "Kafka (stand-in, keeps nothing on disk)"
-    settings = StackSettings(folder=folder, kafka=kafka, stop_grace_seconds=grace)
-    run_until_stopped(settings, on_change=_StopDisplay().show, on_ready=partial(_show_addresses, title))
+    settings = StackSettings(
+        folder=folder,
+        ports=dict.fromkeys(DEFAULT_PORTS, 0) if free_ports else DEFAULT_PORTS,
+        kafka=kafka,
+        kafka_topic=os.environ.get("GPT2_KAFKA_TOPIC") or EVENT_TOPIC,
+        stop_grace_seconds=grace,
+    )
+    with findable(folder, Path.cwd()):
+        run_until_stopped(settings, on_change=_StopDisplay().show, on_ready=partial(_show_addresses, title))
 
 
 @stack.command()
 @shows_errors
 def down(
-    folder: FolderOption = Path(".gpt2"),
+    folder: FoundFolderOption = None,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that the stack has to stop before what is left of it is killed.")
     ] = DEFAULT_GRACE_SECONDS,
 ) -> None:
-    """Stop the stack that runs in a folder, and return when all of it is gone."""
+    """Stop the stack that runs here, or in a folder, and return when all of it is gone."""
+    folder = _folder(folder)
     outcome = stop_stack(folder, grace, _WaitDisplay().show)
     what = "stopped" if outcome.had_supervisor else "its supervisor was gone; what it had left is stopped"
     killed = f"; killed, as they did not stop in time: {', '.join(outcome.killed)}" if outcome.killed else ""
@@ -61,15 +81,29 @@ def down(
 
 @stack.command()
 @shows_errors
-def status(folder: FolderOption = Path(".gpt2")) -> None:
-    """Show the processes of the stack that runs in a folder."""
+def status(folder: FoundFolderOption = None) -> None:
+    """Show the processes of the stack that runs here, or in a folder."""
+    folder = _folder(folder)
     rows = []
     for process in stack_status(folder):
         memory = f"{process.resident_bytes / 2**20:.0f} MiB"
         uptime = duration(process.uptime_seconds)
         facts = (process.name, process.state, process.pid, process.address, memory, uptime, process.restarts)
         rows.append((*facts, process.note))
+    print(f"stack in {folder.absolute()}")
     print_table(("process", "state", "pid", "address", "memory", "up", "restarts", "note"), rows)
+
+
+def _folder(chosen: Path | None) -> Path:
+    """Folder of the stack that is meant. Raises StackError when there is no telling."""
+    configuration = current_configuration()
+    if chosen is not None:
+        return chosen
+    if configuration.problem:
+        raise SeveralStacks(configuration.problem)
+    if configuration.notice:
+        print(f"gpt2: {configuration.notice}", file=sys.stderr)
+    return configuration.stack_folder or Path(USUAL_FOLDER)
 
 
 class _StopDisplay:

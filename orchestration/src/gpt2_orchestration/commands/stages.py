@@ -4,7 +4,6 @@ What has no option of its own is set by its path in the request, as the protos h
 """
 
 import json as json_text
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ import typer
 from gpt2.jobs.v1 import job_pb2
 from gpt2_orchestration import calls
 from gpt2_orchestration.calls import StartCall
-from gpt2_orchestration.client import ClientSettings, connect
+from gpt2_orchestration.client import connect
+from gpt2_orchestration.commands.configuration import client_settings
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json
 from gpt2_orchestration.pipelines.requests import run_job
@@ -48,7 +48,7 @@ class StagesByHand:
 
     def __init__(self, run_id: str, prefix: str) -> None:
         self._run_id = run_id or f"{prefix}-{secrets.token_hex(4)}"
-        self._settings = ClientSettings.from_environment(os.environ)
+        self._settings = client_settings()
         self._jobs: list[job_pb2.Job] = []
         self.inputs: dict[str, str] = {}
         """URIs by name of what further stages take."""

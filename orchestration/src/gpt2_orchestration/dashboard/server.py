@@ -77,7 +77,7 @@ def build_app(settings: DashboardSettings, services: Services, changes: Changes)
     parts = (
         RunRoutes(services, TensorBoard(settings.tensorboard_uri)),
         ModelRoutes(services.clients["registry"]),
-        LetterRoutes(settings.kafka_bootstrap_servers),
+        LetterRoutes(settings.kafka_bootstrap_servers, settings.kafka_topic),
         HealthRoutes(services, settings),
         EventRoutes(changes),
     )

@@ -40,13 +40,12 @@ def stack_status(folder: Path) -> tuple[ProcessStatus, ...]:
     return tuple(_status(process, layout) for process in record.processes)
 
 
-def stack_addresses(folder: Path) -> dict[str, str]:
-    """Addresses of the processes of a stack by name; none where none runs in the folder."""
+def running_record(folder: Path) -> StackRecord | None:
+    """What the supervisor of a folder's stack last wrote down; None where none runs in the folder."""
     try:
-        record = _running(StackFolder(folder.absolute()))
-    except StackError:
-        return {}
-    return {process.name: process.address for process in record.processes}
+        return _running(StackFolder(folder.absolute()))
+    except (StackError, OSError):
+        return None
 
 
 def _running(folder: StackFolder) -> StackRecord:

@@ -10,9 +10,8 @@ from pathlib import Path
 from gpt2_orchestration.proxies import exempt_loopback
 from gpt2_orchestration.stack.ports import HOST
 from gpt2_orchestration.stack.readiness import grpc_answers, http_answers, kafka_answers, mongodb_answers
-from gpt2_orchestration.stack.settings import StackFolder, StackSettings
+from gpt2_orchestration.stack.settings import EVENT_TOPIC, StackFolder, StackSettings
 
-EVENT_TOPIC = "gpt2.stage-events.v1"
 DEAD_LETTER_TOPIC = f"{EVENT_TOPIC}.dlq"
 SERVICES = ("exporter", "tokenizer", "trainer", "registry")
 
@@ -66,7 +65,7 @@ def define_stack(
         _mongodb(addresses["mongodb"], settings, folder, environment),
         _kafka(addresses["kafka"], settings, folder, environment)
         if settings.kafka
-        else _kafka_stand_in(settings, folder, environment),
+        else _kafka_stand_in(addresses["kafka"], settings, folder, environment),
         _mlflow(addresses["mlflow"], settings, folder, environment),
         _tensorboard(addresses["tensorboard"], settings, folder, environment),
     )
@@ -89,12 +88,16 @@ def _mongodb(
     )
 
 
-def _kafka_stand_in(settings: StackSettings, folder: StackFolder, environment: Mapping[str, str]) -> ProcessDefinition:
+def _kafka_stand_in(
+    address: str, settings: StackSettings, folder: StackFolder, environment: Mapping[str, str]
+) -> ProcessDefinition:
     address_file = folder.data / "kafka.address"
     module = "gpt2_orchestration.stack.kafka_broker"
     return ProcessDefinition(
         name="kafka",
-        command=_python(module, str(address_file), EVENT_TOPIC, DEAD_LETTER_TOPIC),
+        command=_python(
+            module, "--listen", address, str(address_file), settings.kafka_topic, f"{settings.kafka_topic}.dlq"
+        ),
         address_file=address_file,
         is_ready=kafka_answers,
         environment=environment,
@@ -157,7 +160,7 @@ def _service(
         "GPT2_ARTIFACT_ROOT": str(folder.artifacts),
         "GPT2_SCRATCH_FOLDER": str(folder.data / "scratch" / name),
         "GPT2_DATABASE_URL": f"sqlite:///{folder.data / name}.db",
-        "GPT2_KAFKA_TOPIC": EVENT_TOPIC,
+        "GPT2_KAFKA_TOPIC": settings.kafka_topic,
         "GPT2_INSTANCE_ID": "stack",
         "GPT2_MONGODB_URI": f"mongodb://{addresses['mongodb']}",
         "GPT2_MLFLOW_TRACKING_URI": f"http://{addresses['mlflow']}",
@@ -179,7 +182,7 @@ def _dashboard(
 ) -> ProcessDefinition:
     own = {
         "GPT2_DASHBOARD_LISTEN": addresses["dashboard"],
-        "GPT2_KAFKA_TOPIC": EVENT_TOPIC,
+        "GPT2_KAFKA_TOPIC": settings.kafka_topic,
         "GPT2_TENSORBOARD_URI": f"http://{addresses['tensorboard']}",
         "GPT2_DASHBOARD_TENSORBOARD_LINK": f"http://{addresses['tensorboard']}",
         "GPT2_DASHBOARD_MLFLOW_LINK": f"http://{addresses['mlflow']}",

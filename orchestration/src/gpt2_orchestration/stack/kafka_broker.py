@@ -1,21 +1,26 @@
 """`python -m gpt2_orchestration.stack.kafka_broker ADDRESS_FILE TOPIC...`: a Kafka broker for one machine.
 
 It is librdkafka's own mock cluster, from the library inside the confluent-kafka wheel: it speaks Kafka's protocol, and
-keeps the latest records of each partition (about 5 MB) in memory and nothing on disk. It chooses its port, and writes
-its address into ADDRESS_FILE once it listens.
+keeps the latest records of each partition (about 5 MB) in memory and nothing on disk. It writes its address into
+ADDRESS_FILE once it listens.
 """
 
 import argparse
 import ctypes
+import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+
 PARTITIONS = 6
 _PRODUCER = 0
 _ERROR_BYTES = 512
+_BROKER_ID = 1
 
 
 class BrokerError(Exception):
@@ -34,6 +39,7 @@ class MockBroker:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self._address = ""
         try:
             self._declare()
         except AttributeError as error:
@@ -49,7 +55,26 @@ class MockBroker:
     @property
     def address(self) -> str:
         """Its `host:port`."""
-        return str(self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode())
+        return self._address or str(self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode())
+
+    def listen_at(self, host: str, port: int) -> None:
+        """Moves it to a port, where this librdkafka lets it say another than its own. Raises OSError."""
+        advertise = getattr(self._library, "rd_kafka_mock_broker_set_host_port", None)
+        if advertise is None:
+            return
+        # It takes port 0 and no other, so its listening socket is put in the place of the one that it has.
+        own = int(self.address.rpartition(":")[2])
+        connections = psutil.Process().net_connections("tcp")
+        places = [item.fd for item in connections if item.status == psutil.CONN_LISTEN and item.laddr.port == own]
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((host, port))
+            server.listen()
+            server.setblocking(False)
+            advertise.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, ctypes.c_int]
+            if advertise(self._cluster, _BROKER_ID, host.encode(), port) == 0:
+                os.dup2(server.fileno(), places[0])
+                self._address = f"{host}:{port}"
 
     def create_topic(self, name: str) -> None:
         """Creates a topic. Raises BrokerError."""
@@ -88,12 +113,16 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="A Kafka broker for one machine; keeps nothing on disk.")
     parser.add_argument("address_file", type=Path)
     parser.add_argument("topics", nargs="*")
+    parser.add_argument("--listen", default="", help="HOST:PORT; default: any port of loopback")
     options = parser.parse_args(arguments)
     try:
         broker = MockBroker(load_library())
         for topic in options.topics:
             broker.create_topic(topic)
-    except BrokerError as error:
+        if options.listen:
+            host, _, port = options.listen.rpartition(":")
+            broker.listen_at(host, int(port))
+    except (BrokerError, OSError) as error:
         sys.exit(f"kafka: {error}")
     _write_whole(options.address_file, broker.address)
     print(f"listens on {broker.address}; keeps nothing on disk", flush=True)

@@ -43,6 +43,8 @@ class StackRecord:
 
     supervisor: ProcessIdentity
     artifact_root: str
+    kafka_topic: str
+    """Topic of the events; empty in a record of an older version."""
     processes: tuple[ProcessRecord, ...]
 
 
@@ -72,6 +74,7 @@ def _read(path: Path) -> StackRecord | None:
         return StackRecord(
             supervisor=ProcessIdentity(**content["supervisor"]),
             artifact_root=content["artifact_root"],
+            kafka_topic=content.get("kafka_topic", ""),
             processes=tuple(_process(item) for item in content["processes"]),
         )
     except (OSError, ValueError, KeyError, TypeError):

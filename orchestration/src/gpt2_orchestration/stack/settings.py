@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+EVENT_TOPIC = "gpt2.stage-events.v1"
 DEFAULT_PORTS: Mapping[str, int] = MappingProxyType(
     {
         "mongodb": 27017,
@@ -18,7 +19,7 @@ DEFAULT_PORTS: Mapping[str, int] = MappingProxyType(
         "dashboard": 8090,
     }
 )
-"""Ports that are taken where they are free. The Kafka stand-in chooses its own instead."""
+"""Ports that are taken where they are free."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class StackSettings:
     """Preferred port of each process; where it is taken, a free one is chosen."""
     kafka: bool = False
     """Whether Apache Kafka itself serves, instead of its stand-in. Needs Java and Maven."""
+    kafka_topic: str = EVENT_TOPIC
+    """Topic of the events."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Further variables for the four services, such as GPT2_ALLOWED_ROOTS."""
     start_timeout_seconds: float = 60.0

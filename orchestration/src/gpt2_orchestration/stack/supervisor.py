@@ -207,7 +207,12 @@ class Supervisor:
         supervisor = identify(os.getpid())
         if supervisor is not None:
             root = str(self._folder.artifacts)
-            write_record(self._folder, StackRecord(supervisor=supervisor, artifact_root=root, processes=records))
+            topics = (item.environment.get("GPT2_KAFKA_TOPIC", "") for item in self._definitions if item.needs)
+            topic = next(topics, "")
+            write_record(
+                self._folder,
+                StackRecord(supervisor=supervisor, artifact_root=root, kafka_topic=topic, processes=records),
+            )
         self._on_change(self._record(process))
         with self._changed:
             self._changed.notify_all()

@@ -59,7 +59,7 @@ class ServiceSettings(BaseSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     cancel_grace_seconds: float = Field(10.0, ge=0, description="Time for a cancelled job to stop before it is killed.")
     max_attempts: int = Field(
-        20, ge=1, description="Deaths of the service in a row, without progress of a job, after which the job fails."
+        20, ge=1, description="Consecutive crashes of the service without progress of a job after which the job fails."
     )
     lease_seconds: float = Field(
         30.0, ge=2, description="Silence after which another replica takes the jobs and the publishing of this one."

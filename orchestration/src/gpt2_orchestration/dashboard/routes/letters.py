@@ -28,9 +28,11 @@ class LetterRoutes:
 
     Args:
         bootstrap_servers: Kafka brokers.
+        topic: Topic of the events.
     """
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, bootstrap_servers: str, topic: str) -> None:
+        self._topic = topic
         self._servers = bootstrap_servers
 
     def routes(self) -> list[Route]:
@@ -42,7 +44,7 @@ class LetterRoutes:
 
     def show_all(self, request: Request) -> JSONResponse:  # noqa: ARG002
         """All dead letters that the broker keeps."""
-        return JSONResponse({"letters": [_describe(letter) for letter in list_letters(self._servers)]})
+        return JSONResponse({"letters": [_describe(letter) for letter in list_letters(self._servers, self._topic)]})
 
     async def replay(self, request: Request) -> JSONResponse:
         """Sends some again."""
@@ -50,7 +52,7 @@ class LetterRoutes:
         return JSONResponse({"sent": await run_in_threadpool(self._replay, frozenset(body.places))})
 
     def _replay(self, places: frozenset[str]) -> int:
-        chosen = [letter for letter in list_letters(self._servers) if letter.place in places]
+        chosen = [letter for letter in list_letters(self._servers, self._topic) if letter.place in places]
         if len(chosen) < len(places):
             raise NotFoundError("the broker does not keep all of these any more: read the list again")
         return replay(self._servers, chosen)

@@ -8,7 +8,7 @@ const SIGNS = { succeeded: "✓", failed: "✕", cancelled: "–", running: "▸
 
 /** The stage's name: the second part of the job's id, or its start call. */
 export function stageName(job) {
-  return words(job.job_id.includes("/") ? job.job_id.split("/")[1].replace(/-[0-9a-f]{8,}$/, "") : job.kind);
+  return words(job.job_id.includes("/") ? job.job_id.split("/")[1].replace(/[.-][0-9a-f]{8,}$/, "") : job.kind);
 }
 
 export function isUnfinished(job) {

@@ -73,7 +73,9 @@ class Artifact(_message.Message):
     name: _builtins.str
     """Name of this output among the outputs of its job, such as `corpus` or `logs`."""
     kind: _builtins.str
-    """Kind of content: corpus, tokenizer, dataset, checkpoint, model, logs, samples."""
+    """Kind of content: corpus, tokenizer, dataset, checkpoint, model, logs, samples, evaluation,
+    version.
+    """
     uri: _builtins.str
     """Where the directory is: `file://`, `s3://` or `gs://`."""
     digest: _builtins.str

@@ -73,7 +73,7 @@ class TrainTokenizerRequest(_message.Message):
 
     @_builtins.property
     def special_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Further special tokens, such as `<|pad|>`: 64 at most, of 1 to 64 printable ASCII characters. They take the last
+        """Further special tokens, such as `<|pad|>`: 64 at most, of 2 to 64 printable ASCII characters. They take the last
         ids, after `<|endoftext|>`, count in `vocabulary_size`, and never come out of text. Default none.
         """
 
