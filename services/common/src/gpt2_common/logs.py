@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -51,6 +52,34 @@ class JsonFormatter(logging.Formatter):
         return escape_surrogates(json.dumps(fields, ensure_ascii=False, default=str), backslash=r"\\")
 
 
+class RefusedVersionFilter(logging.Filter):
+    """Drops the two ERROR lines with which kafka-python meets a broker that does not know its newest ApiVersions.
+
+    Such a broker answers in version 0 with the error UNSUPPORTED_VERSION (KIP-511). The client cannot decode that, says
+    so, closes the connection, says so, and asks again in an older version, as it should.
+    """
+
+    _UNSUPPORTED_VERSION = b"\x00\x23"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._refused = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is to be logged."""
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        if record.name == "kafka.protocol.parser" and len(arguments) == 5:
+            kind, answer = getattr(arguments[1], "__name__", ""), arguments[4]
+            if kind.startswith("ApiVersionsResponse") and isinstance(answer, bytes):
+                # After the correlation id of four bytes.
+                self._refused.now = answer[4:6] == self._UNSUPPORTED_VERSION
+                return not self._refused.now
+        if record.name == "kafka.conn" and getattr(self._refused, "now", False):
+            self._refused.now = False
+            return "Unable to decode response" not in record.getMessage()
+        return True
+
+
 def configure_logs(service: str, level: str) -> None:
     """Sends all logs of this process to standard error as JSON. Called once, by a process's entry point."""
     handler = logging.StreamHandler(sys.stderr)
@@ -59,3 +88,6 @@ def configure_logs(service: str, level: str) -> None:
     # These libraries report every connection attempt; the relay says once what matters.
     for noisy in ("kafka", "urllib3", "alembic"):
         logging.getLogger(noisy).setLevel(max(logging.ERROR, logging.getLevelName(level)))
+    refused = RefusedVersionFilter()
+    for name in ("kafka.protocol.parser", "kafka.conn"):
+        logging.getLogger(name).addFilter(refused)
