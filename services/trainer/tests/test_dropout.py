@@ -54,10 +54,16 @@ def assert_equal(first, second):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
-def test_a_resumed_training_with_dropout_repeats_every_bit(backend):
-    """With all that could draw other masks; `test_resume.py` kills a job with dropout."""
-    options = replace(OPTIONS, accumulate_gradients=2, memory_saving_gradients=True, precision="bfloat16", lora=LORA)
-    weights = random_weights(SMALL) | initial_adapters(SMALL, LORA, seed=1)
+@pytest.mark.parametrize(
+    "changes",
+    [{"accumulate_gradients": 2, "memory_saving_gradients": True}, {"precision": "bfloat16", "lora": LORA}],
+    ids=["accumulated-remat", "bfloat16-lora"],
+)
+def test_a_resumed_training_with_dropout_repeats_every_bit(backend, changes):
+    """`test_resume.py` kills a job with dropout."""
+    options = replace(OPTIONS, **changes)
+    adapters = initial_adapters(SMALL, LORA, seed=1) if options.lora else {}
+    weights = random_weights(SMALL) | adapters
     whole, resumed = backend(computations.continued_training, SMALL, weights, options, batches(4), 2)
     assert whole.keys() == resumed.keys()
     for name, value in whole.items():

@@ -106,7 +106,6 @@ def random_operations(architecture, weights, options, batch):
     if keras.config.backend() == "jax":
         lowered = stepper._update.lower(stepper._trained, stepper._slots, stepper._frozen, np.int32(0), *batch)
         return lowered.as_text().count("threefry")
-    stepper.train(0, *batch)
     graph = stepper._train.get_concrete_function().graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     return sum("Random" in node.op for node in nodes)
