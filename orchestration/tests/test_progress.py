@@ -48,3 +48,13 @@ def test_lines_are_printed_for_what_is_new_alone(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert lines[1].split() == ["TrainModel", "succeeded"]
+
+
+def test_a_phase_without_a_total_has_no_amounts_and_an_indeterminate_bar():
+    progress = Progress(console=Console(file=io.StringIO()))
+    display = BarDisplay("TrainTokenizer", progress)
+    display.show(running(phase="counting", done=9, total=9, unit="documents"))
+    merging = running(phase="merging")
+    display.show(merging)
+    assert describe(merging) == "merging"
+    assert progress.tasks[0].total is None

@@ -45,6 +45,9 @@ class BarDisplay:
         succeeded = job.state == job_pb2.Job.STATE_SUCCEEDED
         total = 1.0 if succeeded else (now.total or None)
         done = 1.0 if succeeded else now.done
+        if total is None:
+            # To `update`, None says that the total stays; the phase before may have had one.
+            next(task for task in self._progress.tasks if task.id == self._task).total = None
         self._progress.update(self._task, total=total, completed=done, facts=escape(describe(job)))
         for text in job.warnings[self._warned :]:
             self._progress.console.print(f"[bold yellow]{escape(warning_line(self._stage, text))}[/]")
