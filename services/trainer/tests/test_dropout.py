@@ -137,7 +137,7 @@ def test_dropout_is_where_transformers_has_it_with_other_masks_in_each_micro_bat
 
 def test_without_dropout_the_program_draws_no_random_number(backend):
     [batch] = batches(1)
-    weights, none = random_weights(ARCHITECTURE), dict.fromkeys(RATES, 0.0)
+    weights, none = random_weights(SMALL), dict.fromkeys(RATES, 0.0)
     operations = [
         backend(computations.random_operations, SMALL, weights, replace(OPTIONS, **changes), batch)
         for changes in (none, {})
