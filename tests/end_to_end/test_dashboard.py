@@ -96,7 +96,8 @@ def test_progress_is_seen_and_a_run_stopped_without_a_reload(browser, followed, 
     training = {"model": SIZES, "config": {**TRAINING, "steps": 10_000_000}, "dataset_uri": dataset.uri}
     with connect("trainer", stack.client) as trainer:
         request = json_format.ParseDict(training, TrainModelRequest())
-        request.job.job_id = f"{LONG_RUN}/train"
+        # As a pipeline names it: the stage, and a part of its cache key.
+        request.job.job_id = f"{LONG_RUN}/train_model.9cb46c01"
         trainer.call("TrainModel", request)
     seen: set[str] = set()
 
@@ -112,6 +113,7 @@ def test_progress_is_seen_and_a_run_stopped_without_a_reload(browser, followed, 
     browser.click("dialog button", "Stop the run")
     browser.until(lambda: browser.text(".badge") == "cancelled")
     browser.until(lambda: SEEN in browser.text(".stages .error"))
+    assert browser.text(".stages summary") == "train model"
     assert browser.run("return window.notReloaded") is True
 
 

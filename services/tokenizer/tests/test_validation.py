@@ -1,5 +1,8 @@
 """What requests can get wrong."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
@@ -28,6 +31,18 @@ from gpt2_tokenizer import validation
 def test_training(fields, wrong):
     request = pb.TrainTokenizerRequest(**{"corpus_uri": "file:///a", **fields})
     assert [field for field, _ in validation.train_problems(request)] == wrong
+
+
+def test_special_tokens_have_as_many_characters_as_the_interface_says():
+    proto = Path(__file__).parents[3] / "protos" / "gpt2" / "tokenizer" / "v1" / "tokenizer_service.proto"
+    said = re.search(r"64 at most, of (\d+) to (\d+) printable ASCII characters", proto.read_text())
+    assert said
+    fewest, most = map(int, said.groups())
+    right = pb.TrainTokenizerRequest(corpus_uri="a", special_tokens=["x" * fewest, "y" * most])
+    assert not validation.train_problems(right)
+    for length in (fewest - 1, most + 1):
+        wrong = pb.TrainTokenizerRequest(corpus_uri="a", special_tokens=["x" * length])
+        assert [field for field, _ in validation.train_problems(wrong)] == ["special_tokens[0]"]
 
 
 @pytest.mark.parametrize(
