@@ -26,6 +26,7 @@ def test_defaults_are_those_of_the_protocol():
     chosen = options(train_request())
     assert chosen.to_json() == {
         "steps": 200,
+        "first_step": 0,
         "batch_size": 8,
         "accumulate_gradients": 1,
         "context_length": 32,
