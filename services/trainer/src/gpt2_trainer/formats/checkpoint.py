@@ -47,6 +47,11 @@ class Validation:
     loss: float
 
 
+def _lowest(validations: list[Validation]) -> Validation | None:
+    finite = [item for item in validations if math.isfinite(item.loss)]
+    return min(finite, key=lambda validation: validation.loss, default=None)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingState:
     """Where a training is."""
@@ -78,8 +83,12 @@ class TrainingState:
     @property
     def best(self) -> Validation | None:
         """The lowest validation, that before the first update among them; the earliest of equals."""
-        finite = [item for item in self.validations if math.isfinite(item.loss)]
-        return min(finite, key=lambda validation: validation.loss, default=None)
+        return _lowest(self.validations)
+
+    @property
+    def best_trained(self) -> Validation | None:
+        """The lowest validation after the first update; the earliest of equals."""
+        return _lowest([item for item in self.validations if item.step > 0])
 
     def to_json(self) -> dict[str, Any]:
         """The content of `state.json`."""

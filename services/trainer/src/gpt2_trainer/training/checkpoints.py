@@ -69,7 +69,7 @@ class CheckpointFolder:
                 f"no space left on the disk for the checkpoint of step {state.step} ({self._folder}); {before}: "
                 "free some, or choose fewer keep_checkpoints, and retry the job"
             ) from error
-        kept = set(self.steps()[-self._keep :]) | {state.best.step if state.best else -1}
+        kept = set(self.steps()[-self._keep :]) | {state.best_trained.step if state.best_trained else -1}
         for step in self.steps():
             if step not in kept:
                 shutil.rmtree(self.path(step))

@@ -164,7 +164,7 @@ class TrainingLoop:
         self._state = replace(self._state, skipped_steps=skipped, skipped_in_a_row=in_a_row)
         if in_a_row >= self._options.most_skipped_in_a_row:
             raise FailedPrecondition(
-                _diverged(step, in_a_row, loss, norm, self._around.checkpoints.steps(), self._state.best)
+                _diverged(step, in_a_row, loss, norm, self._around.checkpoints.steps(), self._state.best_trained)
             )
 
     def _report(self) -> None:
@@ -190,7 +190,7 @@ class TrainingLoop:
         self._around.report("training", step, self._figures)
 
     def _validate(self) -> bool:
-        """Validates. Returns whether the loss is the best so far, and of a trained state."""
+        """Validates. Returns whether the loss is the best of a trained state so far."""
         self._fetch_results()
         started = time.monotonic()
         step = self._state.step
@@ -204,7 +204,7 @@ class TrainingLoop:
         self._figures |= figures
         self._around.logs.figures(step, figures)
         _log.info("step %d: validation loss %.4f, perplexity %.2f", step, loss, figures["validation_perplexity"])
-        before = self._state.best
+        before = self._state.best_trained
         validation = Validation(step=step, loss=loss)
         self._state = replace(self._state, validations=[*self._state.validations, validation])
         self._reported_at += time.monotonic() - started
