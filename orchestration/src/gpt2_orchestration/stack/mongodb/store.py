@@ -162,8 +162,10 @@ class Store:
         size = 0
         try:
             found = self._database.execute(query, parameters)
-        except sqlite3.OperationalError:
-            return rows  # The collection was dropped meanwhile.
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return rows  # The collection was dropped meanwhile.
+            raise
         for row in found:
             rows.append(row)
             size += len(row[1])

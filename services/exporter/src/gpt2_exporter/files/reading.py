@@ -17,7 +17,7 @@ from gpt2_exporter.files.document import START, FileDocument, Place
 from gpt2_exporter.files.listing import PARQUET, FileListing, TextFile, describe_passed_over
 from gpt2_exporter.files.objects import read_json, read_json_lines
 from gpt2_exporter.files.plain import read_paragraphs, read_separated, read_text_lines, read_whole
-from gpt2_exporter.files.rules import LONGEST_MARK, FileRules
+from gpt2_exporter.files.rules import MAX_MARK_BYTES, FileRules
 from gpt2_exporter.files.streams import open_seekable, open_stream, peek
 from gpt2_exporter.files.table import read_csv, read_parquet
 
@@ -142,7 +142,7 @@ class FileDocuments:
 
     def _other_encoding(self, file: TextFile, stream: Any) -> str:
         """The encoding that the file's byte order mark names, where it is another one."""
-        return "" if file.suffix == PARQUET else self._rules.other_encoding(peek(stream, LONGEST_MARK))
+        return "" if file.suffix == PARQUET else self._rules.other_encoding(peek(stream, MAX_MARK_BYTES))
 
     def _documents(self, file: TextFile) -> "partial[Iterator[FileDocument]]":
         readers = {

@@ -18,7 +18,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16", ("utf-16", "utf-16-le")),
     (codecs.BOM_UTF16_BE, "utf-16", ("utf-16", "utf-16-be")),
 )
-LONGEST_MARK = max(len(mark) for mark, _, _ in _MARKS)
+MAX_MARK_BYTES = max(len(mark) for mark, _, _ in _MARKS)
 """Bytes of the longest byte order mark."""
 
 
