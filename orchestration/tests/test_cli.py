@@ -204,17 +204,12 @@ def test_completion_knows_the_commands(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("command", "locale"),
     [
-        ("generate", "file:///model", b"caf\xe9"),
-        ("generate", b"file:///mod\xff", "prompt"),
-        ("generate", "file:///model", "--stop", b"\xe2\x82"),
-        ("jobs", "list", "--run", b"\xff"),
-        ("run", "news.yaml", "--set", b"name=caf\xe9"),
-        ("models", "show", b"\xc3\x28"),
+        (("generate", "file:///model", "--stop", b"\xe2\x82"), "C"),
+        (("run", "news.yaml", "--set", b"name=caf\xe9"), "C.UTF-8"),
     ],
 )
-@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_an_argument_that_is_not_utf8_is_status_2(tmp_path, command, locale):
     result = gpt2(*command, folder=tmp_path, LC_ALL=locale)
     assert (result.returncode, result.stdout) == (2, "")
@@ -227,8 +222,9 @@ def test_a_variable_that_is_not_utf8_is_status_2(tmp_path):
     assert result.stderr.startswith("gpt2: GPT2_TRAINER_ADDRESS: the byte 0xff at character 0 is not UTF-8; ")
 
 
-@pytest.mark.parametrize("options", [(), ("--prompts-file", "-"), ("--prompts-file", "prompts.txt")])
-@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.parametrize(
+    ("options", "locale"), [((), "C"), (("--prompts-file", "-"), "C.UTF-8"), (("--prompts-file", "prompts.txt"), "C")]
+)
 def test_prompts_that_are_not_utf8_are_status_2(tmp_path, options, locale):
     content = "gut\nschön".encode("latin-1")
     (tmp_path / "prompts.txt").write_bytes(content)
@@ -249,8 +245,6 @@ def test_prompts_that_are_not_utf8_are_status_2(tmp_path, options, locale):
     ("options", "message"),
     [
         (("x", "--seed", str(2**63)), "--seed: must be from"),
-        (("x", "--max-tokens", str(10**12)), "--max-tokens: must be from"),
-        (("x", "--top-k", str(10**10)), "--top-k: must be from"),
         (("x", "--no-repeat-ngram-size", str(2**31)), "--no-repeat-ngram-size: must be from"),
         (("x", "--prompts-file", "-"), "--prompts-file: cannot be given with prompts"),
         (("--prompts-file", "absent"), "--prompts-file absent: No such file"),

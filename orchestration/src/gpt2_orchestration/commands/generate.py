@@ -49,6 +49,9 @@ def generate(
     for name, value, bits in (("--max-tokens", max_tokens, 31), ("--top-k", top_k or 0, 31), ("--seed", seed or 0, 63)):
         _check_bits(name, value, bits)
     _check_bits("--no-repeat-ngram-size", no_repeat_ngram_size, 31)
+    is_conversation = not prompt and prompts_file is None and sys.stdin.isatty()
+    # Before a service is looked for, as what is wrong with them is not its fault.
+    prompts = [] if is_conversation else list(prompt or []) or _read_prompts(prompts_file)
     settings = client_settings()
     request = pb.GenerateRequest(
         model_uri=_model_uri(model, settings),
@@ -65,15 +68,13 @@ def generate(
         stop=stop,
     )
     with connect("trainer", settings) as trainer:
-        if not prompt and prompts_file is None and sys.stdin.isatty():
+        if is_conversation:
             _converse(trainer, request, json)
-            return
-        given = list(prompt or []) or _read_prompts(prompts_file)
-        if len(given) == 1:
-            request.prompt = given[0]
+        elif len(prompts) == 1:
+            request.prompt = prompts[0]
             _answer(trainer, request, json)
         else:
-            request.prompts.extend(given)
+            request.prompts.extend(prompts)
             _answer_many(trainer, request, json)
 
 
