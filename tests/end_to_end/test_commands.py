@@ -174,7 +174,7 @@ def test_commands_find_the_stack_of_their_folder(stack, model):
 
     shown = {row["name"]: row for row in json.loads(run("config", "--json"))}
     trainer = shown["GPT2_TRAINER_ADDRESS"]
-    assert (trainer["value"], trainer["source"]) == (stack.client.addresses["trainer"], "stack in .gpt2")
+    assert (trainer["value"], trainer["source"]) == (stack.client.addresses["trainer"], f"stack in {stack.folder}")
     assert NAME in run("models", "list")
     assert f"{NAME}/register-1" in run("events", "list", "--run", NAME)
 

@@ -9,6 +9,7 @@ import pytest
 
 from gpt2_common.errors import DataLoss, FailedPrecondition, JobCancelled, NotFound, Unavailable
 from gpt2_trainer.formats.openai_download import FILES, ModelDownload
+from gpt2_trainer.settings import TrainerSettings
 
 FILE = "model.ckpt.data-00000-of-00001"
 CONTENT = bytes(range(256)) * 4000
@@ -247,3 +248,9 @@ def test_the_checksums_of_124m_are_pinned_by_default(mirror, tmp_path):
         ModelDownload(
             base_url=mirror.address, model="124M", cache=tmp_path, timeout_seconds=5, on_progress=lambda *_: None
         ).run()
+
+
+def test_folders_of_downloads_are_absolute_wherever_the_service_was_started(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    settings = TrainerSettings(openai_cache="models", hub_cache="hub")
+    assert (settings.openai_cache, settings.hub_cache) == (tmp_path / "models", tmp_path / "hub")

@@ -26,6 +26,8 @@ def _as_uri(value: str) -> str:
 
 
 RootUri = Annotated[str, AfterValidator(_as_uri)]
+LocalFolder = Annotated[Path, AfterValidator(Path.absolute)]
+"""A folder of this machine, absolute, as its URI is needed too."""
 
 
 class ServiceSettings(BaseSettings):
@@ -38,7 +40,7 @@ class ServiceSettings(BaseSettings):
     allowed_roots: str = Field(
         "", description="Further folders or URIs that requests may read from, separated by commas."
     )
-    scratch_folder: Path = Field(
+    scratch_folder: LocalFolder = Field(
         Path(".gpt2/scratch"), description="Local folder for work in progress where the artifact root is remote."
     )
     database_url: str = Field("", description="SQLAlchemy URL of the job store. Default: SQLite in .gpt2/.")

@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, field_validator
 
+from gpt2_common.settings import LocalFolder
 from gpt2_trainer.trainjobs.settings import TrainJobSettings
 
 
@@ -23,8 +24,10 @@ class TrainerSettings(TrainJobSettings):
         pattern="^https?://.+",
         description="Folder with OpenAI's models by size; a mirror of it will do.",
     )
-    openai_cache: Path = Field(Path(".gpt2/openai"), description="Local folder that downloaded models are kept in.")
-    hub_cache: Path = Field(
+    openai_cache: LocalFolder = Field(
+        Path(".gpt2/openai"), description="Local folder that downloaded models are kept in."
+    )
+    hub_cache: LocalFolder = Field(
         Path(".gpt2/hub"),
         description="Local folder that models of a Hugging Face hub (hf://) are kept in. HF_ENDPOINT names the hub, "
         "HF_TOKEN a token.",
