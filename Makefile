@@ -5,11 +5,11 @@ PYTEST_WORKERS ?= 2
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 BIN := .venv/bin
 MEMBERS := protos services/common services/exporter services/tokenizer services/trainer services/registry orchestration
-DOCKERFILES := $(wildcard services/*/Dockerfile orchestration/Dockerfile)
+DOCKERFILES := services/Dockerfile orchestration/Dockerfile
 AIRFLOW_MEMBERS := protos orchestration
 DEV_SOURCES := orchestration/pyproject.toml $(MEMBERS:%=%/pyproject.toml) pyproject.toml
 
-.PHONY: setup peers airflow demo test lint protos docs lock lock-check clean
+.PHONY: setup peers airflow env demo unit test test-containers test-cluster cluster-programs lint protos docs docs-serve docs-site lock lock-check release clean
 
 setup: .venv/.ready
 
@@ -43,25 +43,67 @@ airflow: .airflow/.ready
 demo: setup
 	$(BIN)/gpt2 demo
 
+# The settings of docker-compose.yml, where there are none; passwords are made by the stack itself.
+env:
+	test -e .env || cp .env.example .env
+
+# Tests start hundreds of processes, which load modules sooner where the first has compiled them: also where the
+# environment forbids it, as those of containers often do.
+unit test: export PYTHONDONTWRITEBYTECODE =
+
+# The tests that start no server and no process, with their coverage; PKG=exporter for those of one package.
+UNIT_MEMBERS := $(if $(PKG),$(filter %/$(PKG) $(PKG),$(MEMBERS)),$(MEMBERS))
+
+unit: setup
+	$(BIN)/python -m pytest --unit --quiet --numprocesses $(PYTEST_WORKERS) $(UNIT_MEMBERS:%=--cov=%/src) \
+	  $(UNIT_MEMBERS:%=%/tests) $(if $(PKG),,tests --ignore=tests/end_to_end --ignore=tests/faults) $(PYTEST_OPTIONS)
+
 # Much of the time tests wait for servers: two at a time share it. A file's tests stay together, as they share servers,
 # and the longest files come first.
 test: setup
 	$(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
 
+# The compose file's stack on a container engine: the machine's, or one that is installed and started for it.
+# GPT2_CONTAINER_CACHE keeps that one's programs and images. tests/containers/README.md has the times.
+test-containers: setup
+	GPT2_TEST_CONTAINERS=$(or $(GPT2_TEST_CONTAINERS),1) $(BIN)/python -m pytest tests/containers --timeout 3600 $(PYTEST_OPTIONS)
+
+# The tests on a control plane of Kubernetes, and its programs, which Go builds once: tests/cluster/README.md.
+test-cluster: cluster-programs
+	GPT2_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster $(PYTEST_OPTIONS)
+
+cluster-programs: setup
+	$(BIN)/python tests/cluster/cluster_programs.py
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(MEMBERS:%=%/src) protos/build.py requirements/lock.py docs/generate.py
+	$(BIN)/mypy $(MEMBERS:%=%/src) protos/build.py requirements/lock.py requirements/version.py docs/generate.py docs/contributing/check_language.py docs/contributing/walks.py
 	$(BIN)/hadolint $(DOCKERFILES)
+	$(BIN)/python docs/contributing/check_language.py
 	$(BIN)/python protos/build.py lint
 	$(BIN)/python protos/build.py check
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/contributing/walks.py --check
 
 protos: setup
 	$(BIN)/python protos/build.py generate
 
 docs: setup
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/contributing/walks.py
+
+# The documentation as a site, with search.
+.docs/.ready: requirements/docs.txt | $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
+	$(UV) venv --quiet --allow-existing --python 3.11 .docs
+	$(UV) pip sync --quiet --python .docs/bin/python --require-hashes requirements/docs.txt
+	touch $@
+
+docs-serve: .docs/.ready
+	.docs/bin/mkdocs serve
+
+docs-site: .docs/.ready
+	.docs/bin/mkdocs build --quiet --strict
 
 lock: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	$(PYTHON) requirements/lock.py $(UV)
@@ -69,5 +111,20 @@ lock: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 lock-check: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	$(PYTHON) requirements/lock.py $(UV) --check
 
+# Wheels and, where Docker is, images of the commit that is checked out: docs/contributing/releasing.md.
+VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+IMAGES := exporter tokenizer trainer registry dashboard airflow
+
+release: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
+	test -z "$$(git status --porcelain)" || { echo "commit or stash your changes first" >&2; exit 1; }
+	test "$$(git describe --tags --always)" = "v$(VERSION)" || { echo "tag this commit v$(VERSION) first" >&2; exit 1; }
+	rm -rf dist
+	$(UV) build --quiet --all-packages --wheel --out-dir dist
+	cd dist && sha256sum *.whl > SHA256SUMS
+	if docker info >/dev/null 2>&1; then \
+	  GIT_REVISION=v$(VERSION) docker compose --profile airflow build \
+	  && for image in $(IMAGES); do docker tag gpt2-$$image gpt2-$$image:$(VERSION); done; \
+	else echo "no container engine: wheels only" >&2; fi
+
 clean:
-	rm -rf .venv .peers .airflow .tools .gpt2 protos/.build
+	rm -rf .venv .peers .airflow .docs .tools dist .gpt2 protos/.build

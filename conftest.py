@@ -1,9 +1,11 @@
 """What holds for all tests."""
 
+import fcntl
 import json
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import yaml
 from fault_report import summarize
 from postgresql import PostgreSql
 
+pytest_plugins = ["unit_run"]
+_LONG_RUN_SECONDS = 60
 _KUBEFLOW_TRAINER = "github.com/kubeflow/trainer/v2@v2.2.0"
 
 
@@ -29,9 +33,21 @@ def pytest_configure() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Adds the report of the fault suite, which workers of pytest-xdist could not print."""
-    outcomes = ("passed", "failed", "error", "skipped")
-    if lines := summarize(report for outcome in outcomes for report in terminalreporter.getreports(outcome)):
+    """Adds what the files took, and the report of the fault suite, which workers of pytest-xdist could not print."""
+    # Each phase of a test has a report; those of set-up and teardown that passed have no outcome.
+    outcomes = ("", "passed", "failed", "error", "skipped")
+    reports = [report for outcome in outcomes for report in terminalreporter.getreports(outcome)]
+    seconds: dict[str, Counter[str]] = {"setup": Counter(), "call": Counter(), "teardown": Counter()}
+    for report in reports:
+        if report.when in seconds:
+            seconds[report.when][report.nodeid.partition("::")[0]] += report.duration
+    total = sum(seconds.values(), Counter())
+    if total.total() > _LONG_RUN_SECONDS:
+        terminalreporter.section("the files that took longest: seconds of all phases, set-up, calls, teardown")
+        for file, taken in total.most_common(25):
+            phases = "".join(f"{phase[file]:8.1f}" for phase in seconds.values())
+            terminalreporter.write_line(f"{taken:8.1f}{phases}  {file}")
+    if lines := summarize(reports):
         terminalreporter.section("what was promised, and what was seen")
         for line in lines:
             terminalreporter.write_line(line)
@@ -52,6 +68,16 @@ def kubeflow_schemas() -> Mapping[str, Any]:
         for version in definition["spec"]["versions"]
         if version["name"] == "v1alpha1"
     }
+
+
+@pytest.fixture(scope="session")
+def airflow_programs() -> Path:
+    """The folder of Airflow's programs, which `make airflow` installs: once, whichever worker comes first."""
+    makefile = Path(__file__).with_name("Makefile")
+    with makefile.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["make", "--quiet", "airflow"], cwd=makefile.parent, check=True, timeout=900)
+    return makefile.parent / ".airflow" / "bin"
 
 
 @pytest.fixture(scope="session")

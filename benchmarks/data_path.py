@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/data_path.py [--texts FOLDER ...] [--megabytes 2000] [--copies 1]
 
-Each stage is the service's own job in a process of its own: ImportFiles makes the corpus of JSON lines, TrainTokenizer
+Each stage is the service's own job in its own process: ImportFiles makes the corpus of JSON lines, TrainTokenizer
 a vocabulary of the corpus, EncodeCorpus the dataset of both. Memory is the proportional set size of the process and
 all it has started, so that pages they share count once; the second table says it at ten times through each stage, the
-first when a tenth of its time is over. A path that holds its memory has the same figures from left to right. Without
+first when a tenth of its time is over. A path that holds its memory has the same values from left to right. Without
 --texts the text is that of the installed packages. Where there is not enough text for as many megabytes, more copies
 make it up: each has the lines of every document in another order.
 """

@@ -25,15 +25,14 @@ from gpt2.events.v1 import events_pb2
 from gpt2.exporter.v1 import exporter_service_pb2
 from gpt2.jobs.v1 import job_pb2
 from gpt2_common.database import open_database
-from gpt2_common.events.cloudevent import CloudEvent
 from gpt2_common.events.consumer import EventConsumer, Subscription
 from gpt2_common.events.relay import OutboxRelay
 from gpt2_common.events.topics import ensure_topic
 from gpt2_common.jobs.creation import create_job
 from gpt2_common.jobs.rows import job_event
 from gpt2_common.jobs.store import JobStore
-from gpt2_common.lease import Lease
-from gpt2_common.replica import Replica
+from gpt2_common.lease import Lease, LeaseHolder
+from gpt2_contracts.events import CloudEvent
 from gpt2_orchestration.stack.definitions import define_stack
 from gpt2_orchestration.stack.ports import choose_ports
 from gpt2_orchestration.stack.running import supervised
@@ -95,7 +94,13 @@ def receive(how: str, address: str, topic: str) -> None:
 
     if how == "ours":
         subscription = Subscription(
-            bootstrap_servers=address, topic=topic, group="benchmark", instance_id="", max_poll_seconds=300
+            bootstrap_servers=address,
+            topic=topic,
+            group="benchmark",
+            instance_id="",
+            max_poll_seconds=300,
+            session_seconds=15,
+            metadata_seconds=15,
         )
         EventConsumer(subscription, lambda event: note(event.subject)).start()
         threading.Event().wait()
@@ -123,10 +128,10 @@ def a_job(number: int) -> exporter_service_pb2.ImportFilesRequest:
 def our_sender(address: str, topic: str, folder: Path) -> Iterator[Sender]:
     """Commits a new job with its event. Gives a function that returns the job's id and the time."""
     source = "/gpt2/benchmark"
-    replica = Replica.this()
+    holder = LeaseHolder.this_process(_LEASE_SECONDS)
     with open_database(f"sqlite:///{folder / 'jobs.db'}") as engine:
-        store = JobStore(engine, "benchmark", 1_000_000, replica, _LEASE_SECONDS)
-        relay = OutboxRelay(engine, source, address, topic, Lease(engine, "relay", replica, _LEASE_SECONDS))
+        store = JobStore(engine, "benchmark", 1_000_000, holder)
+        relay = OutboxRelay(engine, source, address, topic, Lease(engine, "relay", holder))
         relay.start()
 
         def send(number: int) -> tuple[str, float]:

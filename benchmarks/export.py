@@ -1,6 +1,6 @@
 """Measures an export from MongoDB against a bare loop that reads the same documents and only counts their bytes.
 
-Both run as processes of their own, in turn, against the same server; of each the fastest round counts. Servers:
+Both run as their own processes, in turn, against the same server; the fastest round of each counts. Servers:
 `embedded` is the one that comes with the project, `ferretdb` a FerretDB with SQLite (--ferretdb PATH of the binary that
 `go build -tags ferretdb_sqlite` makes in services/exporter/tests/ferretdb), `uri` any other, and `stand-in` one with
 no work to do, which shows how fast the exporter itself is.
@@ -64,7 +64,7 @@ def ours(uri: str) -> dict[str, float]:
 
 
 def measure(what: str, uri: str) -> dict[str, float]:
-    """Runs one of the two in a process of its own; adds its peak memory in MiB."""
+    """Runs one of the two in its own process; adds its peak memory in MiB."""
     command = [sys.executable, __file__, "--child", what, uri]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 

@@ -135,7 +135,7 @@ def _train(name: str, _threads: int, setting: Setting) -> dict[str, Any]:
     }
     work = train[name]
     # What takes its time is the training, not the import.
-    import_module("gpt2_tokenizer.training" if name == "ours" else name)
+    import_module("gpt2_tokenizer.vocabulary.training" if name == "ours" else name)
     gc.freeze()  # As a job's process does.
     started = time.perf_counter()
     work()
@@ -143,7 +143,7 @@ def _train(name: str, _threads: int, setting: Setting) -> dict[str, Any]:
 
 
 def _train_ours(texts: list[str], size: int) -> None:
-    from gpt2_tokenizer.training import train_vocabulary
+    from gpt2_tokenizer.vocabulary.training import train_vocabulary
 
     train_vocabulary(lambda: texts, size + 1, 2)
 

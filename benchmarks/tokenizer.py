@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/tokenizer.py [--texts FOLDER ...] [--megabytes 1000] [--rounds 3] [--threads 1 2]
 
-Each measurement is a process of its own that sees its text for the first time; ours and the peer take turns. `ours` is
+Each measurement is a new process that reads its text for the first time; ours and the peer take turns. `ours` is
 the job's function, from the corpus artifact to the committed dataset; the peer is the same library on the same texts in
 memory already. `one call` gives it all of them at once, its simplest use; `bare` feeds it a MiB at a time from as many
 threads as there are, which suits its caches; `a thread a call`, which is how ours calls it, has no call share its work

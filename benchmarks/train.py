@@ -12,7 +12,7 @@ import sys
 
 from turns import FOLDER, Contender, compare
 
-from gpt2_trainer.heap import KEPT_HEAP
+from gpt2_trainer.memory import MALLOC_ENVIRONMENT
 
 ROOT = FOLDER.parent
 PEERS = str(ROOT / ".peers" / "bin" / "python")
@@ -27,7 +27,7 @@ def contenders(names: list[str]) -> list[Contender]:
     """The contenders, ours first."""
     folder = FOLDER / "training"
     ours = [
-        Contender(f"ours {backend}", [sys.executable, str(folder / "ours.py"), backend], KEPT_HEAP)
+        Contender(f"ours {backend}", [sys.executable, str(folder / "ours.py"), backend], MALLOC_ENVIRONMENT)
         for backend in ("tensorflow", "jax")
     ]
     kerashub = [

@@ -22,6 +22,12 @@ from google.rpc import status_pb2
 PROTOS = Path(__file__).parent
 STUBS = PROTOS / "src" / "gpt2"
 BIN = Path(sys.executable).parent
+_PACKAGE = '''"""Stubs generated from protos/gpt2. Other distributions can add services below this package."""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)
+'''
 
 
 def includes() -> list[str]:
@@ -45,6 +51,7 @@ def generate(target: Path) -> None:
     package = target / "gpt2"
     for folder in [package, *(path for path in package.rglob("*") if path.is_dir())]:
         (folder / "__init__.py").touch()
+    (package / "__init__.py").write_text(_PACKAGE)
     # Services alone have gRPC stubs; for other files the plugin writes empty ones.
     for stub in package.rglob("*_pb2_grpc.py"):
         if not stub.stem.endswith("_service_pb2_grpc"):

@@ -1,8 +1,6 @@
 """The embedded stack, once for all tests across services, with its clients."""
 
-import os
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,9 +10,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from go_programs import install_go_program
 from pymongo import MongoClient
 
-from gpt2_orchestration.client import ClientSettings
+from gpt2_orchestration.client.service_client import ClientSettings
 from gpt2_orchestration.demo.demo import service_addresses
 from gpt2_orchestration.stack.addresses import StackAddresses
 from gpt2_orchestration.stack.running import running_stack
@@ -61,13 +60,10 @@ def service_environment(stack, monkeypatch) -> None:
 @pytest.fixture(scope="session")
 def grpcurl(tmp_path_factory) -> Path:
     """Folder with a `grpcurl`: built from its Go module where Go is, else a client that does the same by reflection."""
-    folder = tmp_path_factory.mktemp("bin")
     if shutil.which("go"):
-        command = ["go", "install", "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"]
-        environment = {**os.environ, "GOBIN": str(folder), "CGO_ENABLED": "0"}
-        subprocess.run(command, env=environment, check=True, timeout=600)
-    else:
-        stand_in = folder / "grpcurl"
-        stand_in.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("grpcurl.py")} "$@"\n')
-        stand_in.chmod(0o755)
+        return install_go_program("github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3").parent
+    folder = tmp_path_factory.mktemp("bin")
+    stand_in = folder / "grpcurl"
+    stand_in.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("grpcurl.py")} "$@"\n')
+    stand_in.chmod(0o755)
     return folder

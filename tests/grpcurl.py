@@ -1,4 +1,4 @@
-"""Does what `grpcurl` does for the calls of the README, by server reflection, where there is no Go to build it.
+"""Does what `grpcurl` does for the calls of the documentation, by server reflection, where there is no Go to build it.
 
 grpcurl.py -plaintext [-d JSON] HOST:PORT list|SERVICE/METHOD
 """

@@ -13,16 +13,16 @@ def build(setting: dict) -> Work:
 
     select_backend(sys.argv[1])
     from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
-    from gpt2_trainer.configuration.training import TrainingOptions
-    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.configuration.training import ResolvedTrainingConfig
+    from gpt2_trainer.kernels.selection import create_model
     from gpt2_trainer.model.weights import initial_weights, pad_vocabulary
+    from gpt2_trainer.training.executor import create_executor
     from gpt2_trainer.training.step import TrainingStep
-    from gpt2_trainer.training.stepper import create_stepper
 
     sizes = LayerSizes(**{name: setting[name] for name in ("n_layer", "n_head", "n_embd", "n_ctx")})
     vocabulary = setting["vocabulary"]
     architecture = Architecture(layers=sizes, vocabulary_size=vocabulary, end_token_id=vocabulary - 1)
-    options = TrainingOptions(
+    options = ResolvedTrainingConfig(
         steps=100_000,
         validate_every=1000,
         save_every=1000,
@@ -33,16 +33,16 @@ def build(setting: dict) -> Work:
         warmup_steps=0,
         schedule="constant",
     )
-    network = Network(architecture=architecture, precision=options.precision)
+    model = create_model(architecture, options.precision, training=True)
     weights = pad_vocabulary(initial_weights(architecture, 0), architecture)
-    stepper = create_stepper(TrainingStep(network, options), weights, None)
+    executor = create_executor(TrainingStep(model, options), weights, None)
     random = np.random.default_rng(0)
     shape = (setting["batch"], setting["length"] + 1)
     numbers = iter(range(100_000))
 
     def work() -> float:
         tokens = random.integers(0, vocabulary, shape, dtype=np.int32)
-        return float(stepper.train(next(numbers), tokens[:, :-1], tokens[:, 1:]).loss)
+        return float(executor.train(next(numbers), tokens[:, :-1], tokens[:, 1:]).loss)
 
     return work
 

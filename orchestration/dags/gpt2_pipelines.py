@@ -3,9 +3,8 @@
 A specification that cannot be read shows as an import error in Airflow's pages, with what to do.
 """
 
-from gpt2_orchestration.airflow.pipeline_dag import pipeline_dag
-from gpt2_orchestration.airflow.services_dag import services_dag
-from gpt2_orchestration.airflow.settings import AirflowSettings
+from gpt2_orchestration.runners.airflow.dags import pipeline_dag, services_dag
+from gpt2_orchestration.runners.airflow.settings import AirflowSettings
 
 settings = AirflowSettings.from_environment()
 for path in sorted(settings.pipelines.glob("*.yaml")):

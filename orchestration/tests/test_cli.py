@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 GPT2 = Path(sys.executable).with_name("gpt2")
 
 SPECIFICATION = """
@@ -25,11 +27,18 @@ def gpt2(*arguments: str, folder: Path, **environment: str) -> subprocess.Comple
     )
 
 
-def test_a_wrong_specification_is_one_line_and_status_2(tmp_path):
-    (tmp_path / "news.yaml").write_text("name: news")
-    result = gpt2("run", "news.yaml", folder=tmp_path)
+def test_a_wrong_specification_is_a_line_for_each_violation_and_status_2(tmp_path):
+    (tmp_path / "news.yaml").write_text(SPECIFICATION)
+    result = gpt2("run", "news.yaml", "--set", "train_model=null", folder=tmp_path)
     assert result.returncode == 2
-    assert result.stderr == "gpt2: news.yaml: section 'train_model' is missing\n"
+    assert result.stderr == "gpt2: news.yaml: train_model: this section is missing; add it\n"
+    result = gpt2("run", "news.yaml", "--set", "train_model=null", "--set", "register_model.labl=x", folder=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "gpt2: news.yaml: 2 errors\n"
+        "  train_model: this section is missing; add it\n"
+        "  register_model.labl: unknown field; did you mean label?\n"
+    )
 
 
 def test_services_that_are_away_are_one_line_and_status_1(tmp_path):
@@ -38,7 +47,7 @@ def test_services_that_are_away_are_one_line_and_status_1(tmp_path):
     assert result.returncode == 1
     assert result.stderr == (
         "gpt2: the exporter at 127.0.0.1:1 does not answer: start it (`gpt2 stack up`), "
-        "or correct GPT2_EXPORTER_ADDRESS\n"
+        "or set GPT2_EXPORTER_ADDRESS to its address\n"
     )
     assert result.stdout == ""
 
@@ -69,8 +78,8 @@ def test_a_registry_that_is_away_is_one_sentence(tmp_path, command):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("models", "show", "news/x"), "'news/x' names no version"),
-        (("models", "label", "news", "staging"), "name either the VERSION that gets the label, or --clear"),
+        (("models", "show", "news/x"), "'news/x' is not a model version"),
+        (("models", "label", "news", "staging"), "set either VERSION or --clear"),
         (("generate", ""), "MODEL is empty"),
         (("jobs", "list", "--state", "lost"), "--state"),
     ],
@@ -102,8 +111,8 @@ def test_doctor_says_what_to_fix(tmp_path):
         "GPU",
     }
     assert findings["registry"]["ok"] is False
-    assert "correct GPT2_REGISTRY_ADDRESS" in findings["registry"]["fix"]
-    assert "correct GPT2_MONGODB_URI" in findings["MongoDB"]["fix"]
+    assert "set GPT2_REGISTRY_ADDRESS" in findings["registry"]["fix"]
+    assert "set GPT2_MONGODB_URI" in findings["MongoDB"]["fix"]
     assert "hidden" not in result.stdout
 
 
@@ -145,10 +154,10 @@ def test_file_sets_what_the_stack_gives_its_services(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('trainer_adress = "x"', "trainer_adress is no setting; trainer_address is"),
-        ("trainer_address = {a = 1}", "trainer_address must be a text"),
+        ('trainer_adress = "x"', "unknown setting trainer_adress; did you mean trainer_address?"),
+        ("trainer_address = {a = 1}", "trainer_address must be a string"),
         ("trainer_address = ", "cannot be read"),
-        ("[client]\ntoken = 1", "client is no setting"),
+        ("[client]\ntoken = 1", "unknown setting client"),
     ],
 )
 def test_a_wrong_file_is_one_line_and_status_2(tmp_path, content, said):
@@ -173,22 +182,32 @@ def test_debug_shows_where_an_error_comes_from(tmp_path):
     assert result.stderr.splitlines()[-1].startswith("gpt2: the registry at 127.0.0.1:1 does not answer")
 
 
+def test_an_output_without_room_is_one_line(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run([GPT2, "config"], cwd=tmp_path, env={}, stdout=full, stderr=subprocess.PIPE, text=True)
+    said = "gpt2: the output: No space left on device; choose a writable place with free space\n"
+    assert (result.returncode, result.stderr) == (1, said)
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (("export",), "name a DATABASE"),
-        (("export", "news"), "name a DATABASE"),
-        (("export", "news", "articles", "--files", "x"), "name a DATABASE"),
-        (("export", "news", "articles", "--csv-delimiter", ";"), "--csv-delimiter is for --files"),
+        (("export",), "set DATABASE"),
+        (("export", "news"), "set DATABASE"),
+        (("export", "news", "articles", "--files", "x"), "set DATABASE"),
+        (("export", "news", "articles", "--csv-delimiter", ";"), "--csv-delimiter: needs --files"),
         (("tokenize", "file:///c"), "choose one of --vocabulary-size"),
         (("tokenize", "file:///c", "--vocabulary-size", "300", "--import", "openai-gpt2"), "choose one of"),
         (("train", "file:///d"), "choose one of --size"),
         (("train", "file:///d", "--size", "n_layer=x"), "must be like 124M"),
-        (("train", "file:///d", "--size", "124M", "--label", "staging"), "--label needs --register"),
-        (("train", "file:///d", "--size", "124M", "--set", "config.stepz=1"), "config.stepz is no field; steps is"),
-        (("train", "file:///d", "--size", "n_layer=1,heads=2"), "model.heads is no field; n_head is"),
+        (("train", "file:///d", "--size", "124M", "--label", "staging"), "--label: needs --register"),
+        (
+            ("train", "file:///d", "--size", "124M", "--set", "config.stepz=1"),
+            "train_model.config.stepz: unknown field; did you mean steps?",
+        ),
+        (("train", "file:///d", "--size", "n_layer=1,heads=2"), "model.heads: unknown field; did you mean n_head?"),
         (("train", "file:///d", "--size", "124M", "--set", "config=1"), "config: must be a mapping"),
-        (("models", "evaluate", "news"), "name --dataset"),
+        (("models", "evaluate", "news"), "set --dataset"),
     ],
 )
 def test_commands_say_how_they_are_to_be_called(tmp_path, command, said):
@@ -223,6 +242,24 @@ def test_a_variable_that_is_not_utf8_is_status_2(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        (
+            "GPT2_CLIENT_TOKEN",
+            "gpt2_x\n",
+            "contains a character that gRPC metadata cannot carry, such as a line break; set it to ",
+        ),
+        ("GPT2_CLIENT_CA_FILE", "none.pem", "none.pem cannot be read (No such file or directory); set it to "),
+    ],
+)
+def test_a_credential_that_cannot_be_used_is_one_line_and_status_2(tmp_path, variable, value, said):
+    result = gpt2("runs", "list", folder=tmp_path, **{variable: value, "GPT2_TRAINER_ADDRESS": "127.0.0.1:1"})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"gpt2: {variable}: {said}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("options", "locale"), [((), "C"), (("--prompts-file", "-"), "C.UTF-8"), (("--prompts-file", "prompts.txt"), "C")]
 )
 def test_prompts_that_are_not_utf8_are_status_2(tmp_path, options, locale):
@@ -235,7 +272,7 @@ def test_prompts_that_are_not_utf8_are_status_2(tmp_path, options, locale):
     assert (result.returncode, result.stdout) == (2, b"")
     error = result.stderr.decode()
     assert error.count("\n") == 1
-    assert "the byte 0xf6 at byte 7 (line 2) is not UTF-8; write it in UTF-8" in error
+    assert "the byte 0xf6 at byte 7 (line 2) is not UTF-8; convert it to UTF-8" in error
     assert error.startswith(
         "gpt2: standard input" if "prompts.txt" not in options else "gpt2: --prompts-file prompts.txt"
     )
@@ -246,7 +283,8 @@ def test_prompts_that_are_not_utf8_are_status_2(tmp_path, options, locale):
     [
         (("x", "--seed", str(2**63)), "--seed: must be from"),
         (("x", "--no-repeat-ngram-size", str(2**31)), "--no-repeat-ngram-size: must be from"),
-        (("x", "--prompts-file", "-"), "--prompts-file: cannot be given with prompts"),
+        (("x", "--samples", "0"), "--samples: must not be 0; leave it out for the default"),
+        (("x", "--prompts-file", "-"), "--prompts-file: cannot be combined with prompts"),
         (("--prompts-file", "absent"), "--prompts-file absent: No such file"),
     ],
 )

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from kafka import KafkaProducer
 
+pytestmark = pytest.mark.process
+
 GPT2 = Path(sys.executable).with_name("gpt2")
 TOPIC = "other.events"
 

@@ -6,22 +6,27 @@ from pathlib import Path
 
 import click
 import pytest
-import typer
 import yaml
 from google.protobuf import descriptor_pool, json_format, message_factory
 
-from gpt2_orchestration import calls
+from gpt2_catalogue import catalogue
 from gpt2_orchestration.cli import app
-from gpt2_orchestration.request_form import parse_request
-from gpt2_orchestration.specification import load_specification, override, parse_overrides, parse_specification
+from gpt2_orchestration.commands.command_groups import load_commands
+from gpt2_orchestration.pipelines.specification import (
+    load_specification,
+    override,
+    parse_overrides,
+    parse_specification,
+)
+from gpt2_rules.forms import read_form
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = next((ROOT / "orchestration/examples").glob("scratch-files.yaml"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 STAGES = {
-    "export": (calls.EXPORT_CORPUS, calls.IMPORT_FILES),
-    "tokenize": (calls.ENCODE_CORPUS,),
-    "train": (calls.TRAIN_MODEL, calls.FINE_TUNE_MODEL),
+    "export": ("ExportCorpus", "ImportFiles"),
+    "tokenize": ("EncodeCorpus",),
+    "train": ("TrainModel",),
 }
 """Whose request `--set` changes, by command; elsewhere it changes the file of a pipeline."""
 _ASSIGNMENT = re.compile(r"[a-z_]+(?:\.[a-z_]+)*=[^\s`\\]*[^\s`\\.,;]")
@@ -32,16 +37,15 @@ def require_valid(command: str, assignment: str) -> None:
     """Raises where `--set` of a command does not take an assignment."""
     overrides = parse_overrides([assignment])
     if command in STAGES:
-        for call in STAGES[command]:
-            parse_request(call.name, override({}, overrides), call.request)
+        for name in STAGES[command]:
+            assert not read_form(override({}, overrides), catalogue().stages[name].request)[1], assignment
     else:
         load_specification(EXAMPLE, overrides)
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """All commands by name, those of groups too."""
-    group = typer.main.get_command(app)
-    waiting = list(group.commands.items())
+    waiting = list(load_commands(app).commands.items())
     while waiting:
         name, command = waiting.pop()
         yield name, command
@@ -68,7 +72,7 @@ def test_examples_of_set_in_help_are_fields_of_the_request(command, text):
 def test_examples_of_set_in_pages_are_fields_of_the_request(page):
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for found in re.finditer(r"gpt2 (?P<command>export|tokenize|train|run|compile)\b(?P<rest>[^\n]*)", text):
-        for assignment in re.findall(r"--set[ =](\S+)", found["rest"]):
+        for assignment in re.findall(r"--set[ =]([^\s`]+)", found["rest"]):
             require_valid(found["command"], assignment)
     for assignment in re.findall(r"`--set ([^`<]+)`", text):
         require_valid("run", assignment)
@@ -94,7 +98,8 @@ def require_call(body: str, name: str) -> None:
     message = message_factory.GetMessageClass(method.input_type)
     request = json_format.Parse(json_text, message())
     for stage in request.job.plan.stages if hasattr(request, "job") else ():
-        parse_request(stage.start, json_format.MessageToDict(stage.request), calls.START_CALLS[stage.start].request)
+        content = json_format.MessageToDict(stage.request)
+        assert not read_form(content, catalogue().stages[stage.start].request)[1], stage.start
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "orchestration/examples").glob("*.yaml")), ids=lambda path: path.name)

@@ -1,8 +1,8 @@
 import pytest
 
-from gpt2_orchestration.airflow.settings import AirflowSettings
 from gpt2_orchestration.pipelines.settings import PostgresMetadata
-from gpt2_orchestration.specification import SpecificationError
+from gpt2_orchestration.pipelines.specification import SpecificationError
+from gpt2_orchestration.runners.airflow.settings import AirflowSettings
 
 
 def test_the_address_of_a_metadata_database_is_read_once():
@@ -14,11 +14,11 @@ def test_the_address_of_a_metadata_database_is_read_once():
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("postgresql://gpt2:secret@db/tfx", "must hold no password: set PGPASSWORD"),
+        ("postgresql://gpt2:secret@db/tfx", "must not contain a password; set PGPASSWORD"),
         ("mysql://gpt2@db/tfx", "must be postgresql://"),
         ("postgresql://db/tfx", "must be postgresql://"),
         ("postgresql://gpt2@db", "must be postgresql://"),
-        ("postgresql://gpt2@db:many/tfx", "is no URL"),
+        ("postgresql://gpt2@db:many/tfx", "is not a valid URL"),
     ],
 )
 def test_a_wrong_address_is_refused_without_the_secret_in_it(url, words):

@@ -5,7 +5,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from gpt2.jobs.v1 import job_pb2
-from gpt2_orchestration.progress import BarDisplay, LineDisplay, describe, duration
+from gpt2_orchestration.client.jobs import describe, duration
+from gpt2_orchestration.client.progress import BarDisplay, LineDisplay
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ def running(**progress) -> job_pb2.Job:
     return job_pb2.Job(state=job_pb2.Job.STATE_RUNNING, progress=job_pb2.Progress(**progress))
 
 
-def test_a_job_is_described_with_amount_rate_time_left_and_figures():
+def test_a_job_is_described_with_amount_rate_time_left_and_metrics():
     job = running(phase="training", done=1500, total=3000, unit="steps", rate=10, metrics={"loss": 5.4321})
     assert describe(job) == "training  1,500/3,000 steps  10.0/s  2m30s left  loss 5.432"
 

@@ -1,4 +1,4 @@
-"""Proxies of the environment: a dead one is in no way of this machine's own addresses, and is named elsewhere."""
+"""Proxies of the environment: loopback bypasses them, and errors of other addresses name them."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from gpt2.jobs.v1 import jobs_service_pb2, jobs_service_pb2_grpc
-from gpt2_orchestration.proxies import (
+from gpt2_orchestration.client.proxies import (
     channel_options,
     exempt_loopback,
     grpc_proxy_note,
@@ -49,7 +49,7 @@ def port() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def dead_proxy() -> Iterator[str]:
-    """The address of a proxy that takes no connection, with a password in it."""
+    """URL, with a password, of a proxy that refuses connections."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://ann:hidden@127.0.0.1:{taken.getsockname()[1]}"
@@ -63,7 +63,7 @@ def gpt2(*arguments: str, folder: Path, **environment: str) -> subprocess.Comple
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_commands_reach_services_of_this_machine_past_a_dead_proxy(tmp_path, port, dead_proxy, host):
+def test_commands_bypass_proxies_for_services_on_loopback(tmp_path, port, dead_proxy, host):
     names = ("EXPORTER", "TOKENIZER", "TRAINER", "REGISTRY")
     addresses = {f"GPT2_{name}_ADDRESS": f"{host}:{port}" for name in names}
     result = gpt2("jobs", "list", "--json", folder=tmp_path, **addresses, **dict.fromkeys(VARIABLES, dead_proxy))
@@ -71,13 +71,13 @@ def test_commands_reach_services_of_this_machine_past_a_dead_proxy(tmp_path, por
     assert json.loads(result.stdout) == []
 
 
-def test_an_address_elsewhere_is_said_to_go_through_the_proxy(tmp_path, dead_proxy):
+def test_errors_of_other_addresses_name_the_proxy(tmp_path, dead_proxy):
     names = ("EXPORTER", "TOKENIZER", "TRAINER", "REGISTRY")
     addresses = {f"GPT2_{name}_ADDRESS": ELSEWHERE for name in names}
     result = gpt2("doctor", "--json", folder=tmp_path, **addresses, http_proxy=dead_proxy)
     assert result.returncode == 1
     findings = {item["what"]: item for item in json.loads(result.stdout)}
-    assert "http_proxy sends it through the proxy http://***@127.0.0.1:" in findings["exporter"]["fix"]
+    assert "http_proxy routes it through the proxy http://***@127.0.0.1:" in findings["exporter"]["fix"]
     assert "add 192.0.2.7 to no_proxy" in findings["exporter"]["fix"]
     assert "http_proxy=http://***@127.0.0.1:" in findings["proxy"]["found"]
     assert "hidden" not in result.stdout + result.stderr
@@ -96,12 +96,12 @@ def test_an_address_elsewhere_is_said_to_go_through_the_proxy(tmp_path, dead_pro
         "LOCALHOST:1",
     ],
 )
-def test_channels_to_this_machine_take_no_proxy(target):
+def test_channels_to_loopback_bypass_proxies(target):
     assert channel_options(target) == [("grpc.enable_http_proxy", 0)]
     assert grpc_proxy_note(target, {"grpc_proxy": "http://p:1"}) == ""
 
 
-def test_channels_elsewhere_take_the_proxy():
+def test_other_channels_use_the_proxy():
     assert channel_options("gpu.example:50053") == []
     assert "grpc_proxy" in grpc_proxy_note(
         "gpu.example:50053", {"grpc_proxy": "http://p:1", "http_proxy": "http://q:1"}
@@ -113,16 +113,16 @@ def test_channels_elsewhere_take_the_proxy():
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.1.2.3", "::1", "[::1]", "::ffff:127.0.0.1", "a.localhost"])
-def test_loopback_is_known_by_all_its_names(host):
+def test_all_names_of_loopback_are_recognized(host):
     assert is_loopback(host)
 
 
 @pytest.mark.parametrize("host", ["", "localhost.example", "10.0.0.1", "127.example", "::2"])
-def test_what_only_looks_like_loopback_is_not(host):
+def test_names_that_resemble_loopback_are_not(host):
     assert not is_loopback(host)
 
 
-def test_no_proxy_keeps_what_it_says_and_gets_loopback():
+def test_loopback_is_added_to_no_proxy():
     environment = {"NO_PROXY": "intern.example"}
     exempt_loopback(environment)
     exempt_loopback(environment)
@@ -134,7 +134,7 @@ def test_no_proxy_keeps_what_it_says_and_gets_loopback():
     )
 
 
-def test_web_pages_of_this_machine_are_read_past_a_dead_proxy(monkeypatch, dead_proxy):
+def test_urls_on_loopback_bypass_proxies(monkeypatch, dead_proxy):
     class Page(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(204)

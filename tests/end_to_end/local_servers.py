@@ -1,4 +1,4 @@
-"""For tests that start servers of their own: a port, waiting, and looking for secrets in what servers keep."""
+"""For tests that start their own servers: a port, waiting, and looking for secrets in what servers keep."""
 
 import subprocess
 import time

@@ -17,7 +17,7 @@ import pytest
 from free_ports import free_port
 
 from gpt2.registry.v1 import registry_service_pb2
-from gpt2_orchestration.client import connect
+from gpt2_orchestration.client.service_client import connect
 
 from .local_servers import database_dump, holders, wait_for
 
@@ -90,8 +90,7 @@ def metadata_url(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def airflow(stack, tmp_path_factory, metadata_url) -> Iterator[Airflow]:
-    subprocess.run(["make", "--quiet", "airflow"], cwd=ROOT, check=True, timeout=900)
+def airflow(stack, tmp_path_factory, metadata_url, airflow_programs) -> Iterator[Airflow]:
     home = tmp_path_factory.mktemp("airflow")
     texts = stack.folder.parent / "airflow-texts"
     texts.mkdir()
@@ -235,7 +234,7 @@ def test_the_form_refuses_what_is_no_value(airflow):
 
 
 def test_dags_are_listed_soon(airflow, record_property):
-    """The time is told, not judged: it depends on what else the machine does."""
+    """The time is reported, not asserted: it depends on what else the machine does."""
     start = time.monotonic()
     answer = run_airflow(airflow.environment, "dags", "list", "--output", "json")
     record_property("airflow_dags_list_seconds", f"{time.monotonic() - start:.1f}")
@@ -246,7 +245,7 @@ def test_dags_are_listed_soon(airflow, record_property):
 def test_no_secret_is_in_what_airflow_and_tfx_keep(airflow, metadata_url):
     """Runs last: what the tests above have left is searched."""
     assert holders(["airflow-services"], airflow.home), "the search finds nothing at all"
-    # Airflow writes its own configuration file, with what it was told.
+    # Airflow writes its own configuration file, with its settings.
     kept = [found for found in holders(CANARIES.values(), airflow.home) if "/airflow.cfg: " not in found]
     assert kept == []
     if metadata_url:

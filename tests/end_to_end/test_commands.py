@@ -16,8 +16,8 @@ from gpt2.jobs.v1.job_pb2 import JobOptions
 from gpt2.registry.v1.registry_service_pb2 import RegisterModelRequest
 from gpt2.tokenizer.v1.tokenizer_service_pb2 import EncodeCorpusRequest, TrainTokenizerRequest
 from gpt2.trainer.v1.trainer_service_pb2 import ExportModelRequest, ModelConfig, TrainConfig, TrainModelRequest
-from gpt2_orchestration import calls
-from gpt2_orchestration.client import connect
+from gpt2_catalogue import catalogue
+from gpt2_orchestration.client.service_client import connect
 
 GPT2 = Path(sys.executable).with_name("gpt2")
 NAME = "commanded"
@@ -31,24 +31,24 @@ def model(stack) -> str:
     for number, paragraph in enumerate((Path(__file__).parents[2] / "LICENSE").read_text().split("\n\n")):
         (texts / f"{number}.txt").write_text(paragraph)
 
-    def run(call, request):
-        with connect(call.service, stack.client) as client:
-            job = client.follow(client.start(call, request), lambda _: None)
+    def run(start, request):
+        with connect(catalogue().stages[start].service, stack.client) as client:
+            job = client.follow(client.start(start, request), lambda _: None)
         return {output.name: output.uri for output in job.outputs}
 
-    corpus = run(calls.IMPORT_FILES, ImportFilesRequest(uris=[texts.as_uri()]))["corpus"]
-    tokenizer = run(calls.TRAIN_TOKENIZER, TrainTokenizerRequest(corpus_uri=corpus, vocabulary_size=300))["tokenizer"]
+    corpus = run("ImportFiles", ImportFilesRequest(uris=[texts.as_uri()]))["corpus"]
+    tokenizer = run("TrainTokenizer", TrainTokenizerRequest(corpus_uri=corpus, vocabulary_size=300))["tokenizer"]
     encode = EncodeCorpusRequest(corpus_uri=corpus, tokenizer_uri=tokenizer, validation_fraction=0.2)
     train = TrainModelRequest(
-        dataset_uri=run(calls.ENCODE_CORPUS, encode)["dataset"],
+        dataset_uri=run("EncodeCorpus", encode)["dataset"],
         model=ModelConfig(n_layer=1, n_head=2, n_embd=16, n_ctx=16),
         config=TrainConfig(steps=2, batch_size=4, sample_length=8),
     )
-    checkpoint = run(calls.TRAIN_MODEL, train)["checkpoint"]
-    made = run(calls.EXPORT_MODEL, ExportModelRequest(checkpoint_uri=checkpoint))["model"]
+    checkpoint = run("TrainModel", train)["checkpoint"]
+    made = run("ExportModel", ExportModelRequest(checkpoint_uri=checkpoint))["model"]
     for number in (1, 2):
         job = JobOptions(job_id=f"{NAME}/register-{number}")
-        run(calls.REGISTER_MODEL, RegisterModelRequest(job=job, model_uri=made, model_name=NAME))
+        run("RegisterModel", RegisterModelRequest(job=job, model_uri=made, model_name=NAME))
     return made
 
 
@@ -123,7 +123,7 @@ def test_stages_by_hand(gpt2, stack, model):
     )
     assert [job["kind"] for job in tuned["jobs"]] == ["TrainModel", "ExportModel", "RegisterModel"]
     assert gpt2("models", "show", "by-hand@draft", "--json")["version"] == "1"
-    assert "allowed roots" in gpt2("export", "--files", "/etc", status=1)
+    assert "allowed roots" in gpt2("export", "--files", "/etc", status=2)
 
 
 def test_files_as_other_tools_write_them(gpt2, stack):
@@ -151,13 +151,13 @@ def test_versions_are_measured_on_the_same_data(gpt2, stack, model):
     corpus = gpt2("export", "--files", str(stack.folder.parent / NAME), "--json")["outputs"]["corpus"]
     encoded = gpt2("tokenize", corpus, "--import", model, "--validation-fraction", "0.5", "--json")
     dataset = encoded["outputs"]["dataset"]
-    figures = gpt2("models", "evaluate", NAME, "--dataset", dataset, "--json")
-    assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
+    metrics = gpt2("models", "evaluate", NAME, "--dataset", dataset, "--json")
+    assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
     compared = gpt2("models", "compare", NAME, "1", "2", "--dataset", dataset, "--json")
     [evaluation] = compared["evaluations"]
     assert evaluation["measurement"]["uri"] == dataset
-    assert {row["name"]: row["values"] for row in evaluation["figures"]} == {
-        name: [value, value] for name, value in figures.items()
+    assert {row["name"]: row["values"] for row in evaluation["metrics"]} == {
+        name: [value, value] for name, value in metrics.items()
     }
     assert "perplexity on dataset" in gpt2("models", "compare", NAME, "1", "2")
     assert "perplexity on dataset" in gpt2("models", "show", f"{NAME}/1")

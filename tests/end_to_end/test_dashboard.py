@@ -15,10 +15,10 @@ from selenium.webdriver.common.keys import Keys
 from gpt2.exporter.v1.exporter_service_pb2 import ExportCorpusRequest
 from gpt2.registry.v1.registry_service_pb2 import RecordEvaluationRequest, RegisterModelRequest
 from gpt2.trainer.v1.trainer_service_pb2 import EvaluateModelRequest, TrainModelRequest
+from gpt2_contracts.events import DEFAULT_TOPIC, dead_letter_topic
 from gpt2_orchestration import dashboard
-from gpt2_orchestration.client import connect
+from gpt2_orchestration.client.service_client import connect
 from gpt2_orchestration.stack.control import stack_status
-from gpt2_orchestration.stack.definitions import DEAD_LETTER_TOPIC, EVENT_TOPIC
 
 from .browser import Browser, open_browser, why_there_is_none
 
@@ -78,7 +78,7 @@ TRAINING = {
     "steps": 40,
     "batch_size": 4,
     "learning_rate": 0.01,
-    "report_every": 10,
+    "log_every": 10,
     "sample_length": 4,
     "sample_prompt": HOSTILE,
 }
@@ -128,7 +128,7 @@ def test_a_run_has_curves_samples_and_lineage(browser, followed):
         f"{MODEL} version 1",
     ]  # fmt: skip
     assert "Made of corpus, tokenizer." in browser.run("return document.querySelector('.card.dataset').textContent")
-    assert len(browser.driver.find_elements(By.CSS_SELECTOR, ".lines path")) == 11
+    assert len(browser.driver.find_elements(By.CSS_SELECTOR, ".lines path")) == 10
 
     plot = browser.find(".plot")
     assert re.search(r"Loss, nats per token: loss from [\d.]+ at step \d+", plot.get_attribute("aria-label"))
@@ -149,9 +149,9 @@ AXES = [
 
 
 @pytest.mark.parametrize(("ticks", "labels"), AXES)
-def test_the_figures_of_an_axis_are_written_alike(browser, ticks, labels):
+def test_the_labels_of_an_axis_are_written_alike(browser, ticks, labels):
     browser.open("#/runs")
-    assert browser.run("return import('/text.js').then(text => text.axisFigures(arguments[0]))", ticks) == labels
+    assert browser.run("return import('/text.js').then(text => text.axisLabels(arguments[0]))", ticks) == labels
 
 
 def test_a_label_is_moved_by_clicking(browser, followed):
@@ -187,8 +187,10 @@ def test_a_refused_label_is_the_service_s_sentence_and_changes_nothing(browser, 
     browser.open(f"#/models/{MODEL}")
     browser.until(lambda: browser.find(".versions td"))
     before = browser.text(".changes")
-    set_label(browser, "v7", "")
+    set_label(browser, "v7", "x" * 1001)
     browser.until(lambda: "label: " in browser.text("dialog [role=alert]"))
+    lines = browser.text("dialog [role=alert]").splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["2 errors", "label", "reason"]
     browser.click("dialog button", "Leave it")
     browser.until(lambda: not browser.find("dialog"))
     assert browser.text(".changes") == before
@@ -223,7 +225,7 @@ def test_versions_are_chosen_and_compared(browser, second_version):
     browser.until(lambda: browser.find(".comparison td"))
     assert browser.text("h1") == f"{MODEL}: versions 1, 2"
     tables = browser.run(COMPARED)
-    [losses] = [row[1:] for row in tables["Figures"] if row[0] == "validation loss"]
+    [losses] = [row[1:] for row in tables["Metrics"] if row[0] == "validation loss"]
     assert losses[0] != "–"
     [loss] = [row for row in tables["What was measured"] if row[0] == "loss"]
     assert float(loss[1]) > 0
@@ -252,8 +254,10 @@ def test_a_service_that_is_killed_is_named_and_what_is_shown_stays(browser, foll
 
 def test_a_dead_letter_is_shown_as_text_and_sent_again(browser, stack):
     producer = KafkaProducer(bootstrap_servers=stack.addresses.kafka_bootstrap_servers, acks="all")
-    headers = [("dlq_reason", HOSTILE.encode()), ("dlq_topic", EVENT_TOPIC.encode()), ("ce_type", b"none")]
-    producer.send(DEAD_LETTER_TOPIC, value=(HOSTILE * 20_000).encode()[:900_000], headers=headers).get(30)
+    headers = [("dlq_reason", HOSTILE.encode()), ("dlq_topic", DEFAULT_TOPIC.encode()), ("ce_type", b"none")]
+    producer.send(dead_letter_topic(DEFAULT_TOPIC), value=(HOSTILE * 20_000).encode()[:900_000], headers=headers).get(
+        30
+    )
     producer.close()
     browser.open("#/dead-letters")
     browser.until(lambda: SEEN in browser.text(".letters .error"))

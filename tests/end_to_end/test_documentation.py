@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,24 @@ from .documentation import PAGES, ROOT, Reader, all_blocks, blocks, served
 
 MARKS = {
     "run": "here",
-    "text": "here and in test_readme.py",
+    "text": "here and in test_how_tos.py",
     "train": "here",
     "use": "here",
-    "serve": "here and in test_readme.py",
-    "curl": "here and in test_readme.py",
+    "serve": "here and in test_how_tos.py",
+    "curl": "here and in test_how_tos.py",
     "model": "here",
-    "grpcurl": "test_readme.py",
-    "plan": "test_readme.py",
-    "commands": "test_readme.py",
+    "grpcurl": "test_how_tos.py",
+    "plan": "test_how_tos.py",
+    "commands": "test_how_tos.py",
+    "correct": "test_runs.py",
     "pipeline": "test_pipelines.py",
     "kubeflow": "test_kubeflow.py",
     "airflow": "test_airflow.py",
     "faults": "by `make test`, in the short form; the files and names are checked here",
+    "clients": "orchestration/tests/test_clients.py",
+    "example": "orchestration/tests/test_examples.py checks requests, options and names",
     "setup": ".ci/run and orchestration/tests/stack",
-    "compose": "orchestration/tests/deployment, as no engine is at hand",
+    "compose": "orchestration/tests/deployment, and on an engine in tests/containers",
     "cluster": "orchestration/tests/deployment, as no cluster is at hand",
 }
 """What blocks of commands are marked with, and where those are run."""
@@ -141,3 +145,10 @@ def test_errors_of_the_troubleshooting_page_are_those_of_the_code():
 
 def _sources(folder: str) -> list[Path]:
     return sorted(path for path in (ROOT / folder).glob("**/src/**/*.py"))
+
+
+def test_all_packages_have_one_version():
+    projects = [path for pattern in ("", "*/", "services/*/") for path in ROOT.glob(f"{pattern}pyproject.toml")]
+    versions = {tomllib.loads(path.read_text())["project"]["version"] for path in projects}
+    assert len(projects) == 8
+    assert len(versions) == 1

@@ -12,12 +12,10 @@ import pytest
 
 from gpt2.registry.v1 import registry_service_pb2
 from gpt2.trainer.v1 import trainer_service_pb2
-from gpt2_orchestration.calls import EXPORT_MODEL, IMPORT_CHECKPOINT
-from gpt2_orchestration.client import connect
-from gpt2_orchestration.pipelines.graph import pipeline_stages
+from gpt2_orchestration.client.service_client import connect
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
-from gpt2_orchestration.runners import run_pipeline
-from gpt2_orchestration.specification import load_specification, parse_specification
+from gpt2_orchestration.pipelines.specification import load_specification, parse_specification
+from gpt2_orchestration.runners.local import run_pipeline
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "orchestration" / "examples").glob("*.yaml"))
 SCRATCH, OPENAI, HUGGING_FACE, OWN = "scratch", "OpenAI's weights", "Hugging Face's layout", "own checkpoint"
@@ -77,22 +75,23 @@ def weights(web_folder) -> str:
 def own(stack, weights) -> dict[str, str]:
     """An own checkpoint and a model in Hugging Face's layout, made of the small weights."""
     with connect("trainer", stack.client) as trainer:
-        imported = trainer.start(IMPORT_CHECKPOINT, trainer_service_pb2.ImportCheckpointRequest(uri=weights))
+        imported = trainer.start("ImportCheckpoint", trainer_service_pb2.ImportCheckpointRequest(uri=weights))
         made = {output.name: output.uri for output in trainer.follow(imported, lambda _: None).outputs}
         request = trainer_service_pb2.ExportModelRequest(checkpoint_uri=made["checkpoint"])
-        exported = trainer.follow(trainer.start(EXPORT_MODEL, request), lambda _: None)
+        exported = trainer.follow(trainer.start("ExportModel", request), lambda _: None)
     return {OWN: made["checkpoint"], HUGGING_FACE: exported.outputs[0].uri, OPENAI: weights}
 
 
 def what_is(specification) -> tuple[str, str, str, str]:
     """Source, start, tokenizer and gate of a specification, as the table has them."""
-    source = "files" if specification.export_corpus is None else "MongoDB"
-    start, tokenizer = SCRATCH, "trained" if specification.import_tokenizer is None else "OpenAI's"
-    if (imported := specification.import_checkpoint) is not None:
+    requests = specification.requests
+    source = "MongoDB" if "export_corpus" in requests else "files"
+    start, tokenizer = SCRATCH, "OpenAI's" if "import_tokenizer" in requests else "trained"
+    if (imported := requests.get("import_checkpoint")) is not None:
         tokenizer = "its own"
         start = OPENAI if imported.openai_model else OWN if imported.uri.endswith("/checkpoint") else HUGGING_FACE
-    gate = specification.register_model.label_gate
-    forms = ["threshold"] * gate.HasField("max_validation_loss") + ["better"] * gate.better_than_holder
+    gate = requests["register_model"].label_gate
+    forms = ["threshold"] * gate.HasField("max_validation_loss") + ["better"] * gate.must_improve
     return source, start, tokenizer, " and ".join(forms) or "always"
 
 
@@ -118,31 +117,31 @@ def test_any_source_goes_with_any_start(source, start):
     rest = {"name": "pair", "train_model": {"config": {"steps": 1}}, "register_model": {"model_name": "pair"}}
     specification = parse_specification({**sources[source], "import_checkpoint": checkpoint, **rest})
     assert what_is(specification)[:3] == (source, start, "its own")
-    stages = {stage.name for stage in pipeline_stages(specification)}
-    assert stages > {"ImportCheckpoint", "EncodeCorpus", "FineTuneModel", "ExportModel", "RegisterModel"}
+    stages = {stage.name for stage in specification.stages()}
+    assert stages > {"ImportCheckpoint", "EncodeCorpus", "TrainModel", "ExportModel", "RegisterModel"}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_ends_in_a_registered_model(example, stack, texts, weights, own, tmp_path):
     whole = load_specification(example)
     changes = {**SMALL, "register_model.model_name": f"example-{example.stem}"}
-    if whole.import_files is not None:
+    if "import_files" in whole.requests:
         changes["import_files.uris"] = [texts.as_uri()]
-    if whole.train_tokenizer is not None:
+    if "train_tokenizer" in whole.requests:
         changes["train_tokenizer.vocabulary_size"] = 300
-    if whole.import_tokenizer is not None:
+    if "import_tokenizer" in whole.requests:
         changes["import_tokenizer.uri"] = weights
-    if whole.import_checkpoint is not None:
+    if "import_checkpoint" in whole.requests:
         changes["import_checkpoint"] = {"uri": own[what_is(whole)[1]]}
     else:
         changes["train_model.model_size"] = None
         changes["train_model.model"] = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 16}
-    if whole.register_model.label_gate.HasField("max_validation_loss"):
+    if whole.requests["register_model"].label_gate.HasField("max_validation_loss"):
         changes["register_model.label_gate.max_validation_loss"] = 100
     specification = load_specification(example, changes)
     settings = PipelineSettings(root=tmp_path / "pipeline", metadata=tmp_path / "metadata.db")
     run_pipeline("local", specification, ask_services(specification, stack.client), settings)
     with connect("registry", stack.client) as registry:
-        name = specification.register_model.model_name
+        name = specification.requests["register_model"].model_name
         request = registry_service_pb2.GetModelVersionRequest(model_name=name, label="staging")
         assert registry.call("GetModelVersion", request).model_version.version == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpt2.jobs.v1 import job_pb2
-from gpt2_orchestration.client import connect
+from gpt2_orchestration.client.service_client import connect
 
 SPECIFICATION = """
 name: interrupted-%s

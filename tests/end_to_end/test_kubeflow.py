@@ -16,9 +16,9 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from gpt2.registry.v1 import registry_service_pb2
-from gpt2_orchestration.client import connect
-from gpt2_orchestration.kubeflow.compiling import KubeflowSettings, compile_pipeline, parse_addresses
-from gpt2_orchestration.specification import SpecificationError, parse_specification
+from gpt2_orchestration.client.service_client import connect
+from gpt2_orchestration.pipelines.specification import SpecificationError, parse_specification
+from gpt2_orchestration.runners.kubeflow.compiling import KubeflowSettings, compile_pipeline, parse_addresses
 
 CANARY = "canary-of-whoever-compiles"
 RUN_ID = "0b7c9a52-6f0e-4b58-9d53-4d1f0f6f7a11"
@@ -90,7 +90,7 @@ def run_task(spec, name, outputs, folder):
     environment = {item["name"]: item["value"] for item in container["env"]}
     command = [sys.executable, *container["command"][1:], *filled]
     result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
-    if result.returncode == 0:
+    if result.returncode == 0 and made:
         written = json_format.Parse(output_file.read_text(), pipeline_spec_pb2.ExecutorOutput())
         for key, item in json_format.MessageToDict(written)["artifacts"].items():
             outputs[name, key] = item["artifacts"][0]
@@ -141,8 +141,20 @@ def test_a_failed_stage_fails_its_task_and_says_why(compiled, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def test_the_first_container_finds_a_mistake_of_the_last_stage(compiled, tmp_path):
+    spec = read(compiled)
+    first = [name for name, task in spec.root.dag.tasks.items() if not task.dependent_tasks]
+    assert first == ["validatestages"]
+    stages = spec.root.dag.tasks["validatestages"].inputs.parameters["stages"].runtime_value.constant
+    stages.string_value = stages.string_value.replace('"label": "staging"', '"label": "Staging Area"')
+    result = run_task(spec, "validatestages", {}, tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("register_model.label: must be letters, digits")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_addresses_are_checked():
     assert parse_addresses(["trainer=gpu:1"])["trainer"] == "gpu:1"
-    assert parse_addresses([])["exporter"] == "exporter:50051"
+    assert parse_addresses([])["exporter"] == "exporter.gpt2:50051"
     with pytest.raises(SpecificationError, match="SERVICE=HOST:PORT"):
         parse_addresses(["trainer"])

@@ -14,11 +14,11 @@ import pytest
 from free_ports import free_port
 
 from gpt2.registry.v1 import registry_service_pb2
-from gpt2_orchestration.calls import DEFAULT_PORTS
-from gpt2_orchestration.client import ClientSettings, ServiceError, connect
+from gpt2_orchestration.client.addresses import DEFAULT_PORTS
+from gpt2_orchestration.client.service_client import ClientSettings, ServiceError, connect
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
-from gpt2_orchestration.runners import run_pipeline
-from gpt2_orchestration.specification import parse_specification
+from gpt2_orchestration.pipelines.specification import parse_specification
+from gpt2_orchestration.runners.local import run_pipeline
 
 from .local_servers import database_dump, holders, wait_for
 

@@ -12,10 +12,10 @@ from ml_metadata.proto import metadata_store_pb2
 from tokenizers import Tokenizer
 
 from gpt2.registry.v1 import registry_service_pb2
-from gpt2_orchestration import runners
-from gpt2_orchestration.client import JobFailed, ServiceError, connect
+from gpt2_orchestration.client.service_client import JobFailed, ServiceError, connect
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
-from gpt2_orchestration.specification import parse_specification
+from gpt2_orchestration.pipelines.specification import parse_specification
+from gpt2_orchestration.runners import local as runners
 
 pytestmark = pytest.mark.usefixtures("service_environment")
 

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from gpt2.jobs.v1 import job_pb2
-from gpt2_orchestration.client import ClientSettings, ServiceError, connect
+from gpt2_orchestration.client.service_client import ClientSettings, ServiceError, connect
 from gpt2_orchestration.stack.definitions import SERVICES, ProcessDefinition, define_stack
 from gpt2_orchestration.stack.ports import choose_ports
 from gpt2_orchestration.stack.settings import DEFAULT_PORTS, StackFolder, StackSettings

@@ -1,6 +1,6 @@
 """A disk that is full in the middle of each kind of job.
 
-The job's folder is a small file system of its own; for a registration, the folder of MLflow's files is one too. The job
+The job's folder is a small separate file system; for a registration, the folder of MLflow's files is one too. The job
 fails with RESOURCE_EXHAUSTED, the artifacts and versions made before it are untouched, no half-written file and no
 version is left, and with more room it is continued to the artifact, or the one version, that it would have made.
 """
@@ -15,11 +15,11 @@ import pytest
 from google.rpc import code_pb2
 from mlflow import MlflowClient
 
+from gpt2_catalogue import default_stage_name
 from gpt2_common.artifacts import Manifest
 from gpt2_common.artifacts.manifest import sha256_of
 from gpt2_common.artifacts.roots import local_path
 from gpt2_common.artifacts.store import Artifact, check_files
-from gpt2_common.jobs.options import default_name
 
 from .runs import FIRST, UNDISTURBED, Job, check, digests, finish, request_of, start, wait_for_job
 from .services import FaultStack
@@ -74,8 +74,8 @@ def check_whole(artifacts: Iterable[Path]) -> None:
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kind", KINDS + (KINDS_OF_LONG_FORM if LONG else ()))
 def test_a_job_that_finds_the_disk_full_fails_cleanly_and_is_continued(stack, undisturbed, kind, part, report):
-    run_id = f"full-{default_name(kind)}-{part}"
-    folder = stack.folder.artifacts / f"{run_id}~{default_name(kind)}"
+    run_id = f"full-{default_stage_name(kind)}-{part}"
+    folder = stack.folder.artifacts / f"{run_id}~{default_stage_name(kind)}"
     needed = size_of(folders(undisturbed[kind]))
     room = max(_PAGE, int(needed * part))
     with small_disk(folder, room):
@@ -107,7 +107,7 @@ def test_a_registration_that_finds_a_disk_full_leaves_no_version_and_is_continue
     # A registration of this name finds it, and puts its files there.
     experiment = mlflow.client.create_experiment(run_id)
     if whose == "job":
-        folder = stack.folder.artifacts / f"{run_id}~{default_name(kind)}"
+        folder = stack.folder.artifacts / f"{run_id}~{default_stage_name(kind)}"
         needed = size_of([mlflow.report(UNDISTURBED)])
     else:
         folder = mlflow.files / experiment

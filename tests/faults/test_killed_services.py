@@ -14,8 +14,7 @@ import pytest
 from google.protobuf import json_format
 
 from gpt2.jobs.v1 import job_pb2
-from gpt2_common.jobs.options import default_name
-from gpt2_orchestration.calls import EVALUATE_MODEL, START_CALLS
+from gpt2_catalogue import catalogue, default_stage_name
 
 from .runs import Job, all_stages, check, digests, finish, request_of, start, wait_for_job
 from .services import KINDS, FaultStack, KillableService
@@ -23,10 +22,9 @@ from .services import KINDS, FaultStack, KillableService
 LONG = os.environ.get("GPT2_FAULTS") == "long"
 ALL_KINDS = tuple(kind for kinds in KINDS.values() for kind in kinds)
 KILLS = 20 if LONG else 1
-MOST_KILLS_OF_A_JOB = 4
+MAX_KILLS_OF_A_JOB = 4
 # In the short form, one that is over in a moment and one that makes a version.
 KILLED_KINDS = ALL_KINDS if LONG else ("EncodeCorpus", "RegisterModel")
-CALLS = {**START_CALLS, "EvaluateModel": EVALUATE_MODEL}
 HEADINGS = ["run", "service", "stage", "killed after s", "state", "phase"]
 UNFINISHED = (Job.STATE_QUEUED, Job.STATE_RUNNING)
 
@@ -49,8 +47,8 @@ def kill_at_random(service: KillableService, job_id: str, within: float, dice: r
 
 def submit(stack: FaultStack, kind: str, run_id: str, request: dict) -> str:
     """Starts one job of a kind by a call. Returns its id."""
-    options = job_pb2.JobOptions(run_id=run_id, job_id=f"{run_id}/{default_name(kind)}")
-    message = json_format.ParseDict(request, CALLS[kind].request())
+    options = job_pb2.JobOptions(run_id=run_id, job_id=f"{run_id}/{default_stage_name(kind)}")
+    message = json_format.ParseDict(request, catalogue().stages[kind].request())
     message.job.CopyFrom(options)
     stack.owner(kind).call(kind, message)
     return options.job_id
@@ -63,10 +61,10 @@ def test_a_job_whose_service_is_killed_ends_as_one_that_nobody_killed(stack, und
     service, within = stack.owner(kind), seconds(undisturbed[kind])
     table, killed, late, runs, events = [HEADINGS], 0, 0, 0, 0
     while killed < KILLS:
-        run_id = f"killed-{default_name(kind)}-{runs}"
+        run_id = f"killed-{default_stage_name(kind)}-{runs}"
         request = request_of(kind, stack, undisturbed)
         job_id = submit(stack, kind, run_id, request | ({"model_name": run_id} if kind == "RegisterModel" else {}))
-        for _ in range(min(MOST_KILLS_OF_A_JOB, KILLS - killed)):
+        for _ in range(min(MAX_KILLS_OF_A_JOB, KILLS - killed)):
             job, row = kill_at_random(service, job_id, within, dice)
             table.append(row)
             if job.state not in UNFINISHED:

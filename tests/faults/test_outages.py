@@ -45,14 +45,14 @@ def seen(outcome: str, waited: float, events: int) -> str:
 
 
 @for_seconds
-def test_a_run_goes_on_when_kafka_was_away_in_its_middle(stack, seconds, report):
+def test_a_run_continues_when_kafka_was_away_in_its_middle(stack, seconds, report):
     run_id = f"kafka-middle-{seconds}"
     start(stack, run_id, SMALL)
     wait_for_job(stack, run_id, "TrainTokenizer")
     stack.backends["kafka"].kill()
     wait_for_job(stack, run_id, "TrainTokenizer", Job.STATE_SUCCEEDED)
     waited, events = go_on_after(stack, seconds, run_id, "EncodeCorpus")
-    report(seen("went on", waited, events))
+    report(seen("continued", waited, events))
 
 
 @for_seconds
@@ -66,7 +66,7 @@ def test_services_that_start_without_kafka_take_calls_and_publish_when_it_is_the
     start(stack, run_id, SMALL)
     wait_for_job(stack, run_id, "ImportFiles", Job.STATE_SUCCEEDED)
     waited, events = go_on_after(stack, seconds, run_id, "TrainTokenizer")
-    report(seen("went on", waited, events))
+    report(seen("continued", waited, events))
 
 
 @for_seconds

@@ -12,7 +12,7 @@ from google.rpc import code_pb2
 
 from gpt2.exporter.v1 import exporter_service_pb2 as exporter
 from gpt2.jobs.v1 import job_pb2
-from gpt2_orchestration.client import ClientSettings, ServiceError, connect
+from gpt2_orchestration.client.service_client import ClientSettings, ServiceError, connect
 
 from .runs import UNDISTURBED, Job, wait_for_job
 

@@ -1,4 +1,4 @@
-"""Many small jobs in a row, by plans and events: no service grows, and no process, file or socket of theirs is left.
+"""Many consecutive small jobs, by plans and events: no service grows, and no process, file or socket of theirs is left.
 
 GPT2_FAULTS=long runs 200 jobs after the warm-up.
 """
@@ -15,7 +15,7 @@ from .services import FaultStack
 
 JOBS_OF_A_RUN = 1 + len(SMALL)
 WARM_UP_RUNS, RUNS = (10, 67) if os.environ.get("GPT2_FAULTS") == "long" else (3, 6)
-_MOST_GROWTH = 0.05
+_MAX_GROWTH = 0.05
 
 
 @dataclass(frozen=True)
@@ -74,4 +74,4 @@ def test_small_jobs_leave_memory_handles_and_processes_as_they_were(stack, repor
     most = max(growth.values())
     report(f"{jobs} jobs after {before_them}: memory grew by {most:.1%} at most; nothing else is left", table)
     assert nothing_left
-    assert max(growth.values()) < _MOST_GROWTH
+    assert max(growth.values()) < _MAX_GROWTH

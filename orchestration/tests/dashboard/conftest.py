@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2_orchestration.client import ClientSettings
+from gpt2_orchestration.client.service_client import ClientSettings
 from gpt2_orchestration.stack.definitions import define_stack
 from gpt2_orchestration.stack.ports import choose_ports
 from gpt2_orchestration.stack.running import supervised

@@ -1,21 +1,19 @@
-"""What was made of what, as the jobs tell of it."""
+"""The lineage of a run, from the inputs and outputs of its jobs."""
 
 from gpt2.artifacts.v1.artifact_pb2 import Artifact
-from gpt2.jobs.v1.job_pb2 import Job, RunPlan
+from gpt2.jobs.v1.job_pb2 import Job
 from gpt2_orchestration.dashboard.lineage import lineage
 
 
-def made(kind: str, run: str = "run", name: str = "", **properties: str) -> Artifact:
-    return Artifact(
-        name=name or kind, kind=kind, uri=f"file:///{run}/{kind}", digest=f"{run}-{kind}", properties=properties
-    )
+def made(kind: str, run: str = "run", **properties: str) -> Artifact:
+    return Artifact(name=kind, kind=kind, uri=f"file:///{run}/{kind}", digest=f"{run}-{kind}", properties=properties)
 
 
-def job(kind: str, *outputs: Artifact, plan: RunPlan | None = None, run: str = "run") -> Job:
-    return Job(job_id=f"{run}/{kind}", run_id=run, kind=kind, outputs=outputs, plan=plan)
+def job(kind: str, outputs: list[Artifact], inputs: list[Artifact] = (), run: str = "run") -> Job:
+    return Job(job_id=f"{run}/{kind}", run_id=run, kind=kind, outputs=outputs, inputs=inputs)
 
 
-def no_other(digest: str) -> None:
+def no_other(uri: str) -> None:
     return None
 
 
@@ -28,17 +26,15 @@ def edges(graph: dict) -> set[tuple[str, str]]:
 
 def test_a_run_from_documents_to_a_version():
     corpus, tokenizer, dataset = made("corpus"), made("tokenizer"), made("dataset")
-    checkpoint = made("checkpoint", dataset_digest=dataset.digest, tokenizer_digest=tokenizer.digest)
-    logs = made("logs")
-    model = made("model", checkpoint_digest=checkpoint.digest)
+    checkpoint, logs, model = made("checkpoint"), made("logs"), made("model")
     version = Artifact(name="version", kind="version", uri="models:/m/1", digest=model.digest)
     jobs = [
-        job("ExportCorpus", corpus),
-        job("TrainTokenizer", tokenizer),
-        job("EncodeCorpus", dataset),
-        job("TrainModel", checkpoint, logs),
-        job("ExportModel", model),
-        job("RegisterModel", version),
+        job("ExportCorpus", [corpus]),
+        job("TrainTokenizer", [tokenizer], [corpus]),
+        job("EncodeCorpus", [dataset], [corpus, tokenizer]),
+        job("TrainModel", [checkpoint, logs], [dataset]),
+        job("ExportModel", [model], [checkpoint]),
+        job("RegisterModel", [version], [model, logs]),
     ]
     graph = lineage(jobs, no_other)
     assert edges(graph) == {
@@ -49,35 +45,34 @@ def test_a_run_from_documents_to_a_version():
         ("run/dataset", "run/checkpoint"),
         ("run/dataset", "run/logs"),
         ("run/checkpoint", "run/model"),
-        ("run/tokenizer", "run/model"),
         ("run/model", "models:/m/1"),
         ("run/logs", "models:/m/1"),
     }
     assert {node["made_by"]["run_id"] for node in graph["nodes"] if node["made_by"]} == {"run"}
 
 
-def test_what_another_run_made_is_found_by_its_digest():
+def test_an_input_that_another_run_made_is_found_by_its_uri():
     dataset = made("dataset", run="before")
-    before = job("EncodeCorpus", dataset, run="before")
-    checkpoint = made("checkpoint", dataset_digest=dataset.digest)
-    graph = lineage([job("TrainModel", checkpoint)], {dataset.digest: (before, dataset)}.get)
+    before = job("EncodeCorpus", [dataset], run="before")
+    named = Artifact(name="dataset", kind="dataset", uri=dataset.uri)
+    graph = lineage([job("TrainModel", [made("checkpoint")], [named])], {dataset.uri: (before, dataset)}.get)
     assert edges(graph) == {("before/dataset", "run/checkpoint")}
     [node] = [node for node in graph["nodes"] if node["kind"] == "dataset"]
+    assert node["digest"] == dataset.digest
     assert node["made_by"] == {"job_id": "before/EncodeCorpus", "run_id": "before", "kind": "EncodeCorpus"}
 
 
-def test_what_nobody_knows_is_shown_by_its_digest():
-    graph = lineage([job("TrainModel", made("checkpoint", dataset_digest="lost"))], no_other)
-    assert edges(graph) == {("lost", "run/checkpoint")}
-    assert [node["made_by"] for node in graph["nodes"] if node["id"] == "lost"] == [None]
+def test_an_input_that_no_known_job_made_is_shown():
+    graph = lineage([job("TrainModel", [made("checkpoint")], [made("dataset", run="lost")])], no_other)
+    assert edges(graph) == {("lost/dataset", "run/checkpoint")}
+    assert [node["made_by"] for node in graph["nodes"] if node["kind"] == "dataset"] == [None]
 
 
-def test_an_earlier_output_of_the_run_is_not_taken_for_another_digest():
-    jobs = [job("EncodeCorpus", made("dataset")), job("TrainModel", made("checkpoint", dataset_digest="other"))]
-    assert edges(lineage(jobs, no_other)) == {("other", "run/checkpoint")}
+def test_a_job_without_recorded_inputs_has_no_edges():
+    graph = lineage([job("EncodeCorpus", [made("dataset")]), job("TrainModel", [made("checkpoint")])], no_other)
+    assert edges(graph) == set()
+    assert len(graph["nodes"]) == 2
 
 
-def test_the_plan_names_what_the_run_was_given():
-    given = RunPlan(artifacts=[made("corpus", run="given")])
-    graph = lineage([job("TrainTokenizer", made("tokenizer"), plan=given)], no_other)
-    assert edges(graph) == {("given/corpus", "run/tokenizer")}
+def test_a_job_without_outputs_adds_nothing():
+    assert lineage([job("TrainModel", [], [made("dataset")])], no_other) == {"nodes": [], "edges": []}

@@ -7,7 +7,7 @@ from gpt2_orchestration.cli import app
 from gpt2_orchestration.dashboard.settings import DashboardSettings
 
 
-def test_it_listens_on_loopback_alone_unless_told():
+def test_it_listens_on_loopback_alone_by_default():
     settings = DashboardSettings.from_environment({})
     assert (settings.host, settings.port) == ("127.0.0.1", 8090)
     assert settings.host_names == {"localhost", "127.0.0.1", "[::1]"}

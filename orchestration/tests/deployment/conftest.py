@@ -28,8 +28,8 @@ def root():
 
 @pytest.fixture(scope="session")
 def compose():
-    """The compose file, with every variable filled in."""
-    text = re.sub(r"(?<!\$)\$\{(\w+)[^}]*\}", "secret", (ROOT / "docker-compose.yml").read_text())
+    """The compose file, with the default of every variable."""
+    text = re.sub(r"(?<!\$)\$\{\w+:-([^}]*)\}", r"\1", (ROOT / "docker-compose.yml").read_text())
     return yaml.safe_load(text)
 
 
@@ -43,7 +43,7 @@ def known_to(monkeypatch):
         assert not unknown
         with monkeypatch.context() as patch:
             for name, value in variables.items():
-                patch.setenv(name, value)
+                patch.setenv(name, str(value))
             return load_settings(kind)
 
     return read

@@ -1,16 +1,20 @@
 """What kustomize makes of each overlay fits the Kubernetes schemas and the services' own settings."""
 
 import os
-import shutil
+import re
 import subprocess
 
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from go_programs import install_go_program
 
-from gpt2_orchestration.calls import DEFAULT_PORTS
+from gpt2_common.readiness import LIVENESS
+from gpt2_orchestration.client.addresses import DEFAULT_PORTS, address_variable
 from gpt2_orchestration.dashboard.settings import DashboardSettings
+from gpt2_orchestration.pipelines.specification import load_specification
+from gpt2_orchestration.runners.kubeflow.compiling import KubeflowSettings, compile_pipeline, parse_addresses
 
 VERSIONS = ("1.30", "1.34")
 OVERLAYS = ("cpu", "gpu", "multi-gpu", "s3", "trainjob", "trainjob-s3")
@@ -20,22 +24,29 @@ SECRETS = {"mongodb-uri", "auth-token", *(f"{service}-database-url" for service 
 
 
 @pytest.fixture(scope="module")
-def kustomize(tmp_path_factory):
-    if not shutil.which("go"):
-        pytest.skip("needs Go, to build kustomize")
-    folder = tmp_path_factory.mktemp("kustomize")
-    environment = {**os.environ, "GOBIN": str(folder), "CGO_ENABLED": "0"}
-    subprocess.run(["go", "install", KUSTOMIZE], env=environment, check=True, timeout=800)
-    return folder / "kustomize"
+def kustomize():
+    return install_go_program(KUSTOMIZE)
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
 def overlay(request, root, kustomize):
     """An overlay's name and its objects by kind and name."""
-    command = [kustomize, "build", root / "orchestration/kubernetes/overlays" / request.param]
+    return request.param, build(kustomize, root / "orchestration/kubernetes/overlays" / request.param)
+
+
+def build(kustomize, folder):
+    """The objects of a kustomization by kind and name."""
+    command = [kustomize, "build", folder]
     text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-    objects = {(entry["kind"], entry["metadata"]["name"]): entry for entry in yaml.safe_load_all(text)}
-    return request.param, objects
+    return {(entry["kind"], entry["metadata"]["name"]): entry for entry in yaml.safe_load_all(text)}
+
+
+def containers_of(objects):
+    """All containers of all pods, also of TrainJobs."""
+    pods = [entry["spec"]["template"]["spec"] for (kind, _), entry in objects.items() if kind == "Deployment"]
+    runtimes = [entry["spec"]["template"]["spec"] for (kind, _), entry in objects.items() if kind == "TrainingRuntime"]
+    pods += [job["template"]["spec"]["template"]["spec"] for runtime in runtimes for job in runtime["replicatedJobs"]]
+    return [container for pod in pods for container in pod["containers"]]
 
 
 def pod_of(objects, service):
@@ -72,6 +83,9 @@ def test_a_service_knows_its_variables_port_and_probes(overlay, known_to, servic
     assert settings.artifact_root == ("s3://gpt2/artifacts" if "s3" in overlay[0] else "file:///data/artifacts")
     assert settings.listen == f"0.0.0.0:{port}"
     assert {container[probe]["grpc"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")} == {port}
+    # A volume that cannot be written makes a service not ready; to restart it would not help.
+    asked = [container[probe]["grpc"].get("service") for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert asked == [LIVENESS, None, LIVENESS]
     assert [entry["containerPort"] for entry in container["ports"]] == [port]
     assert [entry["port"] for entry in objects["Service", service]["spec"]["ports"]] == [port]
 
@@ -138,7 +152,7 @@ def test_the_trainer_asks_for_the_overlays_gpus(overlay):
 
 
 @pytest.mark.parametrize("service", DEFAULT_PORTS)
-def test_each_service_has_the_key_of_the_s3_store_and_a_volume_of_its_own(overlay, service):
+def test_each_service_has_the_key_of_the_s3_store_and_its_own_volume(overlay, service):
     name, objects = overlay
     pod = pod_of(objects, service)
     (container,) = pod["containers"]
@@ -192,3 +206,125 @@ def test_the_trainers_account_has_its_role_and_reaches_the_api(overlay):
     assert binding["roleRef"]["name"] == objects["Role", "trainer"]["metadata"]["name"]
     assert pod_of(objects, "trainer")["serviceAccountName"] == "trainer"
     assert ("NetworkPolicy", "trainer-kubernetes") in objects
+
+
+def test_every_container_has_the_image_of_this_version_and_keeps_the_policy_of_pulling_it(overlay, root):
+    """Without a policy, the API server stores the default for an object's first tag, and keeps it for later ones."""
+    name, objects = overlay
+    version = re.search(r'^version = "(.*)"$', (root / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    containers = containers_of(objects)
+    assert {container["image"].partition(":")[2] for container in containers} == {version}
+    assert {container["imagePullPolicy"] for container in containers} == {"IfNotPresent"}
+    if "trainjob" in name:
+        [image] = [entry["value"] for entry in trainjob_variables(objects) if entry["name"] == "GPT2_TRAINJOB_IMAGE"]
+        assert image == f"gpt2-trainer-gpu:{version}"
+
+
+def test_an_overlay_sets_registry_tag_and_digest_of_every_image(kustomize, root, tmp_path):
+    digest = f"sha256:{'0123456789abcdef' * 4}"
+    names = ["exporter", "tokenizer", "trainer", "trainer-gpu", "registry", "airflow"]
+    images = [
+        {"name": f"gpt2-{name}", "newName": f"r.example.com/gpt2-{name}", "newTag": "1.2.3", "digest": digest}
+        for name in names
+    ]
+    base = os.path.relpath(root / "orchestration/kubernetes/overlays/trainjob", tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [base], "images": images}))
+    objects = build(kustomize, tmp_path)
+    [of_trainjobs] = [entry["value"] for entry in trainjob_variables(objects) if entry["name"] == "GPT2_TRAINJOB_IMAGE"]
+    found = {container["image"] for container in containers_of(objects)} | {of_trainjobs}
+    assert found == {f"r.example.com/gpt2-{name}:1.2.3@{digest}" for name in names}
+
+
+def test_an_idle_stack_asks_for_little(overlay):
+    """Idle, all processes take 0.02 of a core (benchmarks/idle.py); what asks for more is where trainings run."""
+    name, objects = overlay
+    if name in ("gpu", "multi-gpu"):
+        return
+    requests = [
+        container["resources"]["requests"]["cpu"] for container in containers_of(objects) if "resources" in container
+    ]
+    assert sum(int(request.removesuffix("m")) for request in requests) <= 600
+
+
+def test_every_probe_waits_for_an_answer_longer_than_a_busy_service_takes(overlay):
+    _, objects = overlay
+    probes = [
+        probe
+        for container in containers_of(objects)
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe")
+        if (probe := container.get(kind))
+    ]
+    assert min(probe.get("timeoutSeconds", 1) for probe in probes) >= 5
+
+
+@pytest.fixture(scope="module")
+def compiled_tasks(tmp_path_factory, root):
+    """The containers of a compiled pipeline, and their platform settings, by task."""
+    output = tmp_path_factory.mktemp("kubeflow") / "pipeline.yaml"
+    specification = load_specification(root / "orchestration/examples/scratch-files.yaml")
+    compile_pipeline(specification, KubeflowSettings(image="gpt2:1", token_secret="gpt2"), output)
+    pipeline, platform = yaml.safe_load_all(output.read_text())
+    executors = pipeline["deploymentSpec"]["executors"]
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert executors.keys() == settings.keys()
+    return [(executors[name]["container"], settings[name]) for name in executors]
+
+
+def test_the_pods_of_a_compiled_pipeline_are_let_in_from_their_namespace(overlay, compiled_tasks):
+    _, objects = overlay
+    [rule] = objects["NetworkPolicy", "callers"]["spec"]["ingress"]
+    own, other = rule["from"]
+    assert own == {"podSelector": other["podSelector"]}
+    assert other["namespaceSelector"] == {"matchLabels": {"gpt2/clients": "true"}}
+    for _, settings in compiled_tasks:
+        assert own["podSelector"]["matchLabels"].items() <= settings["podMetadata"]["labels"].items()
+
+
+def test_a_compiled_pipeline_reads_the_token_by_the_key_that_the_services_read(overlay, compiled_tasks):
+    _, objects = overlay
+    variables = pod_of(objects, "exporter")["containers"][0]["env"]
+    [key] = [entry["valueFrom"]["secretKeyRef"]["key"] for entry in variables if entry["name"] == "GPT2_AUTH_TOKEN"]
+    for _, settings in compiled_tasks:
+        [secret] = settings["secretAsEnv"]
+        assert secret["keyToEnv"] == [{"secretKey": key, "envVar": "GPT2_CLIENT_TOKEN"}]
+
+
+def test_a_compiled_pipeline_calls_the_services_where_they_are(overlay, compiled_tasks):
+    _, objects = overlay
+    for container, _ in compiled_tasks:
+        variables = {entry["name"]: entry["value"] for entry in container["env"]}
+        for service in DEFAULT_PORTS:
+            host, port = variables[address_variable(service)].split(":")
+            name, namespace = host.split(".")
+            found = objects["Service", name]
+            assert found["metadata"]["namespace"] == namespace
+            assert int(port) in [entry["port"] for entry in found["spec"]["ports"]]
+    assert parse_addresses(["trainer=t:1"])["trainer"] == "t:1"
+
+
+def test_the_clients_component_gives_each_caller_its_token_and_no_shared_one(kustomize, root, tmp_path, known_to):
+    folders = {
+        name: os.path.relpath(root / "orchestration/kubernetes" / name, tmp_path) for name in ("base", "components")
+    }
+    kustomization = {"resources": [folders["base"]], "components": [f"{folders['components']}/clients"]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    objects = build(kustomize, tmp_path)
+    for entry in objects.values():
+        assert kubernetes_validate.validate(entry, VERSIONS[0], strict=True).startswith(VERSIONS[0])
+    for service in (*DEFAULT_PORTS, "dashboard"):
+        pod = pod_of(objects, service)
+        container = pod["containers"][0]
+        variables = {entry["name"]: entry for entry in container["env"]}
+        assert "GPT2_AUTH_TOKEN" not in variables
+        token = variables["GPT2_CLIENT_TOKEN"]["valueFrom"]["secretKeyRef"]
+        assert token == {"name": "gpt2-client-tokens", "key": "dashboard" if service == "dashboard" else "services"}
+        if service == "dashboard":
+            continue
+        config = objects["ConfigMap", container["envFrom"][0]["configMapRef"]["name"]]["data"]
+        settings = known_to(service, {"GPT2_CLIENTS_FILE": config["GPT2_CLIENTS_FILE"]})
+        [mount] = [
+            mount for mount in container["volumeMounts"] if mount["mountPath"] == str(settings.clients_file.parent)
+        ]
+        assert "subPath" not in mount
+        [volume] = [volume for volume in pod["volumes"] if volume["name"] == mount["name"]]
+        assert volume["secret"]["secretName"] == "gpt2-clients"

@@ -1,4 +1,4 @@
-"""Small processes that stand for servers, and a stack in a process of its own that tests can kill."""
+"""Small processes that stand for servers, and a stack in a separate process that tests can kill."""
 
 import json
 import os
@@ -54,7 +54,7 @@ FOREGROUND = """
 """
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -68,7 +68,7 @@ def script_definition(name: str, script: str, **changes) -> ProcessDefinition:
         "address": f"{HOST}:{port}",
         "is_ready": partial(http_answers, path="/"),
         "environment": {**os.environ, "PORT": str(port), **changes.pop("variables", {})},
-        "start_timeout_seconds": 20.0,
+        "start_timeout_seconds": 120.0,
     }
     return ProcessDefinition(name=name, **{**fields, **changes})
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from gpt2_orchestration.stack.discovery import SeveralStacks, choose_stack, find_stacks, findable
-from gpt2_orchestration.stack.process_table import identify
-from gpt2_orchestration.stack.record import ProcessRecord, StackRecord, exclusive, write_record
+from gpt2_orchestration.stack.exclusive import exclusive
+from gpt2_orchestration.stack.process_identity import identify
+from gpt2_orchestration.stack.record import ProcessRecord, StackRecord, write_record
 from gpt2_orchestration.stack.settings import DEFAULT_PORTS, StackFolder
 
 GPT2 = Path(sys.executable).with_name("gpt2")
@@ -84,6 +85,7 @@ def test_a_stack_in_another_folder_is_found_where_it_was_started(checkout, tmp_p
     assert not (checkout / "docs" / ".gpt2").exists()
 
 
+@pytest.mark.process
 def test_of_several_stacks_that_in_the_usual_folder_is_taken_and_all_are_named(checkout):
     with stack_in(checkout / ".gpt2" / "demo"), stack_in(checkout / ".gpt2" / "other"):
         with pytest.raises(SeveralStacks, match=r"demo.*other.*GPT2_STACK_FOLDER"):
@@ -98,6 +100,7 @@ def test_of_several_stacks_that_in_the_usual_folder_is_taken_and_all_are_named(c
             assert ".gpt2/demo" in notice
 
 
+@pytest.mark.process
 def test_every_address_comes_from_the_stack_of_the_demonstration(checkout):
     with stack_in(checkout / ".gpt2" / "demo", topic="its.topic"):
         shown = configured(checkout / "docs")
@@ -108,10 +111,11 @@ def test_every_address_comes_from_the_stack_of_the_demonstration(checkout):
         assert shown["GPT2_MLFLOW_TRACKING_URI"] == ("http://127.0.0.2:5000", source)
         assert shown["GPT2_TENSORBOARD_URI"] == ("http://127.0.0.2:6006", source)
         assert shown["GPT2_MONGODB_URI"][1] == source
-        told = configured(checkout, GPT2_EXPORTER_ADDRESS="own:1")
-        assert told["GPT2_EXPORTER_ADDRESS"] == ("own:1", "environment")
+        found = configured(checkout, GPT2_EXPORTER_ADDRESS="own:1")
+        assert found["GPT2_EXPORTER_ADDRESS"] == ("own:1", "environment")
 
 
+@pytest.mark.process
 def test_an_option_or_a_variable_chooses_the_stack(checkout, tmp_path):
     with ExitStack() as running:
         running.enter_context(stack_in(checkout / ".gpt2"))
@@ -123,12 +127,14 @@ def test_an_option_or_a_variable_chooses_the_stack(checkout, tmp_path):
             assert shown["GPT2_EXPORTER_ADDRESS"][0] == "127.0.0.3:50051"
 
 
+@pytest.mark.process
 def test_commands_say_whom_they_speak_with_where_it_is_not_obvious(checkout):
     with stack_in(checkout / ".gpt2" / "demo"):
         result = gpt2("models", "list", folder=checkout)
     assert f"gpt2: using the stack in {checkout / '.gpt2' / 'demo'}" in result.stderr
 
 
+@pytest.mark.process
 def test_stack_status_finds_the_stack_and_names_its_folder(checkout):
     with stack_in(checkout / ".gpt2" / "demo"):
         result = gpt2("stack", "status", folder=checkout / "docs")

@@ -10,14 +10,15 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from pymongo import MongoClient
 
+from gpt2_contracts.events import DEFAULT_TOPIC, dead_letter_topic
 from gpt2_orchestration.stack.control import stack_status
-from gpt2_orchestration.stack.definitions import DEAD_LETTER_TOPIC, EVENT_TOPIC
 from gpt2_orchestration.stack.errors import NotRunning
-from gpt2_orchestration.stack.process_table import identify, wait_gone
+from gpt2_orchestration.stack.process_identity import identify
+from gpt2_orchestration.stack.process_table import wait_gone
 from gpt2_orchestration.stack.readiness import grpc_answers
 from gpt2_orchestration.stack.stopping import stop_stack
 
-pytestmark = pytest.mark.stack
+pytestmark = pytest.mark.process
 
 
 def family_of(stack):
@@ -45,18 +46,18 @@ def check_backends(addresses):
 
 def check_kafka(servers):
     producer = KafkaProducer(bootstrap_servers=servers, acks="all", enable_idempotence=True)
-    producer.send(EVENT_TOPIC, key=b"run", value=b"event").get(10)
+    producer.send(DEFAULT_TOPIC, key=b"run", value=b"event").get(10)
     producer.close()
     consumer = KafkaConsumer(
-        EVENT_TOPIC,
+        DEFAULT_TOPIC,
         bootstrap_servers=servers,
         group_id="test",
         auto_offset_reset="earliest",
         consumer_timeout_ms=20_000,
     )
     assert next(iter(consumer)).value == b"event"
-    assert len(consumer.partitions_for_topic(EVENT_TOPIC)) == 6
-    assert DEAD_LETTER_TOPIC in consumer.topics()
+    assert len(consumer.partitions_for_topic(DEFAULT_TOPIC)) == 6
+    assert dead_letter_topic(DEFAULT_TOPIC) in consumer.topics()
     consumer.close()
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from gpt2_orchestration.stack import kafka_server
 
+pytestmark = pytest.mark.process
+
 needs_maven = pytest.mark.skipif(
     not (shutil.which("java") and shutil.which("mvn")), reason="Apache Kafka needs Java 17 and Maven"
 )

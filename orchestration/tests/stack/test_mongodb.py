@@ -56,6 +56,7 @@ def test_keys_of_numbers_sort_by_their_exact_value(numbers):
     assert len({sort_key(number) for number in numbers}) == len(set(numbers))
 
 
+@pytest.mark.process
 def test_ids_of_every_type_are_held_once_and_found(collection):
     collection.insert_many([{"_id": identifier, "n": n} for n, identifier in reversed(list(enumerate(ORDERED)))])
     collection = collection.with_options(CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS))
@@ -69,6 +70,7 @@ def test_ids_of_every_type_are_held_once_and_found(collection):
     assert collection.count_documents({}) == collection.estimated_document_count() == len(ORDERED)
 
 
+@pytest.mark.process
 def test_a_range_stays_inside_a_type(collection):
     collection.insert_many([{"_id": identifier} for identifier in (1, 2, "1", "2", {"k": 1}, None, float("nan"))])
     found = [[row["_id"] for row in collection.find({"_id": condition}).sort("_id", 1)] for condition in (
@@ -82,6 +84,7 @@ def test_a_range_stays_inside_a_type(collection):
 @pytest.mark.parametrize(
     "name", ["select", "a-b", "a.b", "two words", "Ærø 日本", "order", "fs.files", "x'y", 'x"y', "1"]
 )
+@pytest.mark.process
 def test_every_legal_name_of_a_collection_works(client, name):
     client.test[name].insert_one({"_id": 1})
     assert client.test.list_collection_names() == [name]
@@ -91,11 +94,13 @@ def test_every_legal_name_of_a_collection_works(client, name):
 
 
 @pytest.mark.parametrize("name", ["a$b", "system.x", "x" * 9 + "."])
+@pytest.mark.process
 def test_a_name_that_is_not_legal_is_refused(client, name):
     with pytest.raises(OperationFailure, match="Invalid"):
         client.test.command("insert", name, documents=[{"_id": 1}])
 
 
+@pytest.mark.process
 def test_dates_are_compared_as_dates(collection):
     begin = datetime(1969, 12, 31, tzinfo=UTC)
     collection.insert_many([{"day": begin + timedelta(days=n), "n": n} for n in range(5)])
@@ -104,6 +109,7 @@ def test_dates_are_compared_as_dates(collection):
     assert [found["n"] for found in collection.find().sort("day", -1).limit(1)] == [4]
 
 
+@pytest.mark.process
 def test_values_of_every_type_come_back_as_they_are(collection):
     document = {"_id": 1, "values": ORDERED[3:], "long": Int64(1), "regex": Regex("a", "i"), "sub": {"z": 1, "a": [{}]}}
     collection.insert_one(document)
@@ -133,6 +139,7 @@ def test_values_of_every_type_come_back_as_they_are(collection):
         ({"n": {"$mod": [2, 1]}}, [1]),
     ],
 )
+@pytest.mark.process
 def test_queries(collection, query, expected):
     collection.insert_many(
         [
@@ -145,6 +152,7 @@ def test_queries(collection, query, expected):
     assert collection.count_documents(query) == len(expected)
 
 
+@pytest.mark.process
 def test_projections_reach_into_lists(collection):
     collection.insert_one({"_id": 1, "parts": [{"a": 1, "b": 2}, "x", {"b": 3}], "c": {"d": 4, "e": 5}, "f": 6})
     assert collection.find_one({}, {"parts.a": 1, "c.d": 1}) == {"_id": 1, "parts": [{"a": 1}, {}], "c": {"d": 4}}
@@ -152,6 +160,7 @@ def test_projections_reach_into_lists(collection):
     assert collection.find_one({}, {"g": {"$concat": ["<", {"$toString": "$f"}, ">"]}}) == {"_id": 1, "g": "<6>"}
 
 
+@pytest.mark.process
 def test_updates_deletions_and_upserts(collection):
     collection.insert_many([{"_id": n, "n": n} for n in range(4)])
     assert collection.update_many({"n": {"$gt": 1}}, {"$set": {"a.b": 1}, "$inc": {"n": 10}}).modified_count == 2
@@ -166,6 +175,7 @@ def test_updates_deletions_and_upserts(collection):
     assert sorted(map(str, collection.distinct("_id"))) == ["0", "1", "new"]
 
 
+@pytest.mark.process
 def test_results_of_many_batches_come_whole(collection):
     collection.insert_many([{"_id": n, "text": "x" * 2000} for n in range(12_000)])
     assert [found["_id"] for found in collection.find()] == list(range(12_000))
@@ -174,6 +184,7 @@ def test_results_of_many_batches_come_whole(collection):
         collection.insert_one({"_id": -1, "text": "x" * (16 << 20)})
 
 
+@pytest.mark.process
 def test_aggregations(collection):
     collection.insert_many([{"_id": n, "kind": n % 2, "n": n, "l": [n, n]} for n in range(5)])
     pipeline = [
@@ -208,6 +219,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.process
 def test_what_it_lacks_is_refused_never_answered_wrongly(collection, what):
     collection.insert_one({"_id": 1, "a": [1]})
     with pytest.raises(OperationFailure):
@@ -215,6 +227,7 @@ def test_what_it_lacks_is_refused_never_answered_wrongly(collection, what):
     assert list(collection.find()) == [{"_id": 1, "a": [1]}]
 
 
+@pytest.mark.process
 def test_a_transaction_is_refused(client, collection):
     collection.insert_one({"_id": 1})
     with client.start_session() as session, pytest.raises(OperationFailure), session.start_transaction():
@@ -222,6 +235,7 @@ def test_a_transaction_is_refused(client, collection):
     assert collection.count_documents({}) == 1
 
 
+@pytest.mark.process
 def test_documents_outlive_the_server(tmp_path):
     for round_ in range(2):
         store = Store(tmp_path)

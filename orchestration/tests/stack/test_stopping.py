@@ -13,11 +13,14 @@ from typer.testing import CliRunner
 
 from gpt2_orchestration.cli import app
 from gpt2_orchestration.stack.errors import NotRunning
-from gpt2_orchestration.stack.process_table import ProcessIdentity, identify, signal_process, wait_gone
+from gpt2_orchestration.stack.process_identity import ProcessIdentity, identify
+from gpt2_orchestration.stack.process_table import signal_process, wait_gone
 from gpt2_orchestration.stack.record import read_previous_record, read_record
 from gpt2_orchestration.stack.stopping import stop_stack
 
-# A server that handles SIGTERM as told, with a child in a session of its own that ignores it, as a job's can be.
+pytestmark = pytest.mark.process
+
+# A server that handles SIGTERM as its argument says, with a child in a new session that ignores it, as a job's can be.
 ODD = """
     import http.server, os, signal, subprocess, sys, time
     HANDLER = {"deaf": signal.SIG_IGN, "slow": lambda *_: (time.sleep(1.5), os._exit(0))}
@@ -33,7 +36,7 @@ SUPERVISING = """
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
     from conftest import SERVER, script_definition
-    from gpt2_orchestration.stack.record import exclusive
+    from gpt2_orchestration.stack.exclusive import exclusive
     from gpt2_orchestration.stack.running import sigterm_interrupts, supervised
     from gpt2_orchestration.stack.settings import StackFolder
     folder = StackFolder.create(Path(sys.argv[1]))
@@ -80,11 +83,11 @@ def family_of(process):
 def test_down_waits_for_a_slow_process_and_says_for_what(folder, supervise):
     supervisor = supervise("slow")
     family = family_of(supervisor)
-    heard = []
-    outcome = stop_stack(folder.root, on_wait=heard.append)
+    waits = []
+    outcome = stop_stack(folder.root, on_wait=waits.append)
     assert outcome.killed == ()
     assert wait_gone(family, 0) == []
-    assert any(name.startswith("odd (pid ") for waiting in heard for name in waiting.processes)
+    assert any(name.startswith("odd (pid ") for waiting in waits for name in waiting.processes)
 
 
 def test_down_kills_what_is_left_after_its_grace_and_says_so(folder, supervise):
@@ -113,7 +116,7 @@ def test_down_ends_a_frozen_supervisor_with_all_that_it_keeps(folder, supervise)
     assert wait_gone(family, 0) == []
 
 
-def test_down_ends_children_in_sessions_of_their_own(folder, supervise):
+def test_down_ends_children_in_their_own_sessions(folder, supervise):
     supervisor = supervise("parent")
     family = family_of(supervisor)
     assert len(family) == 4  # two servers, the child of one, and the guard
@@ -125,7 +128,7 @@ def test_down_ends_what_a_killed_supervisor_and_a_killed_guard_have_left(folder,
     supervisor = supervise("deaf")
     family = family_of(supervisor)
     guard = next(
-        child for child in psutil.Process(supervisor.pid).children() if "guard.py" in " ".join(child.cmdline())
+        child for child in psutil.Process(supervisor.pid).children() if "orphan_reaper.py" in " ".join(child.cmdline())
     )
     supervisor.send_signal(signal.SIGSTOP)  # or it would replace the guard
     guard.kill()
@@ -168,7 +171,7 @@ def test_a_signal_never_reaches_a_process_with_another_start_time():
         signal_process(ProcessIdentity(real.pid, real.started, real.ticks + 1), signal.SIGKILL)
         assert stranger.poll() is None
         signal_process(real, signal.SIGKILL)
-        assert stranger.wait(10) == -signal.SIGKILL
+        assert stranger.wait(120) == -signal.SIGKILL
     finally:
         stranger.kill()
         stranger.wait()

@@ -13,12 +13,16 @@ import pytest
 
 from gpt2_orchestration.stack.control import stack_status
 from gpt2_orchestration.stack.errors import AlreadyRunning, NotRunning, StackError
-from gpt2_orchestration.stack.process_table import identify, wait_gone
+from gpt2_orchestration.stack.exclusive import exclusive
+from gpt2_orchestration.stack.process_identity import identify
+from gpt2_orchestration.stack.process_table import wait_gone
 from gpt2_orchestration.stack.readiness import http_answers
-from gpt2_orchestration.stack.record import ProcessRecord, exclusive, read_record
+from gpt2_orchestration.stack.record import ProcessRecord, read_record
 from gpt2_orchestration.stack.running import supervised
 
 from .conftest import SERVER, script_definition, wait_until
+
+pytestmark = pytest.mark.process
 
 
 def pid_of(folder, name):
@@ -49,7 +53,7 @@ def test_death_at_start_names_the_process_and_quotes_its_log(folder):
         wait_until(lambda: not http_answers(good.address, "/"))
 
 
-def test_silence_at_start_is_an_error(folder):
+def test_no_answer_at_start_is_an_error(folder):
     silent = script_definition("silent", "import time; time.sleep(60)", start_timeout_seconds=0.5)
     with (
         exclusive(folder),
@@ -164,7 +168,7 @@ SUPERVISING = """
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
     from conftest import SERVER, script_definition
-    from gpt2_orchestration.stack.record import exclusive
+    from gpt2_orchestration.stack.exclusive import exclusive
     from gpt2_orchestration.stack.running import supervised
     from gpt2_orchestration.stack.settings import StackFolder
     folder = StackFolder.create(Path(sys.argv[1]))
@@ -209,15 +213,21 @@ def test_nothing_outlives_a_killed_supervisor(folder, supervising):
 
 
 def guards_of(supervisor):
-    children = [child for child in supervisor.children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in children if any("guard.py" in word for word in child.cmdline())]
+    return [child for child in supervisor.children() if is_guard(child)]
+
+
+def is_guard(process):
+    try:
+        return any("orphan_reaper.py" in word for word in process.cmdline())
+    except psutil.ZombieProcess:
+        return False
 
 
 def test_a_killed_guard_is_replaced(folder, supervising):
     supervisor = psutil.Process(supervising.pid)
     [guard] = guards_of(supervisor)
     guard.kill()
-    wait_until(lambda: guards_of(supervisor) and guard not in guards_of(supervisor))
+    wait_until(lambda: any(found != guard for found in guards_of(supervisor)))
     family = [identify(child.pid) for child in supervisor.children(recursive=True)]
     supervising.kill()
     supervising.wait()

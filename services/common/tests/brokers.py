@@ -40,12 +40,12 @@ class ApacheKafka:
     """The real one; it keeps its data and its port over a restart."""
 
     def __init__(self, folder: Path, port: int) -> None:
-        self._folder = folder / "kafka"
+        self.folder = folder / "kafka"
         self._log = folder / "kafka.log"
         self.address = f"127.0.0.1:{port}"
 
     def start(self) -> "ApacheKafka":
-        command = [sys.executable, "-m", "gpt2_orchestration.stack.kafka_server", str(self._folder), self.address]
+        command = [sys.executable, "-m", "gpt2_orchestration.stack.kafka_server", str(self.folder), self.address]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 300

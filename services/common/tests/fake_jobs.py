@@ -1,4 +1,4 @@
-"""What the jobs of the fake service do: nothing, or end badly in every way.
+"""What the jobs of the fake service do: nothing, or fail in every way.
 
 Apart from the service itself, as in the real ones, so that a job's process need not import a server.
 """
@@ -22,6 +22,10 @@ class FakeSettings(ServiceSettings):
 def work(request, context):
     action, *arguments = request.uris
     return globals()[f"do_{action}"](context, *arguments)
+
+
+def work_of_uri(request, context):
+    return globals()[f"do_{request.uri}"](context)
 
 
 def do_succeed(context, text="hello"):

@@ -10,7 +10,7 @@ import pytest
 
 SEEN = "seen"
 _SUITE = "tests/faults/"
-_LONGEST_PROMISE = 100
+_MAX_PROMISE_LENGTH = 100
 
 
 def format_table(rows: Sequence[Sequence[object]]) -> list[str]:
@@ -26,8 +26,8 @@ def summarize(reports: Iterable[pytest.TestReport]) -> list[str]:
 
 
 def _counts(report: pytest.TestReport) -> bool:
-    told = report.when == "call" and any(key == SEEN for key, _ in report.user_properties)
-    return told or report.outcome != "passed"
+    noted = report.when == "call" and any(key == SEEN for key, _ in report.user_properties)
+    return noted or report.outcome != "passed"
 
 
 def _row(report: pytest.TestReport) -> tuple[str, str, str]:
@@ -38,4 +38,4 @@ def _row(report: pytest.TestReport) -> tuple[str, str, str]:
         seen = f"FAILED in its {report.when}: see above"
     elif report.outcome == "skipped":
         seen = f"not tried: {report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr}"
-    return promise[:_LONGEST_PROMISE], parameters.removesuffix("]"), seen
+    return promise[:_MAX_PROMISE_LENGTH], parameters.removesuffix("]"), seen

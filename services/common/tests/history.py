@@ -48,7 +48,7 @@ def check_history(events: Sequence[Delivery], jobs: Sequence[Job]) -> None:
         once = [change for change in first_deliveries.values() if change.job.job_id == job.job_id]
         chain = sorted(once, key=lambda change: change.job.revision)
         states = [Job.STATE_UNSPECIFIED, *(change.job.state for change in chain)]
-        assert [change.previous_state for change in chain] == states[:-1], "a change was lost or told twice"
+        assert [change.previous_state for change in chain] == states[:-1], "a change was lost or published twice"
         assert states[-1] == job.state
         revisions = list(dict.fromkeys(change.job.revision for change in seen))
         assert revisions == sorted(revisions), "events of a job came out of order"

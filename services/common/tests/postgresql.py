@@ -26,7 +26,7 @@ class PostgreSql:
             pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
         self._port = choose_ports({"postgresql": 0})["postgresql"]
         self.url = f"postgresql://gpt2@127.0.0.1:{self._port}/postgres"
-        # A folder of its own: those above pytest's are closed to other users.
+        # Apart from pytest's: those above pytest's are closed to other users.
         self._folder = Path(tempfile.mkdtemp(prefix="gpt2-postgresql-"))
         if USER is not None:
             account = pwd.getpwnam(USER)

@@ -125,7 +125,7 @@ def test_a_damaged_manifest_is_found(store):
 def test_an_artifact_of_an_unknown_version_is_refused(store):
     made = make(store)
     edit(made.folder / "manifest.json", lambda content: content.update(format_version=2))
-    with pytest.raises(FailedPrecondition, match="format 2"):
+    with pytest.raises(FailedPrecondition, match=r"version 2.*update the service"):
         store.open("uri", made.uri, "corpus")
 
 
@@ -184,7 +184,7 @@ def test_an_object_store_holds_artifacts_as_a_disk_does(tmp_path):
     store = ArtifactStore("memory://bucket/data", ["memory://bucket/data"], tmp_path / "scratch")
     made = make(store)
     assert made.uri == "memory://bucket/data/run~export/corpus"
-    # Another service, with a scratch folder of its own.
+    # Another service, with another scratch folder.
     reader = ArtifactStore("memory://bucket/data", ["memory://bucket/data"], tmp_path / "other")
     opened = reader.open("uri", made.uri, "corpus", verify=True)
     assert opened.digest == made.digest

@@ -14,6 +14,8 @@ from .brokers import ApacheKafka, require_java
 from .conftest import FakeService
 from .history import check_history, history, stray_files
 
+pytestmark = pytest.mark.process
+
 Job = job_pb2.Job
 PLACES = [
     *(f"before-job-commit:{number}" for number in (1, 2, 3, 4, 6)),

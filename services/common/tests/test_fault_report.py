@@ -14,17 +14,17 @@ def made(name: str, outcome: str, when: str = "call", why: object = None, seen: 
 
 def test_each_promise_has_a_line_that_says_what_was_seen_of_it():
     reports = [
-        made("test_a_run_goes_on[5 s]", "passed", seen="went on"),
-        made("test_a_run_goes_on[30 s]", "failed"),
+        made("test_a_run_is_resumed[5 s]", "passed", seen="resumed"),
+        made("test_a_run_is_resumed[30 s]", "failed"),
         made("test_a_disk_is_full", "skipped", "setup", ("conftest.py", 1, "Skipped: no file system can be mounted")),
         made("test_it_starts", "failed", "setup"),
-        made("test_a_run_goes_on[5 s]", "passed", "teardown"),
+        made("test_a_run_is_resumed[5 s]", "passed", "teardown"),
     ]
     heading, *lines = (line.split("  ") for line in summarize(reports))
     assert [cell for cell in heading if cell] == ["promised", "fault", "seen"]
     assert [[cell.strip() for cell in line if cell] for line in lines] == [
-        ["a run goes on", "5 s", "went on"],
-        ["a run goes on", "30 s", "FAILED in its call: see above"],
+        ["a run is resumed", "5 s", "resumed"],
+        ["a run is resumed", "30 s", "FAILED in its call: see above"],
         ["a disk is full", "not tried: Skipped: no file system can be mounted"],
         ["it starts", "FAILED in its setup: see above"],
     ]

@@ -9,6 +9,8 @@ from gpt2.jobs.v1 import job_pb2
 
 from .conftest import FakeService
 
+pytestmark = pytest.mark.process
+
 Job = job_pb2.Job
 
 
@@ -30,7 +32,7 @@ def test_each_job_runs_once_and_either_replica_answers_for_it(replicas):
         assert (ended.state, ended.attempt) == (Job.STATE_SUCCEEDED, 1)
 
 
-def test_a_replica_that_does_not_run_a_job_cancels_it(replicas, tmp_path):
+def test_a_replica_cancels_a_job_that_another_runs(replicas, tmp_path):
     job = replicas[0].submit("wait", str(tmp_path / "pid"), job_id="far/a")
     replicas[0].wait_for_state(job.job_id, Job.STATE_RUNNING)
     for replica in replicas:
@@ -38,7 +40,7 @@ def test_a_replica_that_does_not_run_a_job_cancels_it(replicas, tmp_path):
     assert replicas[1].watch(job.job_id)[-1].state == Job.STATE_CANCELLED
 
 
-def test_the_jobs_of_a_killed_replica_go_on_in_the_other(replicas, tmp_path):
+def test_the_jobs_of_a_killed_replica_are_resumed_by_the_other(replicas, tmp_path):
     flag = tmp_path / "go"
     jobs = [replicas[0].submit("finish_when", str(flag), job_id=f"killed-{number}/a").job_id for number in range(4)]
     for job_id in jobs:
@@ -49,7 +51,7 @@ def test_the_jobs_of_a_killed_replica_go_on_in_the_other(replicas, tmp_path):
     replicas[0].start().wait_until_ready()
 
 
-def test_a_replica_that_stands_still_loses_its_jobs_and_their_processes(replicas, tmp_path):
+def test_a_frozen_replica_loses_its_jobs_and_their_processes(replicas, tmp_path):
     pids = [tmp_path / f"pid-{number}" for number in range(4)]
     jobs = [replicas[0].submit("wait", str(pid), job_id=f"{pid.name}/a").job_id for pid in pids]
     # Each is RUNNING before its process has begun with the work.
@@ -59,7 +61,7 @@ def test_a_replica_that_stands_still_loses_its_jobs_and_their_processes(replicas
     assert children
     stopped.suspend()
     try:
-        # They end by themselves: their service, which stands still, cannot end them.
+        # They end by themselves: their service, which is frozen, cannot end them.
         wait_until(lambda: all(ended(child) for child in children))
         lost = {int(pid.read_text()) for pid in pids} & {child.pid for child in children}
         assert lost

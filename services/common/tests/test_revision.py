@@ -4,11 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import gpt2_common
 from gpt2_common.artifacts import Manifest
 from gpt2_common.jobs.context import Interruption, JobContext, JobIdentity
 from gpt2_common.revision import checkout_revision
 from gpt2_common.settings import ServiceSettings
+
+pytestmark = pytest.mark.process
 
 
 def test_a_checkout_is_asked_for_its_commit():

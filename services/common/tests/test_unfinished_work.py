@@ -14,8 +14,8 @@ from gpt2_common.artifacts.work import WorkFolders
 from gpt2_common.database import open_database
 from gpt2_common.jobs.creation import create_job
 from gpt2_common.jobs.store import JobStore
-from gpt2_common.jobs.unfinished import WorkSweeper
-from gpt2_common.replica import Replica
+from gpt2_common.jobs.sweeper import WorkSweeper
+from gpt2_common.lease import LeaseHolder
 
 from .conftest import FakeService
 from .test_jobs_as_processes import wait_for_file
@@ -42,7 +42,7 @@ def test_temporary_files_of_a_job_lie_in_its_own_folder_and_go_however_it_ends(s
     temporary = Path((tmp_path / "path").read_text())
     assert temporary.is_relative_to(work_of(tmp_path, "a"))
     wait_until_away(temporary.parent)
-    # What is no temporary file is kept to go on from, but not by a job that has all.
+    # What is no temporary file is kept to resume from, but not by a job that has succeeded.
     assert (work_of(tmp_path, "a") / "finished-part").exists() == (end != "succeed")
 
 
@@ -99,7 +99,7 @@ def test_unfinished_work_is_kept_to_be_continued_and_deleted_when_its_time_is_ov
 
 @pytest.fixture
 def empty_database(postgresql):
-    """A database of its own: other tests leave jobs in theirs, which these replicas would take up."""
+    """Another database: other tests leave jobs in theirs, which these replicas would resume."""
     engine = create_engine(postgresql.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text("CREATE DATABASE unfinished_work"))
@@ -131,7 +131,7 @@ class Jobs:
     """A job store and its folders, without a service."""
 
     def __init__(self, engine: Engine, folder: Path, service: str = "fake") -> None:
-        self.store = JobStore(engine, service, 10, Replica.this(), 30)
+        self.store = JobStore(engine, service, 10, LeaseHolder.this_process(30.0))
         self.folders = WorkFolders((folder / "artifacts").as_uri(), folder / "scratch")
 
     def add(self, job_id: str, state: int, hours_ago: float, changed_hours_ago: float) -> Path:
@@ -194,7 +194,7 @@ def test_folders_of_other_services_and_outputs_stay(jobs, tmp_path):
 
 def test_what_a_sweeper_that_was_killed_had_put_away_is_deleted_by_the_next(jobs):
     work = jobs.add("a", Job.STATE_FAILED, 2, 2)
-    jobs.folders.put_away("a")
+    jobs.folders.discard("a")
     assert not work.exists()
     [aside] = (work.parents[1]).glob(".*")
     jobs.sweep()
@@ -219,14 +219,14 @@ def test_a_job_cannot_be_continued_into_work_that_is_being_deleted(jobs):
     """The job is queued again just while its folder goes: it waits until it is gone."""
     work = jobs.add("a", Job.STATE_FAILED, 2, 2)
     queued: list[int] = []
-    retry = threading.Thread(target=lambda: queued.append(jobs.store.queue_again("a").state))
+    retry = threading.Thread(target=lambda: queued.append(jobs.store.retry("a").state))
 
     class Watched(WorkFolders):
-        def put_away(self, job_id: str) -> None:
+        def discard(self, job_id: str) -> None:
             retry.start()
             retry.join(1)
             assert not queued
-            super().put_away(job_id)
+            super().discard(job_id)
             assert not queued
 
     folders = Watched(work.parents[1].as_uri(), work)

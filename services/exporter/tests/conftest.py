@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pymongo
 import pytest
 from free_ports import free_port
+from go_programs import build_go_program
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.jobs.context import Interruption, JobContext, JobIdentity
@@ -74,19 +75,16 @@ def mongo_port(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def ferretdb(tmp_path_factory):
+def ferretdb():
     """FerretDB with SQLite, built from its Go module."""
-    folder = tmp_path_factory.mktemp("ferretdb-build")
-    source = Path(__file__).with_name("ferretdb")
-    command = ["go", "build", "-tags", "ferretdb_sqlite", "-o", str(folder / "ferretdb"), "."]
-    subprocess.run(command, cwd=source, env={**os.environ, "CGO_ENABLED": "0"}, check=True, timeout=800)
-    return folder / "ferretdb"
+    return build_go_program(Path(__file__).with_name("ferretdb"), "ferretdb", "-tags", "ferretdb_sqlite")
 
 
 # Where Go is not, FerretDB cannot be built; a MongoDB is there only where its address is given.
 SERVERS = ["embedded"]
 SERVERS += ["ferretdb"] if shutil.which("go") else []
 OWN_SERVERS = tuple(SERVERS)
+SERVER_FIXTURES = frozenset(("any_uri", "mongo", "mongo_port", "own_server", "start_server", "wire"))
 SERVERS += ["mongodb"] if os.environ.get("GPT2_TEST_MONGODB_URI") else []
 
 
@@ -139,7 +137,7 @@ def mongo(mongo_port):
 
 
 class Wire:
-    """A TCP proxy before the server, that can hurt what passes.
+    """A TCP proxy before the server that can corrupt or cut connections.
 
     Bytes `~~~` on their way to the client become an encoded lone surrogate, which is broken UTF-8 of the same length.
     """
@@ -189,9 +187,11 @@ def wire(mongo_port):
 
 
 @pytest.fixture
-def settings(mongo_port, tmp_path):
+def settings(request, tmp_path):
+    """Settings of a service; of MongoDB only where the test asks for a server."""
+    served = not SERVER_FIXTURES.isdisjoint(request.fixturenames)
     return ExporterSettings(
-        mongodb_uri=f"mongodb://127.0.0.1:{mongo_port}",
+        mongodb_uri=f"mongodb://127.0.0.1:{request.getfixturevalue('mongo_port') if served else 1}",
         mongodb_timeout_seconds=3,
         artifact_root=str(tmp_path / "artifacts"),
         allowed_roots=str(tmp_path / "texts"),
@@ -199,15 +199,15 @@ def settings(mongo_port, tmp_path):
 
 
 class Progress:
-    """Hears a job's progress; calls back at each."""
+    """Records the progress of a job, and calls a function at each report."""
 
     def __init__(self) -> None:
-        self.heard = []
+        self.reports = []
         self.interruption = Interruption()
         self.on_progress = lambda _: None
 
     def __call__(self, progress):
-        self.heard.append(progress)
+        self.reports.append(progress)
         self.on_progress(progress)
 
 
@@ -246,7 +246,7 @@ def child_environment(settings):
 
 
 class Corpus:
-    """A corpus that a job made, and what the tests look at in it."""
+    """A corpus artifact of a job, as the tests read it."""
 
     def __init__(self, output):
         self.counts = dict(output.counts)

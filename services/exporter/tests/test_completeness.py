@@ -1,4 +1,4 @@
-"""An export holds every document once, or fails and says why; whatever the server does and whoever writes meanwhile."""
+"""An export has every document once, or fails with the reason, whatever servers and concurrent writers do."""
 
 import itertools
 import random
@@ -21,6 +21,8 @@ from gpt2_orchestration.stack.mongodb.commands import Commands
 from gpt2_orchestration.stack.mongodb.order import sort_key
 from gpt2_orchestration.stack.mongodb.store import Store
 from gpt2_orchestration.stack.mongodb.wire import WireServer
+
+pytestmark = pytest.mark.process
 
 NAMES = ["select", "a-b", "a.b", "two words", "Ærø", "1", "order by"]
 KINDS = [
@@ -50,7 +52,7 @@ def ask(collections=("articles",), database="proof", **fields):
 
 @pytest.fixture
 def run(make_context, export):
-    """Exports from a server, as a job of its own each time."""
+    """Exports from a server, each time in a new job."""
     numbers = itertools.count()
 
     def run(uri, request, job_id="", **settings):
@@ -171,7 +173,7 @@ def test_a_loss_that_a_doubled_document_makes_up_for_fails_the_export(forgetful,
         run(forgetful.uri, ask())
 
 
-def test_a_document_lost_in_one_attempt_fails_the_next_one_that_goes_on_from_there(forgetful, run):
+def test_a_document_lost_in_one_attempt_fails_the_next_one_that_resumes(forgetful, run):
     forgetful.lost = frozenset({sort_key(10)})
     forgetful.articles.update_one({"_id": 3000}, {"$unset": {"text": 1}})
     with pytest.raises(FailedPrecondition, match="1 text missing"):
@@ -199,9 +201,9 @@ def once(progress, change):
     """Calls a function at the first documents read."""
     done = []
 
-    def on_progress(heard):
-        if heard.done and not done:
-            done.append(heard.done)
+    def on_progress(reported):
+        if reported.done and not done:
+            done.append(reported.done)
             change()
 
     progress.on_progress = on_progress

@@ -61,25 +61,25 @@ def test_texts_seen_after_the_last_checkpoint_are_forgotten(tmp_path):
     import pyarrow as pa
 
     with SeenTexts(tmp_path, 0) as seen:
-        assert seen.add(pa.array(["a", "b", "a"]), [0, 1, 2], 0) == [2]
+        assert seen.add(pa.array(["a", "b", "a"])) == [2]
         seen.save()
-        assert seen.add(pa.array(["c"]), [0], 2) == []
+        assert seen.add(pa.array(["c"])) == []
     with SeenTexts(tmp_path, 1) as seen:
-        assert seen.add(pa.array(["a", "b", "c"]), [0, 1, 2], 1) == [0]
+        assert seen.add(pa.array(["a", "b", "c"])) == [0]
 
 
-def test_where_the_options_leave_nothing_the_job_says_so(run):
+def test_options_that_leave_no_document_are_an_error(run):
     with pytest.raises(FailedPrecondition, match="not one document is usable: 1 too short"):
         run("a", options={"min_characters": 9})
 
 
-def test_rejects_can_be_limited_as_a_share(run):
+def test_rejects_can_be_limited_as_a_fraction(run):
     lines = ["good"] * 8 + [None, 5]
-    assert run(*lines, max_rejected_share=0.2).counts["rejected"] == 2
-    with pytest.raises(FailedPrecondition, match=r"2 of the first 10 documents.*max_rejected_share allows 0.19"):
-        run(*lines, max_rejected_share=0.19, job_id="b")
+    assert run(*lines, max_rejected_fraction=0.2).counts["rejected"] == 2
+    with pytest.raises(FailedPrecondition, match=r"2 of the first 10 documents.*max_rejected_fraction allows 0.19"):
+        run(*lines, max_rejected_fraction=0.19, job_id="b")
     with pytest.raises(FailedPrecondition, match="max_rejected allows 1"):
-        run(*lines, max_rejected_share=0.5, max_rejected=1, job_id="c")
+        run(*lines, max_rejected_fraction=0.5, max_rejected=1, job_id="c")
 
 
 def test_the_summary_has_lengths_and_scripts(run):

@@ -10,9 +10,9 @@ from pymongo.errors import OperationFailure
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import FailedPrecondition, InvalidRequest, JobCancelled, Unavailable
-from gpt2_exporter.corpus.record import IN_LIST
 from gpt2_exporter.mongo.connection import connect
 from gpt2_exporter.mongo.snapshot import take_snapshot
+from gpt2_exporter.rejects.reasons import IN_LIST
 
 HOSTILE = [
     "\0nul\0",
@@ -161,6 +161,7 @@ def test_a_query_that_the_server_refuses_names_the_filter(mongo, context, export
     assert error.value.violations[0][0] == "source.filter"
 
 
+@pytest.mark.process
 def test_a_server_that_is_not_there_is_named_without_user_and_password(make_context, export):
     context = make_context(
         mongodb_uri=SecretStr("mongodb://some-user:some-password@127.0.0.1:9/?authSource=admin"),
@@ -176,7 +177,7 @@ def test_a_server_that_is_not_there_is_named_without_user_and_password(make_cont
 def test_a_wrong_uri_names_the_setting_and_shows_nothing_of_it(make_context, uri, export):
     with pytest.raises(FailedPrecondition) as error:
         export(ask(), make_context(mongodb_uri=SecretStr(uri)))
-    assert "the setting GPT2_MONGODB_URI is no usable MongoDB URI" in error.value.message
+    assert "the setting GPT2_MONGODB_URI is not a valid MongoDB URI" in error.value.message
     assert "secret" not in error.value.message
     assert error.value.__suppress_context__
 
@@ -208,7 +209,7 @@ def test_a_snapshot_leaves_out_what_came_later(mongo, settings, make_context, ex
 def test_progress_counts_documents_to_the_end(mongo, context, progress, export):
     mongo.news.articles.insert_many([{"text": str(n)} for n in range(300)])
     export(ask(), context)
-    last = progress.heard[-1]
+    last = progress.reports[-1]
     assert (last.phase, last.done, last.total, last.unit) == ("reading", 300, 300, "documents")
 
 
@@ -221,7 +222,7 @@ def test_a_cancelled_export_leaves_no_artifact(mongo, make_context, progress, ex
     assert context.committed("corpus", "corpus") is None
 
 
-def test_a_retry_after_mending_the_documents_goes_on_from_the_last_shard(mongo, make_context, export):
+def test_a_retry_with_corrected_documents_resumes_after_the_last_shard(mongo, make_context, export):
     documents = [{"text": "x" * 100, "n": n} for n in range(1000)]
     documents[700] = {"n": 700}
     mongo.news.articles.insert_many(documents)
@@ -241,7 +242,8 @@ def test_a_job_whose_corpus_is_committed_is_not_done_again(mongo, make_context, 
 
 
 @pytest.mark.parametrize(("code", "words"), [(18, "refuses user and password"), (13, "does not let this user read")])
-def test_a_refused_user_is_told_which_setting_to_correct(settings, code, words):
+@pytest.mark.process
+def test_a_refused_user_is_an_error_that_names_the_setting(settings, code, words):
     with pytest.raises(FailedPrecondition) as error, connect(settings, ""):
         raise OperationFailure("not shown: secret", code)
     assert words in error.value.message

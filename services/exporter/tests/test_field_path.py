@@ -3,7 +3,7 @@
 import pytest
 
 from gpt2_exporter.corpus.field_path import FieldPath
-from gpt2_exporter.corpus.record import IN_LIST
+from gpt2_exporter.rejects.reasons import IN_LIST
 
 SECTIONS = {"sections": [{"body": "a"}, {"title": "no body"}, {"body": None}, {"body": ""}, {"body": ["b", "c"]}]}
 

@@ -64,7 +64,7 @@ def test_each_format_gives_its_texts_plain_and_compressed(texts, run, suffix, en
 
 @pytest.mark.parametrize("end", COMPRESS)
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_reading_goes_on_inside_a_file(texts, run, make_context, suffix, end):
+def test_reading_resumes_inside_a_file(texts, run, make_context, suffix, end):
     lines = [f"{n} " * 30 + "\nü" for n in range(300)]
     (texts / f"a{suffix}{end}").write_bytes(COMPRESS[end](FORMATS[suffix]([*lines, ""])))
     small = {"corpus_shard_bytes": 3000}
@@ -154,7 +154,7 @@ def test_json_that_is_odd_or_broken(texts, run, content, texts_found, reasons):
 
 @pytest.mark.parametrize("block", [1, 7])
 def test_where_the_blocks_of_a_json_file_end_changes_nothing(texts, run, monkeypatch, block):
-    monkeypatch.setattr("gpt2_exporter.files.objects._BLOCK", block)
+    monkeypatch.setattr("gpt2_exporter.files.json_documents._BLOCK", block)
     odd = r'[ {"text": "ü\"\\\ud83d\ude00", "n": [-1.5e+10, true, null, -Infinity]} , 12.5, {"text": "b"} ]'
     odd += ' {"text": "c"} 7'
     (texts / "a.json").write_text(odd)
@@ -181,7 +181,7 @@ def test_csv_that_is_odd_or_broken(texts, run, content, found, broken):
     assert corpus.summary["rejected_by_reason"] == ({"broken CSV row": broken} if broken else {})
 
 
-def test_csv_whose_header_is_none_or_ambiguous_says_so(texts, run):
+def test_csv_with_a_missing_or_ambiguous_header_is_an_error(texts, run):
     (texts / "a.csv").write_bytes(b"text,n\ra,1\r")
     with pytest.raises(FailedPrecondition, match=r"does not begin with a row of column names.*LF or CRLF"):
         run()
@@ -191,7 +191,7 @@ def test_csv_whose_header_is_none_or_ambiguous_says_so(texts, run):
 
 
 @pytest.mark.parametrize("unit", [pb.TEXT_UNIT_FILE, pb.TEXT_UNIT_LINE, pb.TEXT_UNIT_PARAGRAPH])
-def test_a_byte_order_mark_is_taken_off_where_the_encoding_says_so(texts, run, unit):
+def test_a_byte_order_mark_of_the_encoding_is_removed(texts, run, unit):
     bom = b"\xef\xbb\xbf"
     (texts / "a.txt").write_bytes(bom + b"one\n\n" + bom + b"two")
     (texts / "b.csv").write_bytes(bom + b"text\nthree\n")
@@ -208,7 +208,7 @@ def test_rows_of_csv_that_are_short_or_empty(texts, run):
     assert corpus.summary["rejected_by_reason"] == {"text missing": 1, "text empty": 1}
 
 
-def test_a_table_without_the_column_says_which_it_has(texts, run):
+def test_a_table_without_the_column_is_an_error_that_lists_its_columns(texts, run):
     (texts / "a.csv").write_bytes(b"title,body\na,b\n")
     with pytest.raises(FailedPrecondition, match=r"no column text; its first row names title, body: set text_field"):
         run()
@@ -222,7 +222,7 @@ def test_parquet_is_read_by_column(texts, run):
     corpus = run(max_rejected=2)
     assert [(row["id"], row["text"]) for row in corpus.rows] == [("a.parquet:1", "a"), ("a.parquet:4", "ü" * 10)]
     assert run("b", text_field="other").texts == ["x"] * 4
-    with pytest.raises(FailedPrecondition, match="the column n holds int64, not strings"):
+    with pytest.raises(FailedPrecondition, match="the column n has int64, not strings"):
         run("c", text_field="n")
     with pytest.raises(FailedPrecondition, match="has no column m; it has text, n, other"):
         run("d", text_field="m")
@@ -273,7 +273,7 @@ def test_a_damaged_file_is_named(texts, run, name, content):
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv"])
 @pytest.mark.parametrize("end", [".gz", ".zst"])
 def test_a_small_file_that_becomes_a_huge_document_is_counted_as_too_large(texts, run, monkeypatch, name, end):
-    monkeypatch.setattr("gpt2_exporter.corpus.record.LARGEST_DOCUMENT", 100_000)
+    monkeypatch.setattr("gpt2_exporter.rejects.reasons.MAX_DOCUMENT_BYTES", 100_000)
     filler = b"x" * 3_000_000
     content = {
         "a.txt": filler,

@@ -6,6 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from request_problems import request_problems
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import FailedPrecondition
@@ -41,7 +42,7 @@ def ids(corpus):
 
 def wrong_fields(**fields):
     request = pb.ImportFilesRequest(uris=["file:///a"], **fields)
-    return [field for field, _ in import_problems(request, lambda _field, uri: uri)]
+    return [field for field, _ in request_problems(request, import_problems(request, lambda _field, uri: uri))]
 
 
 @pytest.mark.parametrize(("delimiter", "given"), [(";", ";"), ("\t", "\t"), ("\t", r"\t"), ("|", "|"), ("§", "§")])
@@ -51,7 +52,7 @@ def test_csv_with_another_delimiter_is_read_with_the_option(run, delimiter, give
 
 
 @pytest.mark.parametrize("end", ["", ".gz"])
-def test_tsv_has_tabs_unless_the_option_says_otherwise(run, texts, end):
+def test_tsv_has_tabs_unless_the_option_is_another_delimiter(run, texts, end):
     compress = gzip.compress if end else bytes
     assert run(f"a.tsv{end}", compress(b"id\ttext\n1\tGuten Tag\n2\tZwei, drei\n")).texts == ["Guten Tag", "Zwei, drei"]
     assert run(f"a.tsv{end}", compress(b"id;text\n1;a\tb\n"), csv_delimiter=";").texts == ["a\tb"]
@@ -90,7 +91,7 @@ def test_csv_without_a_header_has_its_first_row_as_a_document(run):
         run("a.csv", "1;one\n", csv_header=False, text_field="2")
 
 
-def test_reading_goes_on_in_csv_without_a_header(run, texts, make_context, export):
+def test_reading_resumes_in_csv_without_a_header(run, texts, make_context, export):
     lines = [f"{n} " * 30 for n in range(60)]
     (texts / "a.csv").write_text("".join(f"{line}\n" for line in [*lines, '""']))
     request = {"uris": [texts.as_uri()], "csv_header": False}
@@ -114,7 +115,7 @@ def test_reading_goes_on_in_csv_without_a_header(run, texts, make_context, expor
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 @pytest.mark.parametrize("block", [1 << 20, 1, 5])
 def test_a_marker_between_documents_separates_them_and_is_none(run, monkeypatch, separator, content, encoding, block):
-    monkeypatch.setattr("gpt2_exporter.files.plain._BLOCK", block)
+    monkeypatch.setattr("gpt2_exporter.files.plain_text._BLOCK", block)
     text = content.removeprefix("\ufeff") if encoding == "utf-16" else content
     corpus = run("a.txt", text.encode(encoding), document_separator=separator, encoding=encoding)
     assert corpus.texts[-1] == "Zweiter."
@@ -126,13 +127,13 @@ def test_a_document_before_a_marker_that_is_broken_or_too_large_is_left_out_alon
     content = b"good" + END.encode() + b"b\xffd" + END.encode() + b"gut"
     corpus = run("a.txt", content, document_separator=END, max_rejected=1)
     assert (corpus.texts, corpus.rejects[0]["id"]) == (["good", "gut"], "a.txt:2")
-    monkeypatch.setattr("gpt2_exporter.files.plain._BLOCK", 7)
-    monkeypatch.setattr("gpt2_exporter.corpus.record.LARGEST_DOCUMENT", 20)
+    monkeypatch.setattr("gpt2_exporter.files.plain_text._BLOCK", 7)
+    monkeypatch.setattr("gpt2_exporter.rejects.reasons.MAX_DOCUMENT_BYTES", 20)
     corpus = run("a.txt", f"a{END}{'x' * 99}{END}b", document_separator=END, max_rejected=1)
     assert (corpus.texts, corpus.rejects[0]["reason"]) == (["a", "b"], "too large")
 
 
-def test_reading_goes_on_between_markers(run, texts, make_context, export):
+def test_reading_resumes_between_markers(run, texts, make_context, export):
     documents = [f"{n} " * 30 for n in range(60)]
     (texts / "a.txt.gz").write_bytes(gzip.compress((END.join(documents) + END).encode() + b"\xff"))
     request = {"uris": [texts.as_uri()], "document_separator": END}
@@ -163,15 +164,15 @@ def test_a_text_file_with_markers_names_the_option(run):
     ],
 )
 def test_a_list_inside_a_json_object_holds_the_documents(run, monkeypatch, path, content, block):
-    monkeypatch.setattr("gpt2_exporter.files.objects._BLOCK", block)
+    monkeypatch.setattr("gpt2_exporter.files.json_documents._BLOCK", block)
     corpus = run("a.json", content, documents_field=path)
     assert corpus.texts == ["a", "b", "c"]
     assert ids(corpus) == ["a.json:1", "a.json:2", "a.json:3"]
 
 
 def test_a_list_inside_a_json_object_is_not_held(run, monkeypatch):
-    monkeypatch.setattr("gpt2_exporter.corpus.record.LARGEST_DOCUMENT", 5000)
-    monkeypatch.setattr("gpt2_exporter.files.objects._BLOCK", 100)
+    monkeypatch.setattr("gpt2_exporter.rejects.reasons.MAX_DOCUMENT_BYTES", 5000)
+    monkeypatch.setattr("gpt2_exporter.files.json_documents._BLOCK", 100)
     documents = [{"text": "x" * 500}] * 40
     assert len(run("a.json", json.dumps({"data": documents}), documents_field="data").texts) == 40
 
@@ -184,7 +185,11 @@ def test_a_list_inside_a_json_object_is_not_held(run, monkeypatch):
         ('{"data": [{"text": "a"}]}', {"documents_field": "rows"}, r"1 nothing at documents_field.*\(now rows\)"),
         ('[{"data": []}, {"text": "a"}]', {"documents_field": "data"}, "1 nothing at documents_field"),
         ('{"data": 5}', {"documents_field": "data.rows"}, "1 nothing at documents_field"),
-        ('{"text": ["a", "b"]}', {}, "set list_separator to what .*, or documents_field to text where each is"),
+        (
+            '{"text": ["a", "b"]}',
+            {},
+            "set list_separator to the separator .*, or documents_field to text where each is",
+        ),
     ],
 )
 def test_json_that_seems_to_need_an_option_names_it(run, content, fields, words):
@@ -222,9 +227,9 @@ def test_lists_of_strings_in_parquet_are_joined_by_the_option(run, texts):
     corpus = run(list_separator=" ", max_rejected=2)
     assert corpus.texts == ["one two", "ü"]
     assert corpus.summary["rejected_by_reason"] == {"text empty": 1, "text null": 1}
-    with pytest.raises(FailedPrecondition, match="holds lists of strings: set list_separator"):
+    with pytest.raises(FailedPrecondition, match="has lists of strings: set list_separator"):
         run()
-    with pytest.raises(FailedPrecondition, match=r"the column n holds list<.*not strings"):
+    with pytest.raises(FailedPrecondition, match=r"the column n has list<.*not strings"):
         run(text_field="n", list_separator=" ")
 
 

@@ -181,7 +181,7 @@ def test_a_parquet_column_whose_name_is_not_utf_8_is_an_error(texts, context, ex
     path = texts / "a.parquet"
     pq.write_table(pa.table({"text": ["a"], "nmnm": ["b"]}), path, store_schema=False, compression="none")
     path.write_bytes(path.read_bytes().replace(b"nmnm", b"\xf6\xdf\xff\xfe"))
-    with pytest.raises(DataLoss, match=r"a\.parquet is no Parquet file, or a damaged one"):
+    with pytest.raises(DataLoss, match=r"a\.parquet is not a Parquet file, or damaged"):
         export(ask(texts.as_uri()), context)
 
 
@@ -225,7 +225,7 @@ def test_a_line_that_is_a_byte_order_mark_alone_is_blank(texts, context, export,
         ("a.md", codecs.BOM_UTF16_BE + "a".encode("utf-16-be"), "cp1252", r"set encoding to utf-16 \(now cp1252\)"),
         ("a.json", '[{"text": "a"}]'.encode("utf-32"), "", "set encoding to utf-32"),
         ("a.csv", "text\na".encode("utf-16"), "", r"convert the \.csv files to utf-8"),
-        ("a.tsv.gz", gzip.compress("text\na".encode("utf-16")), "", r"convert the \.tsv files to utf-8"),
+        ("a.tsv.gz", gzip.compress("text\na".encode("utf-16"), mtime=0), "", r"convert the \.tsv files to utf-8"),
         ("a.txt.zst", pa.Codec("zstd").compress("a".encode("utf-16"), asbytes=True), "", "set encoding to utf-16"),
         ("a.jsonl", codecs.BOM_UTF8 + b'{"text": "a"}', "latin-1", "set encoding to utf-8"),
     ],
@@ -275,6 +275,7 @@ def bucket(monkeypatch):
     type(store).clear_instance_cache()
 
 
+@pytest.mark.process
 def test_folders_of_an_object_store_are_read_as_local_ones(bucket, make_context, export):
     for name in ("a.txt", "in/b.csv.gz", "in/c.pdf", "in/", ".git/d.txt"):
         content = gzip.compress(b"\xef\xbb\xbftext\nb\n") if name.endswith(".gz") else b"\xef\xbb\xbfa"
@@ -352,7 +353,7 @@ def test_hidden_files_are_read_where_the_uri_names_them(texts, context, export, 
 def test_advice_on_rejected_documents_fits_their_reasons_and_files(
     texts, context, export, monkeypatch, name, content, fields, words, not_words
 ):
-    monkeypatch.setattr("gpt2_exporter.corpus.record.LARGEST_DOCUMENT", 50)
+    monkeypatch.setattr("gpt2_exporter.rejects.reasons.MAX_DOCUMENT_BYTES", 50)
     (texts / name).write_bytes(content)
     with pytest.raises(FailedPrecondition, match=words) as error:
         export(ask(texts.as_uri(), **fields), context)
@@ -386,13 +387,13 @@ def test_a_link_that_leads_out_of_the_roots_is_refused(texts, tmp_path, context,
 def test_what_has_a_files_name_and_is_none_is_an_error(texts, context, export, target):
     write(texts, a_txt="a")
     (texts / "odd.txt").symlink_to(texts / target) if target else os.mkfifo(texts / "odd.txt")
-    with pytest.raises(FailedPrecondition, match=r"odd\.txt is no file, nor a link to one: remove it"):
+    with pytest.raises(FailedPrecondition, match=r"odd\.txt is neither a file nor a link to one: remove it"):
         export(ask(texts.as_uri()), context)
 
 
 def test_a_line_too_large_to_hold_is_counted_and_passed_over(monkeypatch):
     import io
 
-    monkeypatch.setattr("gpt2_exporter.corpus.record.LARGEST_DOCUMENT", 8)
+    monkeypatch.setattr("gpt2_exporter.rejects.reasons.MAX_DOCUMENT_BYTES", 8)
     stream = io.BytesIO(b"short\n" + b"x" * 50 + b"\nend")
     assert list(read_lines(stream)) == [(b"short\n", 6), (None, 51), (b"end", 3)]

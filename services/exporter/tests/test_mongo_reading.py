@@ -10,13 +10,12 @@ from pymongo.errors import CursorNotFound, NetworkTimeout, OperationFailure
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import DataLoss, FailedPrecondition
-from gpt2_exporter.corpus.record import IN_LIST
 from gpt2_exporter.mongo.decoding import decode_batch
-from gpt2_exporter.mongo.document_id import id_text
-from gpt2_exporter.mongo.identifier import BRACKET_RANGES, bracket_of, from_json, order_key, to_json, up_to
+from gpt2_exporter.mongo.identifiers import BRACKET_RANGES, bracket_of, from_json, id_text, order_key, to_json, up_to
 from gpt2_exporter.mongo.reading import MongoDocuments
 from gpt2_exporter.mongo.snapshot import CollectionState, Snapshot
 from gpt2_exporter.mongo.text import TextRule
+from gpt2_exporter.rejects.reasons import IN_LIST
 
 ORDERED = [
     MinKey(),
@@ -43,7 +42,7 @@ def test_every_kind_of_id_has_its_bracket_in_the_order_of_mongodb():
 
 
 @pytest.mark.parametrize("identifier", [bson.Code("x"), bson.Regex("x")])
-def test_an_id_without_order_is_an_error_that_says_what_to_do(identifier):
+def test_an_id_without_order_is_an_error_with_advice(identifier):
     with pytest.raises(FailedPrecondition, match="give that document another _id"):
         bracket_of(identifier)
 
@@ -167,19 +166,19 @@ def read_all(collection, count):
 LOST = [CursorNotFound("gone"), NetworkTimeout("slow"), OperationFailure("session", 206), OperationFailure("x", 11600)]
 
 
-def test_a_lost_cursor_goes_on_after_the_last_id():
+def test_reading_resumes_after_the_last_id_of_a_lost_cursor():
     collection = FlakyCollection(95, LOST)
     texts, pauses = read_all(collection, 95)
     assert texts == [str(number) for number in range(1, 96)]
     assert (len(pauses), len(collection.queries)) == (4, 5)
 
 
-def test_a_cursor_that_ends_early_without_a_word_loses_nothing():
+def test_a_cursor_that_ends_early_without_an_error_loses_nothing():
     texts, _ = read_all(FlakyCollection(95, [], silent_end=True), 95)
     assert texts == [str(number) for number in range(1, 96)]
 
 
-def test_a_server_that_is_gone_for_good_ends_the_reading():
+def test_reading_fails_when_the_server_stays_away():
     class Gone(FlakyCollection):
         def __iter__(self):
             raise NetworkTimeout("gone")

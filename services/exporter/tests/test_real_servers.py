@@ -12,9 +12,11 @@ from pymongo.errors import AutoReconnect, WriteError
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import FailedPrecondition
-from gpt2_exporter.corpus.record import IN_LIST
 from gpt2_exporter.mongo.connection import connect
 from gpt2_exporter.mongo.snapshot import take_snapshot
+from gpt2_exporter.rejects.reasons import IN_LIST
+
+pytestmark = pytest.mark.process
 
 TEXTS = ["\0nul", "\ufeffBOM", "a\r\nb", "e\u0301", "\N{WOMAN}\u200d\N{GIRL}", "שלום", "<|endoftext|>", " "]
 DATABASE = "gpt2_exporter_test"
@@ -30,7 +32,7 @@ def articles(any_uri):
 
 @pytest.fixture
 def run(any_uri, make_context, export):
-    """Exports the articles, as a job of its own each time."""
+    """Exports the articles, each time in a new job."""
     numbers = itertools.count()
 
     def run(request_fields=None, settings=None, **source):
@@ -151,7 +153,7 @@ def test_only_what_is_new_since_a_corpus_is_exported(articles, run):
         run({"since_corpus_uri": old.folder.as_uri()}, filter='{"text": "old 1"}')
 
 
-def test_limited_exports_go_on_from_one_another(articles, run):
+def test_limited_exports_continue_one_another(articles, run):
     articles.insert_many([{"text": str(n)} for n in range(5)])
     first = run(limit=2)
     second = run({"since_corpus_uri": first.folder.as_uri()}, limit=2)
@@ -170,7 +172,7 @@ def test_a_snapshot_leaves_out_what_came_later(articles, run, any_uri, settings)
 
 
 @pytest.mark.parametrize("preference", list(pb.ReadPreference.values()))
-def test_a_server_that_stands_alone_is_read_whatever_the_preference(articles, run, preference):
+def test_a_standalone_server_is_read_with_any_read_preference(articles, run, preference):
     articles.insert_one({"text": "a"})
     assert run(read_preference=preference).texts == ["a"]
 
@@ -178,7 +180,7 @@ def test_a_server_that_stands_alone_is_read_whatever_the_preference(articles, ru
 def test_how_many_readers_there_are_does_not_change_the_corpus(articles, run, monkeypatch):
     ids = articles.insert_many([{"text": f"{n} " * 20} for n in range(2000)]).inserted_ids
     # Where MongoDB itself would take a random sample; the other servers cannot.
-    monkeypatch.setattr("gpt2_exporter.mongo.ranges._LEAST_DOCUMENTS_TO_CUT", 10)
+    monkeypatch.setattr("gpt2_exporter.mongo.ranges._MIN_DOCUMENTS_TO_CUT", 10)
     monkeypatch.setattr("gpt2_exporter.mongo.ranges._jumps_into_index", lambda _: True)
     monkeypatch.setattr("gpt2_exporter.mongo.ranges._sample", lambda *_: [ids[0], *ids[5::97], ids[-1]])
     one, four = (run(settings={"mongodb_readers": readers, "corpus_shard_bytes": 20_000}) for readers in (1, 4))
@@ -186,15 +188,17 @@ def test_how_many_readers_there_are_does_not_change_the_corpus(articles, run, mo
     assert one.digest == four.digest
 
 
-def test_a_server_killed_and_started_again_costs_no_document(own_server, make_context, progress, export):
+def test_a_server_killed_and_started_again_costs_no_document(own_server, make_context, progress, export, monkeypatch):
+    # A fast machine exports all of it in less time than there is between two reports.
+    monkeypatch.setattr("gpt2_common.jobs.context._REPORT_SECONDS", 0.0)
     with pymongo.MongoClient(own_server.uri) as client:
         documents = [{"text": f"{n:05d} " + "x" * 300} for n in range(20_000)]
         client.news.articles.insert_many(documents)
     restarts = []
 
-    def restart(heard):
-        if heard.done and not restarts:
-            restarts.append(heard.done)
+    def restart(reported):
+        if reported.done and not restarts:
+            restarts.append(reported.done)
             own_server.kill()
             own_server.start()
 

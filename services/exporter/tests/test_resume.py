@@ -15,6 +15,8 @@ from google.protobuf import json_format
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 
+pytestmark = pytest.mark.process
+
 
 def spawn(request, function, environment, job_id="job"):
     """Starts a job's process as the service does."""
@@ -36,7 +38,7 @@ def spawn(request, function, environment, job_id="job"):
         "request_type": f"gpt2.exporter.v1.exporter_service_pb2:{type(request).__name__}",
         "request": base64.b64encode(request.SerializeToString()).decode(),
     }
-    process.stdin.write(json.dumps(task).encode() + b"\n")
+    process.stdin.write(json.dumps({"task": task}).encode() + b"\n")
     process.stdin.flush()
     return process
 
@@ -102,6 +104,7 @@ def test_documents_added_while_it_was_down_stay_out(mongo, settings, slow_enviro
     assert corpus.counts["documents"] == 4000
 
 
+@pytest.mark.process
 def test_an_import_killed_twice_has_the_digest_of_one_that_was_not(settings, tmp_path, slow_environment, open_corpus):
     folder = tmp_path / "texts"
     folder.mkdir()
@@ -144,6 +147,7 @@ def test_an_export_killed_20_times_at_random_has_the_digest_of_one_that_was_not(
     assert killed.summary["filtered_by_reason"] == {"duplicate": 490}
 
 
+@pytest.mark.process
 def test_an_import_killed_20_times_at_random_has_the_digest_of_one_that_was_not(
     settings, tmp_path, child_environment, open_corpus
 ):
@@ -158,3 +162,27 @@ def test_an_import_killed_20_times_at_random_has_the_digest_of_one_that_was_not(
     whole = open_corpus(finish(spawn(request, "import_files", environment, "other")))
     assert killed.digest == whole.digest
     assert killed.counts["documents"] == 12_000
+
+
+def fail(*_):
+    raise OSError("the process was killed")
+
+
+def test_rejects_after_the_last_document_count_once_where_only_the_commit_is_repeated(
+    mongo, make_context, export, tmp_path, monkeypatch
+):
+    mongo.news.articles.insert_many([{"text": "a"}, {"n": 1}])
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.jsonl").write_text('{"text": "a"}\nno json\n')
+    source = pb.MongoSource(database="news", collections=["articles"])
+    requests = {
+        "export": pb.ExportCorpusRequest(source=source, max_rejected=1),
+        "import": pb.ImportFilesRequest(uris=[(tmp_path / "texts").as_uri()], max_rejected=1),
+    }
+    for job_id, request in requests.items():
+        with monkeypatch.context() as patch:
+            patch.setattr("gpt2_exporter.corpus.pipeline._write_reports", fail)
+            with pytest.raises(OSError, match="killed"):
+                export(request, make_context(job_id))
+        corpus = export(request, make_context(job_id, attempt=2))
+        assert (corpus.texts, corpus.counts["rejected"], len(corpus.rejects)) == (["a"], 1, 1)

@@ -15,42 +15,42 @@ SOURCE = pb.MongoSource(database="news", collections=["articles", "letters"])
 
 
 @pytest.fixture
-def look(settings):
-    def look(source=SOURCE):
+def snapshot(settings):
+    def snapshot(source=SOURCE):
         with connect(settings, source.connection) as server:
             return take_snapshot(server, source)
 
-    return look
+    return snapshot
 
 
-def test_it_is_stable_and_changes_with_every_document_that_comes_or_goes(mongo, look):
+def test_it_is_stable_and_changes_with_every_document_added_or_deleted(mongo, snapshot):
     mongo.news.articles.insert_many([{"n": n} for n in range(3)])
-    tokens = [look().token()]
-    assert look().token() == tokens[0]
+    tokens = [snapshot().token()]
+    assert snapshot().token() == tokens[0]
     mongo.news.letters.insert_one({"n": 9})
-    tokens.append(look().token())
+    tokens.append(snapshot().token())
     mongo.news.articles.delete_one({"n": 0})
-    tokens.append(look().token())
+    tokens.append(snapshot().token())
     mongo.news.articles.delete_one({"n": 2})
-    tokens.append(look().token())
+    tokens.append(snapshot().token())
     assert len(set(tokens)) == 4
-    assert look().documents == 2
+    assert snapshot().documents == 2
 
 
-def test_it_counts_what_matches(mongo, look):
+def test_it_counts_what_matches(mongo, snapshot):
     mongo.news.articles.insert_many([{"n": n} for n in range(10)])
     source = pb.MongoSource(database="news", collections=["articles"], filter='{"n": {"$gte": 4}}')
-    assert look(source).documents == 6
+    assert snapshot(source).documents == 6
 
 
-def test_an_empty_source_has_one_too(mongo, look):
-    assert look().documents == 0
-    assert Snapshot.parse(look().token(), SOURCE) == look()
+def test_an_empty_source_has_one_too(mongo, snapshot):
+    assert snapshot().documents == 0
+    assert Snapshot.parse(snapshot().token(), SOURCE) == snapshot()
 
 
-def test_it_survives_a_round_as_a_string(mongo, look):
+def test_it_survives_a_round_as_a_string(mongo, snapshot):
     mongo.news.articles.insert_many([{"_id": "ä"}, {"_id": 5}, {"n": 1}])
-    assert Snapshot.parse(look().token(), SOURCE) == look()
+    assert Snapshot.parse(snapshot().token(), SOURCE) == snapshot()
 
 
 @pytest.mark.parametrize(
@@ -76,15 +76,15 @@ def test_what_is_none_is_refused(token):
         {"text_field": "body"},
     ],
 )
-def test_that_of_another_source_is_refused(mongo, look, change):
+def test_that_of_another_source_is_refused(mongo, snapshot, change):
     fields = {"database": "news", "collections": ["articles", "letters"], **change}
     with pytest.raises(InvalidRequest, match="describes another source"):
-        Snapshot.parse(look().token(), pb.MongoSource(**fields))
+        Snapshot.parse(snapshot().token(), pb.MongoSource(**fields))
 
 
-def test_defaults_written_out_are_the_same_source(mongo, look):
+def test_defaults_written_out_are_the_same_source(mongo, snapshot):
     same = pb.MongoSource(database="news", collections=["articles", "letters"], text_field="text", filter="{}")
-    assert Snapshot.parse(look().token(), same) == look()
+    assert Snapshot.parse(snapshot().token(), same) == snapshot()
 
 
 def test_a_server_that_sorts_numbers_as_text_is_refused_instead_of_losing_documents(lying_uri, settings):

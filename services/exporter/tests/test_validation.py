@@ -2,6 +2,7 @@
 
 import pytest
 from pydantic import SecretStr
+from request_problems import request_problems
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_exporter.settings import ExporterSettings
@@ -16,10 +17,14 @@ def named(monkeypatch, tmp_path):
     return ExporterSettings()
 
 
+def problems_of(request, settings):
+    return request_problems(request, export_problems(request, settings))
+
+
 def wrong_fields(settings, **fields):
     source = pb.MongoSource(**{"database": "news", "collections": ["articles"], **fields})
     request = pb.ExportCorpusRequest(source=source)
-    return [field for field, _ in export_problems(request, settings, allow_everything)]
+    return [field for field, _ in problems_of(request, settings)]
 
 
 @pytest.mark.parametrize(
@@ -83,16 +88,14 @@ def test_options_of_a_source(named, fields, wrong):
     assert wrong_fields(named, **fields) == wrong
 
 
-def test_options_of_documents_and_a_corpus_to_go_on_from(named, context):
+def test_options_of_documents(named):
     request = pb.ExportCorpusRequest(
         source=pb.MongoSource(database="news", collections=["articles"]),
-        max_rejected_share=1.5,
-        since_corpus_uri="file:///etc",
+        max_rejected_fraction=1.5,
         documents=pb.DocumentOptions(normalization=9, min_characters=-1, max_characters=-2),
     )
-    assert [field for field, _ in export_problems(request, named, context.require_allowed)] == [
-        "since_corpus_uri",
-        "max_rejected_share",
+    assert [field for field, _ in problems_of(request, named)] == [
+        "max_rejected_fraction",
         "documents.normalization",
         "documents.min_characters",
         "documents.max_characters",
@@ -100,18 +103,26 @@ def test_options_of_documents_and_a_corpus_to_go_on_from(named, context):
 
 
 def test_a_source_is_required(named):
-    assert export_problems(pb.ExportCorpusRequest(), named, allow_everything) == [("source", "is required")]
+    assert request_problems(pb.ExportCorpusRequest(), export_problems(pb.ExportCorpusRequest(), named)) == [
+        ("source", "is required")
+    ]
 
 
 def test_a_bad_snapshot_and_a_bad_limit_are_named(named):
     source = pb.MongoSource(database="news", collections=["articles"])
     request = pb.ExportCorpusRequest(source=source, snapshot="x", max_rejected=-2)
-    assert [field for field, _ in export_problems(request, named, allow_everything)] == ["snapshot", "max_rejected"]
+    assert [field for field, _ in problems_of(request, named)] == [
+        "max_rejected",
+        "snapshot",
+    ]
 
 
-def test_an_unknown_connection_says_which_setting_to_make_and_no_secret(named):
+def test_an_unknown_connection_is_an_error_that_names_the_setting_without_secrets(named):
     source = pb.MongoSource(connection="other", database="news", collections=["articles"])
-    [(_, description)] = export_problems(pb.ExportCorpusRequest(source=source), named, allow_everything)
+    [(_, description)] = request_problems(
+        pb.ExportCorpusRequest(source=source),
+        export_problems(pb.ExportCorpusRequest(source=source), named),
+    )
     assert "named connections: FILES, NEWS" in description
     assert "GPT2_MONGODB_URI_OTHER" in description
     assert "hush" not in description + repr(named)
@@ -144,10 +155,10 @@ def allow_everything(_field, uri):
 )
 def test_imports(fields, wrong):
     request = pb.ImportFilesRequest(**{"uris": ["file:///a"], **fields})
-    assert [field for field, _ in import_problems(request, allow_everything)] == wrong
+    assert [field for field, _ in request_problems(request, import_problems(request, allow_everything))] == wrong
 
 
 def test_every_uri_outside_the_roots_is_named(context):
     request = pb.ImportFilesRequest(uris=["file:///etc", f"{context.settings.roots[1]}/a", "no uri", ""])
-    fields = [field for field, _ in import_problems(request, context.require_allowed)]
+    fields = [field for field, _ in request_problems(request, import_problems(request, context.require_allowed))]
     assert fields == ["uris[0]", "uris[2]", "uris[3]"]

@@ -1,4 +1,4 @@
-"""A real MLflow server, a registry in a process of its own, and small model artifacts made by hand."""
+"""A real MLflow server, a registry in a separate process, and small model artifacts made by hand."""
 
 import json
 import os
@@ -8,10 +8,10 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import grpc
-import mlflow
 import pytest
 from free_ports import free_port
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -146,19 +146,20 @@ def forgotten_addresses() -> Iterator[None]:
     """Takes back the addresses that MLflow keeps for the whole process, in variables that children inherit too."""
     before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
     yield
-    mlflow.set_tracking_uri(None)
-    mlflow.set_registry_uri(None)
+    if mlflow := sys.modules.get("mlflow"):
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
     os.environ.update(before)
 
 
 @pytest.fixture
-def make_context(artifacts, mlflow_uri, tmp_path) -> Callable[..., JobContext]:
-    """Contexts to run the job's function in this process."""
+def make_unconnected_context(artifacts, tmp_path) -> Callable[..., JobContext]:
+    """Contexts to run the job's function in this process, without a server of MLflow."""
 
     def make(
-        job_id: str, interruption: Interruption | None = None, uri: str = mlflow_uri, label_rules: str = ""
+        job_id: str, interruption: Interruption | None = None, uri: str = "http://127.0.0.1:1", label_rules: str = ""
     ) -> JobContext:
         settings = RegistrySettings(
             artifact_root=str(artifacts.root),
@@ -172,6 +173,12 @@ def make_context(artifacts, mlflow_uri, tmp_path) -> Callable[..., JobContext]:
         return JobContext(identity, settings, lambda _: None, interruption or Interruption())
 
     return make
+
+
+@pytest.fixture
+def make_context(make_unconnected_context, mlflow_uri) -> Callable[..., JobContext]:
+    """The same, with a real server."""
+    return partial(make_unconnected_context, uri=mlflow_uri)
 
 
 class RegistryProcess:
@@ -199,11 +206,13 @@ class RegistryProcess:
         grpc.channel_ready_future(channel).result(timeout=60)
         self.stub = registry_service_pb2_grpc.RegistryServiceStub(channel)
         self._jobs = jobs_service_pb2_grpc.JobsServiceStub(channel)
+        self.metadata: list[tuple[str, str]] = []
 
     def register(self, **fields) -> job_pb2.Job:
         """Registers and waits for the end."""
-        job = self.stub.RegisterModel(pb.RegisterModelRequest(**fields)).job
-        for response in self._jobs.WatchJob(jobs_service_pb2.WatchJobRequest(job_id=job.job_id)):
+        job = self.stub.RegisterModel(pb.RegisterModelRequest(**fields), metadata=self.metadata).job
+        request = jobs_service_pb2.WatchJobRequest(job_id=job.job_id)
+        for response in self._jobs.WatchJob(request, metadata=self.metadata):
             job = response.job
         return job
 

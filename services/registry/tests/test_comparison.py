@@ -10,6 +10,8 @@ from gpt2.registry.v1 import registry_service_pb2 as pb
 from .conftest import PROVENANCE
 from .test_service import refused
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def registry(start_registry, mlflow_uri):
@@ -20,7 +22,7 @@ def rows(compared):
     return {row.name: list(row.values) for row in compared}
 
 
-def test_versions_side_by_side(registry, artifacts):
+def test_versions_are_compared(registry, artifacts):
     other = {
         **PROVENANCE,
         "dataset_digest": "a" * 64,
@@ -28,7 +30,7 @@ def test_versions_side_by_side(registry, artifacts):
         "validations": [{"step": 40, "loss": 3.0}],
         "samples": [],
     }
-    # The training goes on after the step of the weights that are kept, and gets worse.
+    # The training continues after the step of the weights that are kept, and gets worse.
     logs = artifacts.logs([{"step": 1, "loss": 9.5}, {"step": 60, "validation_loss": 4.5}])
     registry.register(model_uri=artifacts.model(), model_name="sides", label="staging")
     registry.register(model_uri=artifacts.model(other), model_name="sides", logs_uri=logs)
@@ -50,10 +52,16 @@ def test_versions_side_by_side(registry, artifacts):
 
     missing = pb.CompareModelsRequest(model_name="sides", versions=[1, 9])
     assert "no version 9" in refused(lambda: registry.stub.CompareModels(missing), grpc.StatusCode.NOT_FOUND)
-    for versions in ([], [1], [1, 1], [0, 1], range(1, 22)):
+    for versions, problem in (
+        ([], "versions: is required: 2 to 20 items"),
+        ([1], "versions: must have 2 to 20 items, not 1"),
+        ([1, 1], "versions[1]: 1 is there twice"),
+        ([0, 1], "versions[0]: must be 1 or greater, not 0"),
+        (range(1, 22), "versions: must have 2 to 20 items, not 21"),
+    ):
         wrong = pb.CompareModelsRequest(model_name="sides", versions=versions)
         details = refused(lambda wrong=wrong: registry.stub.CompareModels(wrong), grpc.StatusCode.INVALID_ARGUMENT)
-        assert "2 to 20" in details
+        assert problem in details
 
 
 def test_models_are_listed_by_name(registry, artifacts):

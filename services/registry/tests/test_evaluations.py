@@ -11,19 +11,21 @@ from gpt2.registry.v1 import registry_service_pb2 as pb
 from .conftest import PROVENANCE
 from .test_service import refused
 
+pytestmark = pytest.mark.process
+
 DATASET = {
     "kind": "dataset",
     "uri": "file:///held-out",
     "digest": "9" * 64,
     "context_length": 64,
     "sequences": 10,
-    "figures": {"loss": 3.5, "perplexity": 33.1, "tokens": 640},
+    "metrics": {"loss": 3.5, "perplexity": 33.1, "tokens": 640},
 }
 WORDS = {
-    "kind": "last_words",
+    "kind": "lambada",
     "uri": "file:///words.jsonl",
     "digest": "8" * 64,
-    "figures": {"last_word_accuracy": 0.25, "last_words": 4},
+    "metrics": {"lambada_accuracy": 0.25, "lambada_examples": 4},
 }
 
 
@@ -46,7 +48,7 @@ def evaluation(artifacts, of: str, *measurements) -> str:
 
 
 def changed(loss: float, **changes) -> dict:
-    return {**DATASET, **changes, "figures": {**DATASET["figures"], "loss": loss}}
+    return {**DATASET, **changes, "metrics": {**DATASET["metrics"], "loss": loss}}
 
 
 def test_versions_are_compared_on_the_same_text(registry, record, artifacts):
@@ -57,19 +59,19 @@ def test_versions_are_compared_on_the_same_text(registry, record, artifacts):
     # The same data at another place is the same data; in sequences of another length it is another measurement.
     record("measured", 2, evaluation(artifacts, second, changed(3.25, uri="file:///moved")))
     version = record("measured", 2, evaluation(artifacts, second, changed(2.0, context_length=32)))
-    assert [item.figures["loss"] for item in version.evaluations] == [2.0, 3.25]
+    assert [item.metrics["loss"] for item in version.evaluations] == [2.0, 3.25]
     assert all(item.evaluation_uri and item.HasField("record_time") for item in version.evaluations)
 
     answer = registry.stub.CompareModels(pb.CompareModelsRequest(model_name="measured", versions=[2, 1]))
     found = {
-        (item.measurement.kind, item.measurement.context_length): {row.name: list(row.values) for row in item.figures}
+        (item.measurement.kind, item.measurement.context_length): {row.name: list(row.values) for row in item.metrics}
         for item in answer.evaluations
     }
     assert found["dataset", 64]["loss"] == [3.25, 3.5]
     assert found["dataset", 32]["loss"][0] == 2.0
     assert math.isnan(found["dataset", 32]["loss"][1])
-    assert math.isnan(found["last_words", 0]["last_word_accuracy"][0])
-    assert found["last_words", 0]["last_word_accuracy"][1] == 0.25
+    assert math.isnan(found["lambada", 0]["lambada_accuracy"][0])
+    assert found["lambada", 0]["lambada_accuracy"][1] == 0.25
 
 
 def test_what_is_measured_again_is_replaced(registry, record, artifacts):
@@ -77,10 +79,10 @@ def test_what_is_measured_again_is_replaced(registry, record, artifacts):
     registry.register(model_uri=model, model_name="again")
     record("again", 1, evaluation(artifacts, model, DATASET))
     version = record("again", 1, evaluation(artifacts, model, changed(3.0)))
-    assert [item.figures["loss"] for item in version.evaluations] == [3.0]
+    assert [item.metrics["loss"] for item in version.evaluations] == [3.0]
 
 
-def test_another_model_s_figures_are_refused(registry, record, artifacts):
+def test_another_model_s_metrics_are_refused(registry, record, artifacts):
     registry.register(model_uri=artifacts.model(), model_name="mine")
     other = artifacts.model({**PROVENANCE, "step": 22})
     uri = evaluation(artifacts, other, DATASET)
@@ -98,7 +100,7 @@ def test_another_model_s_figures_are_refused(registry, record, artifacts):
         ("{", grpc.StatusCode.DATA_LOSS, "is damaged"),
         ("[]", grpc.StatusCode.DATA_LOSS, "is damaged"),
         ('{"measurements": [{"kind": "dataset"}]}', grpc.StatusCode.DATA_LOSS, "is damaged"),
-        (json.dumps({"measurements": [{**DATASET, "figures": {"loss": "low"}}]}), grpc.StatusCode.DATA_LOSS, "damaged"),
+        (json.dumps({"measurements": [{**DATASET, "metrics": {"loss": "low"}}]}), grpc.StatusCode.DATA_LOSS, "damaged"),
     ],
 )
 def test_a_damaged_evaluation_changes_nothing(registry, record, artifacts, content, status, details):
@@ -111,7 +113,7 @@ def test_a_damaged_evaluation_changes_nothing(registry, record, artifacts, conte
     assert not got.evaluations
 
 
-def test_a_wrong_request_is_told_all_that_is_wrong(registry, artifacts):
+def test_a_wrong_request_gets_all_its_problems(registry, artifacts):
     empty = pb.RecordEvaluationRequest()
     details = refused(lambda: registry.stub.RecordEvaluation(empty), grpc.StatusCode.INVALID_ARGUMENT)
     for field in ("model_name", "version", "evaluation_uri"):

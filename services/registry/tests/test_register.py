@@ -11,12 +11,14 @@ from free_ports import free_port
 from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2_common.database import open_database
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, JobCancelled, NotFound, Unavailable
-from gpt2_common.events.outbox import waiting_events
+from gpt2_common.events.outbox import list_pending_events
 from gpt2_common.jobs.context import Interruption
 from gpt2_registry.jobs import register_model
 from gpt2_registry.mlflow_versions import VersionWriter
 
 from .conftest import PROVENANCE
+
+pytestmark = pytest.mark.process
 
 METRICS = [
     {"step": 1, "loss": 9.5, "learning_rate": 0.001, "gradient_norm": None},
@@ -133,7 +135,7 @@ class Killed(BaseException):
     """Stands for the end of the process: no handler of ours hears of it in time."""
 
 
-@pytest.mark.parametrize("method", ["open_run", "log_facts", "_upload", "log_model", "create_version"])
+@pytest.mark.parametrize("method", ["open_run", "log_metadata", "_upload", "log_model", "create_version"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_job_makes_one_version(client, name, artifacts, make_context, monkeypatch, method, moment):
     request = pb.RegisterModelRequest(
@@ -192,7 +194,7 @@ def test_label_is_set_once_and_its_event_waits(client, name, artifacts, make_con
     # Somebody took it away since: a repetition of the job does not give it back.
     assert "staging" not in client.get_registered_model(name).aliases
     with open_database(f"sqlite:///{tmp_path / 'registry.db'}") as engine:
-        [waiting] = waiting_events(engine, "/gpt2/registry", 10)
+        [waiting] = list_pending_events(engine, "/gpt2/registry", 10)
     assert waiting.event.key == name
     assert waiting.event.type == "gpt2.events.v1.ModelLabelChanged"
 
@@ -210,13 +212,13 @@ def registered(artifacts, context, name, loss, gate, **provenance):
     [
         (3.0, pb.LabelGate(max_validation_loss=3.0), "set"),
         (3.5, pb.LabelGate(max_validation_loss=3.0), "not set: its validation loss of 3.5 is over the 3 allowed"),
-        (3.5, pb.LabelGate(better_than_holder=True), "set"),
-        (None, pb.LabelGate(better_than_holder=True), "not set: its validation loss is not known"),
+        (3.5, pb.LabelGate(must_improve=True), "set"),
+        (None, pb.LabelGate(must_improve=True), "not set: its validation loss is not known"),
         (None, pb.LabelGate(max_validation_loss=3.0), "not set: its validation loss is not known"),
     ],
-    ids=("at the limit", "over it", "no holder", "unknown and no holder", "unknown and a limit"),
+    ids=("at the limit", "over it", "no labelled version", "unknown and no labelled version", "unknown and a limit"),
 )
-def test_gate_without_holder(client, name, artifacts, make_context, loss, gate, outcome):
+def test_gate_without_a_labelled_version(client, name, artifacts, make_context, loss, gate, outcome):
     output = registered(artifacts, make_context("gated"), name, loss, gate)
     assert output.properties["label_outcome"] == outcome
     [version] = versions_of(client, name)
@@ -224,8 +226,8 @@ def test_gate_without_holder(client, name, artifacts, make_context, loss, gate, 
     assert ("staging" in client.get_registered_model(name).aliases) == (outcome == "set")
 
 
-def test_gate_compares_with_the_holder(client, name, artifacts, make_context):
-    gate = pb.LabelGate(better_than_holder=True)
+def test_gate_compares_with_the_labelled_version(client, name, artifacts, make_context):
+    gate = pb.LabelGate(must_improve=True)
     outcomes = [
         registered(artifacts, make_context(f"gated-{number}"), name, loss, gate).properties["label_outcome"]
         for number, loss in enumerate((3.0, 3.5, 3.0, 2.5))
@@ -235,35 +237,35 @@ def test_gate_compares_with_the_holder(client, name, artifacts, make_context):
     assert client.get_model_version_by_alias(name, "staging").version == "4"
     other = registered(artifacts, make_context("other"), name, 1.0, gate, tokenizer_digest="a" * 64)
     assert "another tokenizer" in other.properties["label_outcome"]
-    both = pb.LabelGate(better_than_holder=True, max_validation_loss=2.0)
+    both = pb.LabelGate(must_improve=True, max_validation_loss=2.0)
     over = registered(artifacts, make_context("both"), name, 2.25, both)
     assert over.properties["label_outcome"] == "not set: its validation loss of 2.25 is over the 2 allowed"
     assert client.get_model_version_by_alias(name, "staging").version == "4"
 
 
-RUINED = {"last_step": 30, "last_validation_loss": 22.9, "ended_worse": True, "warnings": "the training ended worse"}
+RUINED = {"last_step": 30, "last_validation_loss": 22.9, "regressed": True, "warnings": "the training ended worse"}
 
 
-def test_a_model_of_a_ruined_training_is_registered_and_moves_no_label(client, name, artifacts, make_context):
+def test_a_model_of_a_regressed_training_is_registered_and_moves_no_label(client, name, artifacts, make_context):
     held = registered(artifacts, make_context("good"), name, 3.0, None)
     assert held.properties["label_outcome"] == "set"
-    context = make_context("ruined")
-    output = registered(artifacts, context, name, 2.0, pb.LabelGate(better_than_holder=True), **RUINED)
+    context = make_context("regressed")
+    output = registered(artifacts, context, name, 2.0, pb.LabelGate(must_improve=True), **RUINED)
     outcome = output.properties["label_outcome"]
     assert outcome.startswith("not set: its training ended with a worse validation loss than it began with")
     assert context.warnings == [f"version 2 of {name} is registered, but staging is {outcome}"]
     assert client.get_model_version_by_alias(name, "staging").version == "1"
     version = client.get_model_version(name, "2")
-    assert version.tags["gpt2.ended_worse"] == "True"
+    assert version.tags["gpt2.regressed"] == "True"
     assert "**Warning:** the training ended worse" in version.description
     assert "At the end of the training, step 30: 22.900." in version.description
     metrics = client.get_run(version.run_id).data.metrics
     assert (metrics["validation_loss"], metrics["last_validation_loss"]) == (2.0, 22.9)
 
 
-def test_a_label_moves_to_a_model_of_a_ruined_training_when_that_is_asked_for(client, name, artifacts, make_context):
+def test_a_label_moves_to_a_model_of_a_regressed_training_when_that_is_asked_for(client, name, artifacts, make_context):
     model = artifacts.model({**PROVENANCE, **RUINED, "last_validation_loss": None})
-    request = pb.RegisterModelRequest(model_uri=model, model_name=name, label="staging", label_despite_worse_end=True)
+    request = pb.RegisterModelRequest(model_uri=model, model_name=name, label="staging", label_despite_regression=True)
     context = make_context("allowed")
     [output] = register_model(request, context)
     assert output.properties["label_outcome"] == "set"
@@ -272,8 +274,8 @@ def test_a_label_moves_to_a_model_of_a_ruined_training_when_that_is_asked_for(cl
 
 
 def test_gate_decides_once(client, name, artifacts, make_context):
-    gate = pb.LabelGate(better_than_holder=True)
-    registered(artifacts, make_context("holder"), name, 3.0, gate)
+    gate = pb.LabelGate(must_improve=True)
+    registered(artifacts, make_context("labelled"), name, 3.0, gate)
     model = artifacts.model({**PROVENANCE, "validation_loss": 3.5})
     request = pb.RegisterModelRequest(model_uri=model, model_name=name, label="staging", label_gate=gate)
     first = register_model(request, make_context("worse"))

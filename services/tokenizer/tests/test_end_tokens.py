@@ -11,10 +11,10 @@ from gpt2_common.errors import FailedPrecondition
 from gpt2_common.vocabulary.files import write_vocabulary
 from gpt2_common.vocabulary.importing import import_vocabulary
 from gpt2_common.vocabulary.vocabulary import Vocabulary
-from gpt2_tokenizer.corpus import pieces as cutting
-from gpt2_tokenizer.encoder import Encoder
+from gpt2_tokenizer.encoding import pieces as cutting
+from gpt2_tokenizer.encoding.encoder import Encoder
 from gpt2_tokenizer.jobs import encode_corpus, import_tokenizer
-from gpt2_tokenizer.training import train_vocabulary
+from gpt2_tokenizer.vocabulary.training import train_vocabulary
 
 TEXTS = [
     "a</s>b </s> </s></s>",
@@ -106,7 +106,7 @@ def test_an_end_token_that_cannot_be_one_is_refused_by_name(folder, files, words
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_another_end_token_stands_after_each_text_and_is_plain_text_in_it(relative, fast):
+def test_another_end_token_is_after_each_text_and_plain_text_in_it(relative, fast):
     encoder = Encoder(relative, fast=fast)
     ids, offsets = encoder.encode_flat(TEXTS, end_tokens=True)
     assert (ids[offsets[1:] - 1] == 283).all()

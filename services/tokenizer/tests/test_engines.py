@@ -14,11 +14,11 @@ from tokenizers import Tokenizer
 
 from gpt2_common.vocabulary.files import text_tokenizer, text_tokenizer_json, write_vocabulary
 from gpt2_common.vocabulary.vocabulary import Vocabulary
-from gpt2_tokenizer.corpus import pieces as cutting
-from gpt2_tokenizer.corpus.pieces import pieces
-from gpt2_tokenizer.encoder import Encoder
-from gpt2_tokenizer.engines import _HOSTILE, FastEngine, choose_engine, find_difference
-from gpt2_tokenizer.training import train_vocabulary
+from gpt2_tokenizer.encoding import pieces as cutting
+from gpt2_tokenizer.encoding.encoder import Encoder
+from gpt2_tokenizer.encoding.engines import _ADVERSARIAL, FastEngine, choose_engine, find_difference
+from gpt2_tokenizer.encoding.pieces import pieces
+from gpt2_tokenizer.vocabulary.training import train_vocabulary
 
 CODE_POINTS = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
 # Where libraries' tables of Unicode can disagree: all but the large blocks of one script and the private ones.
@@ -76,7 +76,7 @@ def test_both_libraries_give_the_same_ids(both, texts):
 
 
 @given(st.lists(st.one_of(st.text(), st.sampled_from(NAMES)), max_size=5))
-def test_an_end_token_stands_after_each_text_where_it_is_asked_for(both, texts):
+def test_an_end_token_is_after_each_text_on_request(both, texts):
     for encoder in both:
         ids, offsets = encoder.encode_flat(texts, end_tokens=True)
         found = [ids[begin:end].tolist() for begin, end in pairwise(offsets)]
@@ -110,7 +110,7 @@ def test_the_fast_library_is_given_the_reference_itself(name, request):
     assert Tokenizer.from_str(text_tokenizer_json(vocabulary)).to_str() == text_tokenizer(vocabulary).to_str()
 
 
-def test_without_the_fast_library_the_reference_encodes_and_the_log_says_so(german, monkeypatch, caplog):
+def test_without_the_fast_library_the_reference_encodes_with_a_warning(german, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "fastokens", None)
     with caplog.at_level(logging.WARNING):
         assert Encoder(german).library == "tokenizers"
@@ -134,12 +134,12 @@ def test_a_library_with_newer_tables_of_unicode_is_found(german, openai_vocabula
     newer = Newer(choose_engine(openai_vocabulary)._tokenizer)
     probes = ["\ua7ce'll"]
     assert find_difference(newer, choose_engine(openai_vocabulary, fast=False), probes)
-    assert any("\ua7ce'll" in text for text in _HOSTILE)
+    assert any("\ua7ce'll" in text for text in _ADVERSARIAL)
 
 
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\udc00\ud800"])
-def test_a_lone_surrogate_is_an_error_of_its_own(german, fast, text):
+def test_a_lone_surrogate_is_a_unicode_error(german, fast, text):
     with pytest.raises(UnicodeEncodeError):
         Encoder(german, fast=fast).encode(text)
 

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from gpt2_common.vocabulary.files import write_vocabulary
-from gpt2_tokenizer.corpus.pieces import pieces
-from gpt2_tokenizer.encoder import Encoder
-from gpt2_tokenizer.training import train_vocabulary
+from gpt2_tokenizer.encoding.encoder import Encoder
+from gpt2_tokenizer.encoding.pieces import pieces
+from gpt2_tokenizer.vocabulary.training import train_vocabulary
 
 WORDS = [
     "the",

@@ -1,4 +1,4 @@
-"""Finished shards are whole, on the disk and hashed before anything says so."""
+"""Finished shards are whole, on the disk and hashed before a checkpoint lists them."""
 
 import json
 import threading
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from gpt2_common.artifacts.manifest import sha256_of
-from gpt2_tokenizer.dataset import finishing
-from gpt2_tokenizer.dataset.checkpoint import Checkpoint
-from gpt2_tokenizer.dataset.finishing import Finisher
-from gpt2_tokenizer.dataset.shards import Block, SplitState, SplitWriter
+from gpt2_tokenizer.dataset import checkpoint as checkpoints
+from gpt2_tokenizer.dataset.blocks import Block
+from gpt2_tokenizer.dataset.checkpoint import Checkpoint, ShardFinisher
+from gpt2_tokenizer.dataset.shards import SplitState, SplitWriter
 
 
 @pytest.fixture
@@ -30,15 +30,15 @@ def blocks(count):
 
 def test_a_checkpoint_is_written_after_the_shards_it_names(writer, checkpoint, tmp_path, monkeypatch):
     may_finish = threading.Event()
-    replace = finishing.replace_durable
+    replace = checkpoints.replace_durable
 
     def slowly(part, path):
         assert may_finish.wait(60)
         assert not (tmp_path / "encode.json").exists()
         replace(part, path)
 
-    monkeypatch.setattr(finishing, "replace_durable", slowly)
-    with Finisher(writer, tmp_path) as finisher:
+    monkeypatch.setattr(checkpoints, "replace_durable", slowly)
+    with ShardFinisher(writer, tmp_path) as finisher:
         split = SplitWriter(writer.folder, "train", np.uint16, 40, checkpoint.splits["train"], finisher.finish)
         for block in blocks(2):
             split.add(block)
@@ -61,10 +61,10 @@ def no_space(part, path):
 
 @pytest.mark.parametrize("shards", [1, 20])
 def test_a_disk_that_fails_fails_the_job(writer, checkpoint, tmp_path, monkeypatch, shards):
-    monkeypatch.setattr(finishing, "replace_durable", no_space)
+    monkeypatch.setattr(checkpoints, "replace_durable", no_space)
 
     def encode():
-        with Finisher(writer, tmp_path) as finisher:
+        with ShardFinisher(writer, tmp_path) as finisher:
             split = SplitWriter(writer.folder, "train", np.uint16, 2, checkpoint.splits["train"], finisher.finish)
             for block in blocks(shards):
                 split.add(block)
@@ -75,10 +75,10 @@ def test_a_disk_that_fails_fails_the_job(writer, checkpoint, tmp_path, monkeypat
 
 
 def test_an_error_of_the_job_is_not_hidden_by_one_of_the_disk(writer, tmp_path, monkeypatch):
-    monkeypatch.setattr(finishing, "replace_durable", no_space)
+    monkeypatch.setattr(checkpoints, "replace_durable", no_space)
 
     def encode():
-        with Finisher(writer, tmp_path) as finisher:
+        with ShardFinisher(writer, tmp_path) as finisher:
             finisher.finish(tmp_path / "part", tmp_path / "shard")
             raise ValueError("the job's own")
 

@@ -15,7 +15,7 @@ from gpt2_common.vocabulary.files import parse_pair, write_vocabulary
 from gpt2_common.vocabulary.importing import import_vocabulary
 from gpt2_common.vocabulary.vocabulary import UnsoundVocabulary
 from gpt2_tokenizer.jobs import import_tokenizer
-from gpt2_tokenizer.training import train_vocabulary
+from gpt2_tokenizer.vocabulary.training import train_vocabulary
 
 ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"

@@ -14,11 +14,10 @@ from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
 from gpt2_common.vocabulary.byte_symbols import symbol_of_byte
 from gpt2_common.vocabulary.files import read_vocabulary, write_vocabulary
 from gpt2_common.vocabulary.importing import import_vocabulary
-from gpt2_tokenizer.corpus.sampling import least_share_of
-from gpt2_tokenizer.dataset.split import shares
-from gpt2_tokenizer.encoder import Encoder
+from gpt2_tokenizer.corpus.selection import hash_fractions, min_sample_fraction
+from gpt2_tokenizer.encoding.encoder import Encoder
 from gpt2_tokenizer.jobs import train_tokenizer
-from gpt2_tokenizer.training import train_vocabulary
+from gpt2_tokenizer.vocabulary.training import train_vocabulary
 
 # OpenAI's, gpt-2/src/encoder.py, as tiktoken writes it.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -60,13 +59,13 @@ def test_parentheses_in_the_pattern_change_no_vocabulary(texts):
     plain = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     found = train_vocabulary(lambda: texts, 600, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpt2_tokenizer.training._PATTERN", plain)
+        patch.setattr("gpt2_tokenizer.vocabulary.training._PATTERN", plain)
         assert train_vocabulary(lambda: texts, 600, 1) == found
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text("ab ", max_size=40), max_size=20), st.integers(2, 9))
-def test_a_frequency_is_how_often_the_token_comes_out_whichever_library_counts(texts, least):
+def test_a_frequency_is_the_count_of_the_token_for_both_libraries(texts, least):
     found = train_vocabulary(lambda: texts, 600, least)
     if found.merges:
         ids = Encoder(found, fast=False).encode_batch(texts)
@@ -76,7 +75,7 @@ def test_a_frequency_is_how_often_the_token_comes_out_whichever_library_counts(t
         ids = Encoder(more, fast=False).encode_batch(texts)
         assert sum(item.count(more.end_token_id - 1) for item in ids) < least
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpt2_tokenizer.training._SHORT_CHARACTERS", -1)
+        patch.setattr("gpt2_tokenizer.vocabulary.training._SHORT_CHARACTERS", -1)
         assert train_vocabulary(lambda: texts, 600, least) == found
 
 
@@ -86,7 +85,7 @@ def test_long_tokens_come_of_the_same_merges(text):
     with pytest.MonkeyPatch.context() as patch:
         found = []
         for longest in (2, 10_000):
-            patch.setattr("gpt2_tokenizer.training._LONG_TOKEN", longest)
+            patch.setattr("gpt2_tokenizer.vocabulary.training._LONG_TOKEN", longest)
             found.append(train_vocabulary(lambda: [text], 600, 1))
     assert found[0] == found[1]
 
@@ -136,11 +135,11 @@ def test_a_sample_is_the_same_in_any_order_and_no_larger_than_asked(make_corpus,
         prints.add(train_tokenizer(request, make_context(name))[0].properties["fingerprint"])
     assert len(prints) == 1
     corpus = make_context().open("", make_corpus(texts), "corpus")
-    least = least_share_of(corpus, 60_000, lambda: None)
-    sizes = [len(text.encode()) for text in texts if shares([text.encode()])[0] >= least]
+    least = min_sample_fraction(corpus, 60_000, lambda: None)
+    sizes = [len(text.encode()) for text in texts if hash_fractions([text.encode()])[0] >= least]
     assert 59_000 < sum(sizes) < 61_000
-    assert least_share_of(corpus, 1 << 40, lambda: None) == 0
-    assert least_share_of(corpus, sum(len(text.encode()) for text in texts), lambda: None) == 0
+    assert min_sample_fraction(corpus, 1 << 40, lambda: None) == 0
+    assert min_sample_fraction(corpus, sum(len(text.encode()) for text in texts), lambda: None) == 0
 
 
 def test_a_large_corpus_is_sampled_where_nothing_is_asked_for(make_corpus, make_context, monkeypatch):
@@ -174,9 +173,10 @@ def regex_splits(text):
     return [encoding.decode([token]) for token in encoding.encode_ordinary(text)]
 
 
+@pytest.mark.process
 def test_the_number_of_threads_and_the_hash_seed_change_nothing():
     code = (
-        "from gpt2_tokenizer.training import train_vocabulary as t;"
+        "from gpt2_tokenizer.vocabulary.training import train_vocabulary as t;"
         "print(t(lambda: [f'Der Hund {n} {n * 7919 % 1000} über abab' for n in range(5000)], 3000, 2).fingerprint)"
     )
     prints = set()
@@ -187,9 +187,10 @@ def test_the_number_of_threads_and_the_hash_seed_change_nothing():
     assert len(prints) == 1
 
 
+@pytest.mark.process
 def test_training_is_the_same_in_every_process():
     code = (
-        "from gpt2_tokenizer.training import train_vocabulary as t;"
+        "from gpt2_tokenizer.vocabulary.training import train_vocabulary as t;"
         "print(t(lambda: [f'Der Hund {n} {n * 7919 % 1000} über abab' for n in range(3000)], 2000, 1).fingerprint)"
     )
     prints = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(3)}

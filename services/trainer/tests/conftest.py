@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -26,22 +27,31 @@ class BackendProcess:
 
 
 @pytest.fixture(scope="session")
-def tensorflow_process(tmp_path_factory):
-    process = BackendProcess("tensorflow", tmp_path_factory.mktemp("compiled"))
+def compile_cache(tmp_path_factory):
+    """Where JAX keeps what it has compiled, for all workers of a run."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tensorflow_process(compile_cache):
+    process = BackendProcess("tensorflow", compile_cache)
     yield process
     process.pool.shutdown()
 
 
 @pytest.fixture(scope="session")
-def jax_process(tmp_path_factory):
-    process = BackendProcess("jax", tmp_path_factory.mktemp("compiled"))
+def jax_process(compile_cache):
+    process = BackendProcess("jax", compile_cache)
     yield process
     process.pool.shutdown()
 
 
 @pytest.fixture(scope="session")
-def four_devices_process(tmp_path_factory):
-    process = BackendProcess("jax", tmp_path_factory.mktemp("compiled"), devices=4)
+def four_devices_process(compile_cache):
+    process = BackendProcess("jax", compile_cache, devices=4)
     yield process
     process.pool.shutdown()
 
@@ -51,7 +61,7 @@ def train(jax_process, tmp_path):
     """Runs a training job on a small dataset and returns its outputs, or its error."""
     make_dataset(tmp_path / "dataset")
 
-    def run(start=None, job_id="job", dataset="dataset", settings=None, **config):
+    def run(start=None, job_id="job", dataset="dataset", settings=None, new_default=None, suspend_at=None, **config):
         values = {"steps": 6, "batch_size": 4, "learning_rate": 0.02, "sample_length": 1, "warmup_steps": -1, **config}
         request = pb.TrainModelRequest(
             dataset_uri=(tmp_path / dataset).as_uri(),
@@ -60,7 +70,12 @@ def train(jax_process, tmp_path):
         )
         job = ("gpt2_trainer.jobs.train", "train_model", "TrainModelRequest")
         options = {"keras_backend": "jax", **(settings or {})}
-        return jax_process(computations.run_job, *job, request.SerializeToString(), str(tmp_path), job_id, **options)
+        arguments = (*job, request.SerializeToString(), str(tmp_path), job_id)
+        if suspend_at:
+            return jax_process(computations.suspend_job, *suspend_at, *arguments, **options)
+        if new_default:
+            return jax_process(computations.run_job_with_default, *new_default, *arguments, **options)
+        return jax_process(computations.run_job, *arguments, **options)
 
     return run
 

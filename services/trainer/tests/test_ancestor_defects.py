@@ -1,8 +1,9 @@
 """What went wrong in older GPT-2 training tools, each as a test; others of these are beside what they concern.
 
-A failed restore that trains from scratch: test_checkpoints.py. Checkpoints without limit: test_checkpoints.py. Options
-refused by a crash: test_requests.py. Pages taken for a model: test_download.py. Text that never ends and contexts
-that overrun: test_generation.py and test_formats.py. Resumes that lose the optimizer or the place: test_resume.py.
+A failed restore that trains from scratch: test_checkpoint_manager.py. Checkpoints without limit:
+test_checkpoint_manager.py. Options refused by a crash: test_validation.py. Pages taken for a model: test_download.py.
+Text that never ends and contexts that overrun: test_generation.py and test_formats.py. Resumes that lose the
+optimizer or the place: test_resume.py.
 """
 
 import json
@@ -13,10 +14,10 @@ from safetensors.numpy import load_file
 from trainer_support.jobs import folder, metrics
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
-from gpt2_trainer import training_requests
 from gpt2_trainer.configuration.architecture import Architecture
+from gpt2_trainer.configuration.resolution import resolve_training_config
 from gpt2_trainer.model.weights import initial_weights
-from gpt2_trainer.training.reports import log_report
+from gpt2_trainer.training.metrics_log import log_report
 
 
 def test_the_exported_weights_are_the_trained_ones(train):
@@ -31,7 +32,7 @@ def test_the_exported_weights_are_the_trained_ones(train):
 
 def test_as_many_updates_are_made_as_were_asked_for(train):
     """One too few were made."""
-    outputs = train(steps=5, report_every=1)
+    outputs = train(steps=5, log_every=1)
     assert [line["step"] for line in metrics(outputs) if "loss" in line] == [1, 2, 3, 4, 5]
     running = folder(outputs["checkpoint"]).parent / ".work/checkpoints/step-000000005"
     assert load_file(running / "optimizer.safetensors")["guard/updates"] == 5
@@ -43,7 +44,7 @@ def test_options_of_one_training_do_not_reach_the_next():
 
     def options(**config):
         request = pb.TrainModelRequest(dataset_uri="file:///d", model=model, config=pb.TrainConfig(**config))
-        return training_requests.training_options(request, 8, None)
+        return resolve_training_config(request, 8, 1000)
 
     before = options(steps=5)
     options(steps=5, batch_size=64, noise=0.5, optimizer="sgd")
@@ -59,17 +60,17 @@ def test_noise_changes_what_a_training_sees(train):
 def test_accumulation_goes_with_memory_saving_and_with_every_optimizer(train):
     """Together they ended in a TypeError; memory was saved in one layer alone."""
     for optimizer in ("adam", "adafactor"):
-        config = {"accumulate_gradients": 2, "memory_saving_gradients": True, "optimizer": optimizer, "steps": 2}
+        config = {"gradient_accumulation_steps": 2, "gradient_checkpointing": True, "optimizer": optimizer, "steps": 2}
         assert "error" not in train(job_id=optimizer, **config)
 
 
-def test_a_report_says_its_figures(caplog):
+def test_a_report_says_its_metrics(caplog):
     """Lines were logged with arguments and no place for them."""
-    figures = {"loss": 3.25, "learning_rate": 6e-4, "gradient_norm": 0.5, "tokens_per_second": 1234.0}
-    figures |= {"mfu": 0.5, "seconds_left": 3723.0, "skipped_steps": 2.0}
+    metrics = {"loss": 3.25, "learning_rate": 6e-4, "gradient_norm": 0.5, "tokens_per_second": 1234.0}
+    metrics |= {"mfu": 0.5, "seconds_left": 3723.0, "skipped_steps": 2.0}
     with caplog.at_level(logging.INFO):
-        log_report(10, 200, figures)
+        log_report(10, 200, metrics)
     assert caplog.messages == [
         "step 10 of 200: loss 3.2500, learning rate 0.0006, gradient norm 0.500, 1234 tokens/s, MFU 50.0%, "
-        "2 updates left out, 1:02:03 to go"
+        "2 skipped updates, 1:02:03 to go"
     ]

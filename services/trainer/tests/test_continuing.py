@@ -8,12 +8,15 @@ from trainer_support.data import make_checkpoint, make_dataset, random_weights, 
 from trainer_support.jobs import folder, metrics
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
-from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_common.errors import InvalidRequest
+from gpt2_contracts.dataset import DatasetDescription, SplitSize
+from gpt2_trainer.admission import admit_training, require_continuable
+from gpt2_trainer.configuration.architecture import LayerSizes
+from gpt2_trainer.configuration.training import ResolvedTrainingConfig
 from gpt2_trainer.formats.checkpoint import TrainingState
-from gpt2_trainer.training.continuing import continued_options, continuing_problems
-from gpt2_trainer.training_requests import train_problems
+from gpt2_trainer.validation import train_problems
 
-EARLIER = TrainingOptions(
+EARLIER = ResolvedTrainingConfig(
     steps=10,
     context_length=16,
     batch_size=4,
@@ -32,6 +35,26 @@ BEFORE = TrainingState(step=10, seed=7, config=EARLIER.to_json(), dataset_digest
 
 def request(**config):
     return pb.TrainModelRequest(dataset_uri="d", continue_uri="c", config=pb.TrainConfig(**{"steps": 4, **config}))
+
+
+def continued_options(request, train_tokens=10_000):
+    layers = LayerSizes(n_layer=1, n_head=1, n_embd=8, n_ctx=16)
+    dataset = DatasetDescription(
+        vocabulary_size=9,
+        end_token_id=0,
+        tokenizer_digest="",
+        train=SplitSize(tokens=train_tokens, documents=1),
+        validation=SplitSize(tokens=100, documents=1),
+    )
+    return admit_training(request, layers, dataset, BEFORE)
+
+
+def continuing_problems(request, before, digest):
+    try:
+        require_continuable(request, before, digest)
+    except InvalidRequest as error:
+        return list(error.violations)
+    return []
 
 
 def last(outputs):
@@ -95,12 +118,11 @@ def test_weights_without_an_optimizer_and_another_dataset_are_not_continued(trai
 
 
 def test_what_is_left_out_is_as_it_was_but_for_the_limits_of_one_training():
-    options = continued_options(request(learning_rate=0.5), BEFORE, 10_000)
+    options = continued_options(request(learning_rate=0.5))
     assert (options.steps, options.first_step, options.learning_rate) == (14, 10, 0.5)
     assert (options.seed, options.batch_size, options.schedule, options.noise) == (7, 4, "constant", 0.1)
-    assert (options.warmup_steps, options.early_stopping_patience, options.max_seconds) == (0, 0, 0.0)
-    assert options.problems() == []
-    by_epochs = continued_options(request(steps=0, epochs=2.0), BEFORE, 16 * 4 * 5 + 1)
+    assert (options.warmup_steps, options.early_stopping_patience, options.max_seconds) == (0, None, None)
+    by_epochs = continued_options(request(steps=0, epochs=2.0), 16 * 4 * 5 + 1)
     assert by_epochs.steps == 10 + 10
 
 
@@ -140,8 +162,12 @@ def test_options_that_the_state_or_the_order_of_the_data_rests_on_cannot_change(
 def test_other_options_can_change(config):
     [(name, value)] = config.items()
     assert continuing_problems(request(**config), BEFORE, "d") == []
-    options = continued_options(request(**config), BEFORE, 10_000)
-    assert (options.accumulate_gradients == 2) if name == "micro_batch_size" else (getattr(options, name) == value)
+    options = continued_options(request(**config))
+    assert (
+        (options.gradient_accumulation_steps == 2)
+        if name == "micro_batch_size"
+        else (getattr(options, name) == (None if name == "clip_norm" else value))
+    )
 
 
 def test_options_of_another_optimizer_than_the_one_continued_are_refused():
@@ -150,3 +176,28 @@ def test_options_of_another_optimizer_than_the_one_continued_are_refused():
     assert field == "config.beta1"
     assert "not with 'sgd'" in text
     assert train_problems(request(momentum=0.5)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"batch_size": 0}, "batch_size must be 1 or greater, not 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be 1 or greater"),
+        ({"model_devices": 0}, "model_devices must be 1 or greater"),
+        ({"context_length": "16"}, "context_length must be a whole number, not '16'"),
+        ({"context_length": True}, "context_length must be a whole number, not True"),
+        ({"learning_rate": float("nan")}, "learning_rate must be over 0, not nan"),
+        ({"lora": {"rank": 0, "alpha": 1.0, "targets": []}}, "lora.rank must be 1 or greater, not 0"),
+        ({"lora": {"rank": 1, "alpha": 1.0, "targets": ["wte"]}}, "lora.targets[0] must be one of attn.c_attn"),
+        ({"lora": 7}, "lora must be a mapping, not 7"),
+        ({"sampling": {"top_p": 0.0}}, "sampling.top_p must be over 0"),
+        ({"sampling": None}, ""),
+        ({"dropout_of_tomorrow": 1}, "dropout_of_tomorrow"),
+    ],
+)
+def test_options_that_no_training_has_are_refused_in_the_state_to_continue(changes, part):
+    before = TrainingState(step=10, config={**EARLIER.to_json(), **changes}, dataset_digest="d")
+    [(field, text)] = continuing_problems(request(), before, "d")
+    assert field == "continue_uri"
+    assert "holds no options of a training" in text
+    assert part in text

@@ -5,7 +5,7 @@ import pytest
 
 from gpt2_common.errors import InvalidRequest
 from gpt2_trainer.training.data import TokenStream, TrainingData, ValidationData
-from gpt2_trainer.training.order import permute
+from gpt2_trainer.training.shuffle import permute
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gpt2_common.errors import DataLoss, FailedPrecondition, JobCancelled, NotFound, Unavailable
-from gpt2_trainer.formats.openai_download import FILES, ModelDownload
+from gpt2_contracts.openai import FILES
+from gpt2_trainer.formats.openai_download import ModelDownload
 from gpt2_trainer.settings import TrainerSettings
 
 FILE = "model.ckpt.data-00000-of-00001"
@@ -170,7 +171,7 @@ def test_broken_transfers_go_on_where_they_broke(mirror, tmp_path, behaviours, e
     assert offsets(mirror) == expected
 
 
-def test_a_transfer_broken_by_a_crash_goes_on(mirror, tmp_path):
+def test_a_transfer_broken_by_a_crash_resumes(mirror, tmp_path):
     (tmp_path / "124M").mkdir()
     (tmp_path / "124M" / f"{FILE}.part").write_bytes(CONTENT[:777])
     assert_whole(download(mirror, tmp_path).run())
@@ -231,7 +232,7 @@ def test_nobody_there(tmp_path, mirror):
         download(mirror, tmp_path).run()
 
 
-def test_a_cancelled_download_stops_and_goes_on_later(mirror, tmp_path):
+def test_a_cancelled_download_stops_and_resumes_later(mirror, tmp_path):
     def cancel(done, total):
         if done > 300_000:
             raise JobCancelled("the job was cancelled")

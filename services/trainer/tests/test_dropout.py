@@ -8,18 +8,17 @@ from trainer_support import computations, reference
 from trainer_support.data import VOCABULARY_SIZE, random_weights, small_architecture
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
-from gpt2_trainer.configuration.dropout import DropoutRates
-from gpt2_trainer.configuration.lora import LoraOptions
-from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_rules import violations
+from gpt2_trainer.configuration.resolution import resolve_training_config
+from gpt2_trainer.configuration.training import DropoutRates, LoraConfig, ResolvedTrainingConfig
 from gpt2_trainer.memory import estimate_memory
-from gpt2_trainer.model.adapters import initial_adapters
-from gpt2_trainer.training_requests import train_problems, training_options
+from gpt2_trainer.model.lora import initial_adapters
 
 ARCHITECTURE = small_architecture(n_ctx=8)
 SMALL = small_architecture(n_ctx=8, n_layer=1)
-LORA = LoraOptions(rank=2)
+LORA = LoraConfig(rank=2)
 RATES = {"attention_dropout": 0.3, "residual_dropout": 0.2, "embedding_dropout": 0.1}
-OPTIONS = TrainingOptions(
+OPTIONS = ResolvedTrainingConfig(
     steps=10,
     batch_size=4,
     context_length=8,
@@ -27,7 +26,7 @@ OPTIONS = TrainingOptions(
     optimizer="sgd",
     momentum=0.9,
     schedule="constant",
-    clip_norm=0.0,
+    clip_norm=None,
     validate_every=10,
     save_every=10,
     **RATES,
@@ -39,9 +38,9 @@ def batches(count):
     return [tuple(random.integers(0, VOCABULARY_SIZE, (2, 4, 8), dtype=np.int32)) for _ in range(count)]
 
 
-def run(backend, options, count=2, weights=None, **network):
+def run(backend, options, count=2, weights=None, **model):
     weights = random_weights(ARCHITECTURE) if weights is None else weights
-    return backend(computations.train_steps, ARCHITECTURE, weights, options, batches(count), **network)
+    return backend(computations.train_steps, ARCHITECTURE, weights, options, batches(count), **model)
 
 
 def masks(backend, shapes, step=0, part=0, **changes):
@@ -56,7 +55,7 @@ def assert_equal(first, second):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"accumulate_gradients": 2, "memory_saving_gradients": True}, {"precision": "bfloat16", "lora": LORA}],
+    [{"gradient_accumulation_steps": 2, "gradient_checkpointing": True}, {"precision": "bfloat16", "lora": LORA}],
     ids=["accumulated-remat", "bfloat16-lora"],
 )
 def test_a_resumed_training_with_dropout_repeats_every_bit(backend, changes):
@@ -109,10 +108,14 @@ def test_masks_differ_by_seed_step_micro_batch_layer_and_place(backend):
 def test_dropout_is_where_transformers_has_it_with_other_masks_in_each_micro_batch(backend):
     """The loss is that of the reference with the same masks, and rematerialisation sees these masks again."""
     weights, [(inputs, targets)] = random_weights(ARCHITECTURE), batches(1)
-    hidden, shares = (2, 8, 16), (2, 2, 8, 8)
+    hidden, weights_of_keys = (2, 8, 16), (2, 2, 8, 8)
     shapes = {("embedding", 0): hidden}
     for layer in range(2):
-        shapes |= {("attention", layer): shares, ("attention_output", layer): hidden, ("mlp_output", layer): hidden}
+        shapes |= {
+            ("attention", layer): weights_of_keys,
+            ("attention_output", layer): hidden,
+            ("mlp_output", layer): hidden,
+        }
     expected, used = [], set()
     for part in range(2):
         drawn = masks(backend, shapes, part=part)
@@ -123,13 +126,13 @@ def test_dropout_is_where_transformers_has_it_with_other_masks_in_each_micro_bat
 
         rows = slice(2 * part, 2 * part + 2)
         expected.append(reference.losses(weights, inputs[rows], targets[rows], 2, 2, drop).mean())
-    options = replace(OPTIONS, accumulate_gradients=2)
+    options = replace(OPTIONS, gradient_accumulation_steps=2)
     kept, [(loss, _, _)] = run(backend, options, 1)
     assert loss == pytest.approx(np.mean(expected), abs=1e-5)
     assert used == shapes.keys()
     assert loss != pytest.approx(reference.losses(weights, inputs, targets, 2, 2).mean(), abs=1e-4)
 
-    again, [(same_loss, _, _)] = run(backend, options, 1, rematerialise=True)
+    again, [(same_loss, _, _)] = run(backend, options, 1, remat=True)
     assert same_loss == pytest.approx(loss, rel=1e-6)
     for name, value in kept.items():
         np.testing.assert_allclose(again[name], value, atol=1e-5, err_msg=name)
@@ -152,12 +155,14 @@ def test_validation_drops_nothing(backend):
     np.testing.assert_allclose(losses, reference.losses(weights, inputs, targets, 1, 2), atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"devices": 4}, {"devices": 2, "model_devices": 2, "accumulate_gradients": 2}])
+@pytest.mark.parametrize(
+    "changes", [{"devices": 4}, {"devices": 2, "model_devices": 2, "gradient_accumulation_steps": 2}]
+)
 def test_several_devices_draw_the_masks_of_one(four_devices_process, changes):
-    alone = {name: value for name, value in changes.items() if name == "accumulate_gradients"}
-    weights, figures = run(four_devices_process, replace(OPTIONS, devices=1, **alone))
-    divided, divided_figures = run(four_devices_process, replace(OPTIONS, **changes))
-    np.testing.assert_allclose(divided_figures, figures, rtol=2e-5)
+    alone = {name: value for name, value in changes.items() if name == "gradient_accumulation_steps"}
+    weights, metrics = run(four_devices_process, replace(OPTIONS, devices=1, **alone))
+    divided, divided_metrics = run(four_devices_process, replace(OPTIONS, **changes))
+    np.testing.assert_allclose(divided_metrics, metrics, rtol=2e-5)
     for name, value in weights.items():
         np.testing.assert_allclose(divided[name], value, atol=1e-5, err_msg=name)
 
@@ -169,7 +174,7 @@ def request(**config):
 
 def test_one_rate_is_for_all_places_and_each_can_be_its_own():
     def rates(**config):
-        return training_options(request(**config), 8, 1000).dropout_rates
+        return resolve_training_config(request(**config), 8, 1000).dropout_rates
 
     assert not rates()
     assert rates(dropout=0.1) == DropoutRates(attention=0.1, residual=0.1, embedding=0.1)
@@ -180,10 +185,10 @@ def test_one_rate_is_for_all_places_and_each_can_be_its_own():
 @pytest.mark.parametrize("name", ["dropout", "attention_dropout", "residual_dropout", "embedding_dropout"])
 @pytest.mark.parametrize("value", [1.0, -0.1, float("nan"), float("inf")])
 def test_impossible_dropout_is_refused_by_its_name(name, value):
-    [(field, text)] = train_problems(request(**{name: value}))
+    [(field, text)] = violations(request(**{name: value}))
     assert field == f"config.{name}"
-    assert text.startswith("must be from 0 to under 1, not ")
-    assert not train_problems(request(**{name: 0.999}))
+    assert text.startswith("must be 0 to under 1, not ")
+    assert not violations(request(**{name: 0.999}))
 
 
 def test_dropped_attention_weights_count_in_the_memory_estimate():

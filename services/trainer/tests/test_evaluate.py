@@ -1,4 +1,4 @@
-"""EvaluateModel: its figures are those of the reference, and bad input is named."""
+"""EvaluateModel: its metrics are those of the reference, and bad input is named."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from request_problems import request_problems
 from trainer_support import computations, reference
 from trainer_support.data import (
     VOCABULARY_SIZE,
@@ -20,10 +21,10 @@ from trainer_support.jobs import folder
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.errors import InvalidRequest
-from gpt2_trainer.evaluation.last_words import batched, read_last_words
+from gpt2_trainer.evaluation.lambada import batched, read_lambada
 from gpt2_trainer.generation.text import TextCodec
-from gpt2_trainer.requests import evaluation_problems
 from gpt2_trainer.training.data import TokenStream
+from gpt2_trainer.validation import evaluation_problems
 
 EVALUATE = ("gpt2_trainer.jobs.evaluate", "evaluate_model", "EvaluateModelRequest")
 ARCHITECTURE = small_architecture(n_layer=2, n_ctx=16)
@@ -57,7 +58,7 @@ def write_texts(path, lines):
     return path.as_uri()
 
 
-def test_figures_are_those_of_the_reference(evaluate, tmp_path):
+def test_metrics_are_those_of_the_reference(evaluate, tmp_path):
     weights = biased_weights()
     stream = TokenStream(tmp_path / "dataset", "validation")
     windows = np.stack([stream.read(start, 17) for start in range(0, len(stream) - 16, 16)])
@@ -70,24 +71,24 @@ def test_figures_are_those_of_the_reference(evaluate, tmp_path):
         token_ids = np.array([[*codec.encode_prompt(context), *after][-17:]])
         logits = reference.logits(weights, token_ids[:, :-1], 2, 2)[0, -len(after) :]
         right += int((logits.argmax(axis=-1) == after).all())
-        chances = reference.softmax(logits)[np.arange(len(after)), after]
-        total -= np.log(chances).sum()
+        probabilities = reference.softmax(logits)[np.arange(len(after)), after]
+        total -= np.log(probabilities).sum()
     lines = [json.dumps({"text": text}) for text in TEXTS]
     uri = write_texts(tmp_path / "last.jsonl", [lines[0], "", *lines[1:]])
 
-    outputs = evaluate(dataset_uri=(tmp_path / "dataset").as_uri(), last_words_uri=uri, batch_size=2)
+    outputs = evaluate(dataset_uri=(tmp_path / "dataset").as_uri(), lambada_uri=uri, batch_size=2)
 
     metrics = json.loads((folder(outputs["evaluation"]) / "metrics.json").read_text())
     assert metrics["loss"] == pytest.approx(expected, abs=1e-4)
     assert metrics["perplexity"] == pytest.approx(np.exp(expected), rel=1e-4)
     assert metrics["tokens"] == windows.shape[0] * 16
-    assert metrics["last_words"] == 3
+    assert metrics["lambada_examples"] == 3
     assert 0 < right < 3
-    assert metrics["last_word_accuracy"] == right / 3
-    assert metrics["last_word_perplexity"] == pytest.approx(np.exp(total / 3), rel=1e-4)
+    assert metrics["lambada_accuracy"] == right / 3
+    assert metrics["lambada_perplexity"] == pytest.approx(np.exp(total / 3), rel=1e-4)
     assert {name: float(outputs["evaluation"][name]) for name in metrics} == pytest.approx(metrics)
     [dataset, words] = json.loads((folder(outputs["evaluation"]) / "evaluation.json").read_text())["measurements"]
-    assert {**dataset.pop("figures"), **words.pop("figures")} == metrics
+    assert {**dataset.pop("metrics"), **words.pop("metrics")} == metrics
     manifest = json.loads((tmp_path / "dataset" / "manifest.json").read_text())
     assert dataset == {
         "kind": "dataset",
@@ -97,7 +98,7 @@ def test_figures_are_those_of_the_reference(evaluate, tmp_path):
         "sequences": windows.shape[0],
     }
     assert words == {
-        "kind": "last_words",
+        "kind": "lambada",
         "uri": uri,
         "digest": hashlib.sha256((tmp_path / "last.jsonl").read_bytes()).hexdigest(),
     }
@@ -115,17 +116,17 @@ def test_figures_are_those_of_the_reference(evaluate, tmp_path):
 )
 def test_a_line_that_is_no_text_is_named(line, text):
     with pytest.raises(InvalidRequest, match=re.escape(text)):
-        read_last_words(['{"text": "a b"}', line], lambda text: list(text.encode()), 8, "last_words_uri")
+        read_lambada(['{"text": "a b"}', line], lambda text: list(text.encode()), 8, "lambada_uri")
 
 
 def test_an_empty_file_is_refused():
     with pytest.raises(InvalidRequest, match="the file has no line"):
-        read_last_words(["\n"], list, 8, "last_words_uri")
+        read_lambada(["\n"], list, 8, "lambada_uri")
 
 
-def test_batches_mark_the_last_words_alone():
+def test_batches_mark_only_the_targets_in_the_last_word():
     lines = [json.dumps({"text": text}) for text in ("aa b", "a" * 40 + " cc", "d ee")]
-    words = read_last_words(lines, lambda text: list(text.encode()), 32, "last_words_uri")
+    words = read_lambada(lines, lambda text: list(text.encode()), 32, "lambada_uri")
     batches = list(batched(words, 2, 32))
     assert [count for _, _, count in batches] == [2, 1]
     marked = [
@@ -149,4 +150,10 @@ def test_another_vocabulary_is_refused(jax_process, tmp_path):
 
 def test_everything_wrong_with_a_request_is_said():
     request = pb.EvaluateModelRequest(batch_size=-1)
-    assert [name for name, _ in evaluation_problems(request)] == ["source", "dataset_uri", "batch_size"]
+    assert sorted(
+        name for name, _ in request_problems(request, evaluation_problems(request, lambda _field, uri: uri))
+    ) == [
+        "batch_size",
+        "dataset_uri",
+        "source",
+    ]

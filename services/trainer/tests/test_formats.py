@@ -347,6 +347,6 @@ def test_real_vocabulary_files_encode_as_tiktoken_does(tmp_path):
 
 
 def _bytes(token):
-    from gpt2_trainer.generation.text import byte_of_character
+    from gpt2_common.vocabulary.byte_symbols import symbol_bytes
 
-    return [byte_of_character()[character] for character in token]
+    return list(symbol_bytes(token))

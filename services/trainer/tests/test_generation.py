@@ -6,10 +6,11 @@ from trainer_support import computations, reference
 from trainer_support.data import END_TOKEN_ID, VOCABULARY_SIZE, make_tokenizer, random_weights, small_architecture
 
 from gpt2_common.errors import DataLoss
-from gpt2_trainer.configuration.sampling import SamplingOptions
-from gpt2_trainer.generation.text import TextCodec, TextStream, byte_of_character
+from gpt2_common.vocabulary.byte_symbols import symbol_of_byte
+from gpt2_trainer.configuration.sampling import SamplingConfig
+from gpt2_trainer.generation.text import TextCodec, TextStream
 
-GREEDY = SamplingOptions(temperature=0.0)
+GREEDY = SamplingConfig(temperature=0.0)
 ARCHITECTURE = small_architecture()
 WEIGHTS = random_weights(ARCHITECTURE)
 
@@ -39,7 +40,7 @@ def test_a_context_of_one_token_works(jax_process):
 
 def test_a_sample_depends_on_the_seed_and_its_number_alone(jax_process):
     def made(samples, seed):
-        options = SamplingOptions(top_k=0)
+        options = SamplingConfig(top_k=0)
         return jax_process(computations.generated, ARCHITECTURE, WEIGHTS, [1], samples, 20, options, seed).tolist()
 
     three = made(3, seed=4)
@@ -57,7 +58,7 @@ def test_bfloat16_on_a_cpu_computes_exactly_with_rounded_weights(jax_process, wi
     rounded = {name: value if value.ndim == 1 else rounded_to_bfloat16(value) for name, value in weights.items()}
 
     def made(weights, precision):
-        settings = ([1, 2, 3], samples, 100, SamplingOptions(top_k=0), 0, precision)
+        settings = ([1, 2, 3], samples, 100, SamplingConfig(top_k=0), 0, precision)
         return jax_process(computations.generated, architecture, weights, *settings).tolist()
 
     assert made(weights, "bfloat16") == made(rounded, "float32") != made(weights, "float32")
@@ -70,7 +71,7 @@ def rounded_to_bfloat16(values):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(32, 1), (48, 17), (768, 768), (1600, 100), (64, 20_000)])
-def test_a_row_is_multiplied_by_pairs(jax_process, rows, columns):
+def test_a_row_is_multiplied_by_a_packed_matrix(jax_process, rows, columns):
     random = np.random.default_rng(rows)
     # Normal numbers of all sizes whose products float32 can hold, and both zeros.
     bits = (random.integers(64, 192, (rows, columns)) << 7 | random.integers(0, 128, (rows, columns))).astype(np.uint16)
@@ -80,29 +81,29 @@ def test_a_row_is_multiplied_by_pairs(jax_process, rows, columns):
     places = [0, 1, rows // 2, rows - 1]
     # One row of the matrix at a time, to the bit.
     chosen = np.eye(rows, dtype=np.float32)[places, None, None]
-    products, _ = jax_process(computations.paired_products, chosen, bits)
+    products, _ = jax_process(computations.packed_products, chosen, bits)
     for place, product in zip(places, products, strict=True):
         assert np.array_equal(product, matrix[None, None, place])
 
 
-def test_a_product_with_pairs_makes_no_matrix(jax_process):
+def test_a_product_with_a_packed_matrix_makes_no_float32_matrix(jax_process):
     random = np.random.default_rng(0)
     matrix = rounded_to_bfloat16(random.normal(0, 1, (768, 3072)).astype(np.float32))
     row = random.normal(0, 1, (1, 768)).astype(np.float32)
     bits = (matrix.view(np.uint32) >> 16).astype(np.uint16)
-    [product], memory = jax_process(computations.paired_products, [row], bits)
+    [product], memory = jax_process(computations.packed_products, [row], bits)
     assert np.allclose(product, row.astype(np.float64) @ matrix, rtol=0, atol=1e-4)
     assert memory < matrix.nbytes / 8
 
 
 @pytest.mark.parametrize("rows", [2, 16, 40])
-def test_rows_that_do_not_divide_make_no_pairs(jax_process, rows):
-    assert jax_process(computations.paired_products, [np.zeros((1, rows))], np.zeros((rows, 4), np.uint16)) is None
+def test_rows_that_do_not_divide_are_not_packed(jax_process, rows):
+    assert jax_process(computations.packed_products, [np.zeros((1, rows))], np.zeros((rows, 4), np.uint16)) is None
 
 
-def draws(backend, logits, temperature=1.0, top_k=0, top_p=1.0, count=40_000):
-    values = np.float32(temperature), np.int32(top_k), np.float32(top_p)
-    drawn = backend(computations.drawn, np.array([logits], np.float32), count, *values)
+def draws(backend, logits, count=40_000, **sampling):
+    config = SamplingConfig(**{"top_k": 0, **sampling})
+    drawn = backend(computations.drawn, np.array([logits], np.float32), count, config)
     return np.bincount(drawn, minlength=len(logits)) / count
 
 
@@ -125,7 +126,7 @@ LOGITS = np.log([0.1, 0.4, 0.05, 0.3, 0.15])
         ({"temperature": 0.0, "top_k": 3}, [0, 1, 0, 0, 0]),
     ],
 )
-def test_tokens_are_drawn_by_their_chances(backend, controls, expected):
+def test_tokens_are_drawn_by_their_probabilities(backend, controls, expected):
     found = draws(backend, LOGITS, **controls)
     # Four standard deviations.
     np.testing.assert_allclose(found, expected, atol=0.01)
@@ -157,7 +158,7 @@ def codec(tmp_path):
 
 def byte_tokens(codec, text):
     """One token for each byte of a text."""
-    characters = {byte: character for character, byte in byte_of_character().items()}
+    characters = symbol_of_byte()
     tokens = {codec.token_bytes(number): number for number in range(VOCABULARY_SIZE)}
     assert len(characters) == 256
     return [tokens[bytes([byte])] for byte in text.encode()]

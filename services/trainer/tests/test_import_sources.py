@@ -27,7 +27,7 @@ from gpt2_common.artifacts import ArtifactWriter
 from gpt2_common.errors import InvalidRequest
 from gpt2_trainer.formats.checkpoint import read_checkpoint
 from gpt2_trainer.jobs.import_checkpoint import import_checkpoint
-from gpt2_trainer.requests import import_problems
+from gpt2_trainer.validation import import_problems
 
 EXPORT = ("gpt2_trainer.jobs.export", "export_model", "ExportModelRequest")
 EVALUATE = ("gpt2_trainer.jobs.evaluate", "evaluate_model", "EvaluateModelRequest")
@@ -287,11 +287,11 @@ def test_sources_in_an_object_store_are_named_likewise(name, content, part, tmp_
     ],
 )
 def test_a_hubs_id_or_page_in_place_of_a_uri_is_refused_at_once_with_what_to_write(uri):
-    [(field, description)] = import_problems(pb.ImportCheckpointRequest(uri=uri))
+    [(field, description)] = import_problems(pb.ImportCheckpointRequest(uri=uri), lambda _field, uri: uri)
     assert field == "uri"
     assert "write hf://openai-community/gpt2" in description
     for plain in ("hf://openai-community/gpt2", "file:///a/b", "/a/b", "s3://a/b", "https://a.org/models/124M"):
-        assert import_problems(pb.ImportCheckpointRequest(uri=plain)) == []
+        assert import_problems(pb.ImportCheckpointRequest(uri=plain), lambda _field, uri: uri) == []
 
 
 def test_a_folder_around_the_models_folder_is_named(source, refusal):
@@ -318,7 +318,8 @@ def test_padding_of_the_vocabulary_is_cut_to_the_tokenizer_and_said(vocab_size, 
     assert outputs["checkpoint"].properties["padding_rows_removed"] == str(ROWS - VOCABULARY_SIZE)
     assert f"padded beyond the tokenizer's {VOCABULARY_SIZE} tokens" in caplog.text
     logits = reference.logits(PADDED, TOKENS, 2, 2)[..., :VOCABULARY_SIZE]
-    np.testing.assert_array_equal(reference.logits(imported(outputs).weights, TOKENS, 2, 2), logits)
+    # A processor's library of matrix products may sum in another order for another number of columns.
+    np.testing.assert_allclose(reference.logits(imported(outputs).weights, TOKENS, 2, 2), logits, rtol=0, atol=1e-12)
 
 
 def test_rows_of_added_tokens_are_no_padding(source, import_source):

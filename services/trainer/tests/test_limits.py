@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from trainer_support.jobs import folder, metrics
 
-from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_trainer.configuration.training import ResolvedTrainingConfig
 from gpt2_trainer.formats.checkpoint import Validation, read_checkpoint
-from gpt2_trainer.training.loop import is_exhausted
+from gpt2_trainer.training.limits import is_exhausted
 
 
 def last_step(outputs):
@@ -23,7 +23,7 @@ def test_an_epoch_is_one_pass(train):
 
 
 def test_a_time_limit_ends_a_training_whole(train):
-    outputs = train(steps=10_000_000, max_seconds=0.5, report_every=1000, sample_every=1_000_000)
+    outputs = train(steps=10_000_000, max_seconds=0.5, log_every=1000, sample_every=1_000_000)
     assert outputs["checkpoint"]["stopped_because"] == "max_seconds"
     step = last_step(outputs)
     assert 0 < step < 10_000_000
@@ -34,7 +34,7 @@ def test_a_time_limit_ends_a_training_whole(train):
 
 
 def test_time_counts_over_attempts(train, tmp_path):
-    config = {"steps": 10_000_000, "max_seconds": 0.5, "report_every": 1000}
+    config = {"steps": 10_000_000, "max_seconds": 0.5, "log_every": 1000}
     first = train(**config)
     step = last_step(first)
     saved = tmp_path / f"artifacts/job/.work/checkpoints/step-{step:09d}"
@@ -58,7 +58,7 @@ def test_time_counts_over_attempts(train, tmp_path):
     ],
 )
 def test_patience(losses, exhausted):
-    options = TrainingOptions(
+    options = ResolvedTrainingConfig(
         steps=9,
         context_length=8,
         learning_rate=0.1,
@@ -72,7 +72,7 @@ def test_patience(losses, exhausted):
 
 
 def test_a_training_that_gets_no_better_ends_with_its_best(train, tmp_path):
-    config = {"steps": 200, "learning_rate": 0.5, "optimizer": "adam", "validate_every": 2, "report_every": 5}
+    config = {"steps": 200, "learning_rate": 0.5, "optimizer": "adam", "validate_every": 2, "log_every": 5}
     config |= {"early_stopping_patience": 2, "save_every": 200, "spike_factor": 0.0, "warmup_steps": 20}
     outputs = train(**config)
     assert outputs["checkpoint"]["stopped_because"] == "early_stopping"
@@ -86,6 +86,21 @@ def test_a_training_that_gets_no_better_ends_with_its_best(train, tmp_path):
 
     shutil.rmtree(tmp_path / f"artifacts/job/.work/checkpoints/step-{step:09d}")
     assert train(**config)["checkpoint"]["digest"] == outputs["checkpoint"]["digest"]
+
+
+@pytest.mark.parametrize(("phase", "step"), [("validating", 4), ("validating", 6), ("training", 2)])
+def test_a_training_that_is_suspended_resumes_where_it_was(train, phase, step):
+    """Also in a validation, which the next attempt repeats before it trains on, or ends."""
+    config = {"validate_every": 2, "log_every": 2, "save_every": 6}
+    assert train(suspend_at=(phase, step), **config)
+    resumed, whole = train(**config), train(job_id="whole", **config)
+    files = [folder(outputs["checkpoint"]) / "state.json" for outputs in (resumed, whole)]
+    assert files[0].read_text() == files[1].read_text()
+    lines = [
+        [(line["step"], line.get("loss"), line.get("validation_loss")) for line in metrics(outputs)]
+        for outputs in (resumed, whole)
+    ]
+    assert lines[0] == lines[1]
 
 
 @pytest.mark.parametrize("config", [{"optimizer": "adafactor"}, {"optimizer": "sgd", "momentum": 0.9}])

@@ -12,22 +12,21 @@ from trainer_support.data import VOCABULARY_SIZE, make_checkpoint, random_weight
 from trainer_support.jobs import folder
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
-from gpt2_trainer.configuration.lora import LoraOptions
-from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_trainer.configuration.training import LoraConfig, ResolvedTrainingConfig
 from gpt2_trainer.formats.checkpoint import read_checkpoint
 from gpt2_trainer.formats.peft import read_adapters
-from gpt2_trainer.model.adapters import adapted_weights, initial_adapters, is_adapter, merge_adapters
+from gpt2_trainer.model.lora import adapted_weights, initial_adapters, is_adapter, merge_adapters
 
 ARCHITECTURE = small_architecture(n_layer=1)
-LORA = LoraOptions(rank=3, alpha=6.0, targets=("attn.c_attn", "mlp.c_proj"))
-OPTIONS = TrainingOptions(
+LORA = LoraConfig(rank=3, alpha=6.0, targets=("attn.c_attn", "mlp.c_proj"))
+OPTIONS = ResolvedTrainingConfig(
     steps=10,
     batch_size=2,
     context_length=16,
     optimizer="sgd",
     schedule="constant",
     learning_rate=1.0,
-    clip_norm=0.0,
+    clip_norm=None,
     validate_every=10,
     save_every=10,
 )
@@ -41,10 +40,10 @@ def test_adapters_have_the_gradients_of_the_chain_rule(backend):
     tokens = random.integers(0, VOCABULARY_SIZE, (2, 17), dtype=np.int32)
     batches = [(tokens[:, :-1].copy(), tokens[:, 1:].copy())]
     merged = merge_adapters(weights, adapters, LORA)
-    full, figures = backend(computations.train_steps, ARCHITECTURE, merged, OPTIONS, batches)
+    full, metrics = backend(computations.train_steps, ARCHITECTURE, merged, OPTIONS, batches)
     options = replace(OPTIONS, lora=LORA)
-    trained, lora_figures = backend(computations.train_steps, ARCHITECTURE, weights | adapters, options, batches)
-    assert lora_figures[0][0] == pytest.approx(figures[0][0], rel=1e-6)
+    trained, lora_metrics = backend(computations.train_steps, ARCHITECTURE, weights | adapters, options, batches)
+    assert lora_metrics[0][0] == pytest.approx(metrics[0][0], rel=1e-6)
     for name, value in weights.items():
         np.testing.assert_array_equal(trained[name], value, err_msg=name)
     for name in adapted_weights(ARCHITECTURE, LORA):
@@ -56,13 +55,13 @@ def test_adapters_have_the_gradients_of_the_chain_rule(backend):
 
 def test_adapters_change_nothing_at_first_and_depend_on_the_seed():
     weights = random_weights(ARCHITECTURE)
-    adapters = initial_adapters(ARCHITECTURE, LoraOptions(), seed=1)
+    adapters = initial_adapters(ARCHITECTURE, LoraConfig(), seed=1)
     assert len(adapters) == 8
-    merged = merge_adapters(weights, adapters, LoraOptions())
+    merged = merge_adapters(weights, adapters, LoraConfig())
     assert all(np.array_equal(merged[name], value) for name, value in weights.items())
     name = "lora_a/h.0.attn.c_attn.weight"
     assert adapters[name].std() > 0.05
-    assert not np.array_equal(adapters[name], initial_adapters(ARCHITECTURE, LoraOptions(), seed=2)[name])
+    assert not np.array_equal(adapters[name], initial_adapters(ARCHITECTURE, LoraConfig(), seed=2)[name])
 
 
 def test_a_job_publishes_merged_weights_and_the_adapter(train, tmp_path):
@@ -72,7 +71,7 @@ def test_a_job_publishes_merged_weights_and_the_adapter(train, tmp_path):
     outputs = train({"checkpoint_uri": made.uri}, **config)
     published = folder(outputs["checkpoint"])
     checkpoint = read_checkpoint(published, with_optimizer=False)
-    lora = LoraOptions(rank=2, alpha=4.0, targets=("attn.c_attn", "mlp.c_fc"))
+    lora = LoraConfig(rank=2, alpha=4.0, targets=("attn.c_attn", "mlp.c_fc"))
     assert set(adapted_weights(ARCHITECTURE, lora)) == {
         name for name, value in base.items() if not np.array_equal(checkpoint.weights[name], value)
     }

@@ -7,11 +7,13 @@ import pytest
 from trainer_support import computations, reference
 from trainer_support.data import random_weights, small_architecture
 
-from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_trainer.configuration.training import ResolvedTrainingConfig
 from gpt2_trainer.model.weights import cut_vocabulary, is_decayed, pad_vocabulary
 
+pytestmark = pytest.mark.process
+
 ARCHITECTURE = small_architecture(n_layer=1, n_ctx=8)
-OPTIONS = TrainingOptions(
+OPTIONS = ResolvedTrainingConfig(
     steps=10, batch_size=4, context_length=8, learning_rate=0.01, validate_every=10, save_every=10
 )
 

@@ -36,7 +36,7 @@ def test_the_export_is_what_they_loaded(export, tmp_path, peer):
 def test_logits_are_theirs(backend, export, peer):
     expected = np.load(PEERS / f"{peer}.npy", allow_pickle=False)
     weights = random_weights(export.ARCHITECTURE)
-    ours = backend(computations.network_logits, export.ARCHITECTURE, weights, export.token_ids())
+    ours = backend(computations.model_logits, export.ARCHITECTURE, weights, export.token_ids())
     ours = ours[..., : export.ARCHITECTURE.vocabulary_size]
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(ours, expected, atol=1e-4)

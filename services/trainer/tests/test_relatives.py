@@ -14,16 +14,15 @@ from trainer_support.sources import write_huggingface_files
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.errors import InvalidRequest
 from gpt2_trainer.configuration.architecture import Architecture, LayerSizes, Variant
-from gpt2_trainer.configuration.lora import LoraOptions
-from gpt2_trainer.configuration.sampling import SamplingOptions
-from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_trainer.configuration.resolution import new_layer_sizes
+from gpt2_trainer.configuration.sampling import SamplingConfig
+from gpt2_trainer.configuration.training import LoraConfig, ResolvedTrainingConfig
 from gpt2_trainer.formats.checkpoint import read_checkpoint
 from gpt2_trainer.formats.huggingface import read_huggingface
 from gpt2_trainer.memory import estimate_memory
-from gpt2_trainer.model.adapters import initial_adapters
+from gpt2_trainer.model.lora import initial_adapters
 from gpt2_trainer.model.weights import count_parameters, is_decayed, weight_shapes
-from gpt2_trainer.training.speed import flops_per_token
-from gpt2_trainer.training_requests import layer_sizes
+from gpt2_trainer.training.mfu import flops_per_token
 
 RELATIVES = {
     "exact gelu": {"activation_function": "gelu"},
@@ -35,14 +34,14 @@ RELATIVES = {
 }
 ALL = {name: value for relative in RELATIVES.values() for name, value in relative.items()}
 SIZES = ("n_layer", "n_head", "n_embd", "n_ctx")
-OPTIONS = TrainingOptions(
+OPTIONS = ResolvedTrainingConfig(
     steps=10,
     batch_size=2,
     context_length=8,
     optimizer="sgd",
     learning_rate=1.0,
     schedule="constant",
-    clip_norm=0.0,
+    clip_norm=None,
     validate_every=10,
     save_every=10,
 )
@@ -69,7 +68,7 @@ def logits(weights, token_ids, **relative):
 def test_logits_of_a_relative_are_those_of_its_config(backend, relative):
     # Great enough that each difference shows.
     weights = {name: 3 * value for name, value in random_weights(architecture(**relative)).items()}
-    ours = backend(computations.network_logits, architecture(**relative), weights, tokens(2, 9))
+    ours = backend(computations.model_logits, architecture(**relative), weights, tokens(2, 9))
     expected = logits(weights, tokens(2, 9), **relative)
     np.testing.assert_allclose(ours[..., :VOCABULARY_SIZE], expected, atol=5e-4, rtol=1e-4)
     if "n_inner" not in relative:
@@ -97,7 +96,7 @@ def test_gradients_of_a_relative_agree_with_differences_of_the_reference_loss(ba
 
 
 def test_a_relative_generates_what_full_recomputation_does(backend):
-    weights, greedy = random_weights(architecture(**ALL)), SamplingOptions(temperature=0.0)
+    weights, greedy = random_weights(architecture(**ALL)), SamplingConfig(temperature=0.0)
     made = backend(computations.generated, architecture(**ALL), weights, [5, 9, 2], 2, 20, greedy, 0)
     expected = reference.greedy(weights, [5, 9, 2], 20, 2, 2, 16, **ALL)
     assert made.tolist() == [expected, expected]
@@ -106,7 +105,7 @@ def test_a_relative_generates_what_full_recomputation_does(backend):
 def test_an_untied_head_is_multiplied_by_in_bfloat16(jax_process):
     """Its matrix, not the token embedding, is the one that is kept in pairs."""
     relative = architecture(tie_word_embeddings=False)
-    weights, greedy = random_weights(relative), SamplingOptions(temperature=0.0)
+    weights, greedy = random_weights(relative), SamplingConfig(temperature=0.0)
     arguments = relative, weights, [5, 9, 2], 1, 12, greedy, 0
     exact, rough = (jax_process(computations.generated, *arguments, precision=name) for name in ("float32", "bfloat16"))
     assert (exact == rough).mean() > 0.7
@@ -190,7 +189,7 @@ def test_names_of_the_tanh_gelu_are_one(tmp_path, name):
         ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon is '1e-5', no float"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon must be over 0"),
         ({"scale_attn_weights": 1}, "scale_attn_weights is 1, no bool"),
-        ({"n_inner": -1}, "n_inner must be at least 1"),
+        ({"n_inner": -1}, "n_inner must be 1 to 524,288, not -1"),
         ({"n_inner": 24}, "h.0.mlp.c_fc.weight has shape [16, 64] where config.json asks for [16, 24]"),
         ({"n_inner": True}, "n_inner is True, no whole number"),
         ({"tie_word_embeddings": False}, "the tensor lm_head.weight is missing"),
@@ -220,16 +219,16 @@ def test_checkpoints_of_gpt2_itself_say_nothing_of_relatives():
 def test_the_width_of_the_mlp_can_be_chosen_from_scratch():
     def sizes(n_inner):
         model = pb.ModelConfig(n_layer=1, n_head=2, n_embd=16, n_ctx=16, n_inner=n_inner)
-        return layer_sizes(pb.TrainModelRequest(model=model))
+        return new_layer_sizes(pb.TrainModelRequest(model=model))
 
     assert sizes(24).inner_size == 24
     assert sizes(0) == sizes(64)
-    assert sizes(-1).problems() == [("n_inner", "must be at least 1")]
+    assert sizes(-1).problems() == [("n_inner", "must be 1 to 524,288, not -1")]
 
 
 def test_adapters_memory_and_speed_know_the_shapes_of_relatives():
     narrow, untied = architecture(n_inner=24), architecture(tie_word_embeddings=False)
-    adapters = initial_adapters(narrow, LoraOptions(rank=2), seed=0)
+    adapters = initial_adapters(narrow, LoraConfig(rank=2), seed=0)
     assert adapters["lora_b/h.0.mlp.c_fc.weight"].shape == (2, 24)
     assert adapters["lora_a/h.0.mlp.c_proj.weight"].shape == (24, 2)
 

@@ -5,16 +5,18 @@ import pytest
 from trainer_support import computations, reference
 from trainer_support.data import VOCABULARY_SIZE, random_weights, small_architecture
 
-from gpt2_trainer.configuration.sampling import SamplingOptions
+from gpt2_trainer.configuration.sampling import SamplingConfig
+
+pytestmark = pytest.mark.process
 
 ARCHITECTURE = small_architecture()
 WEIGHTS = random_weights(ARCHITECTURE)
 OPTIONS = (
-    SamplingOptions(),
-    SamplingOptions(top_k=0, temperature=1.3),
-    SamplingOptions(top_k=0, top_p=0.9),
-    SamplingOptions(top_k=5, temperature=0.7, repetition_penalty=1.3, no_repeat_ngram_size=2),
-    SamplingOptions(temperature=0.0),
+    SamplingConfig(),
+    SamplingConfig(top_k=0, temperature=1.3),
+    SamplingConfig(top_k=0, top_p=0.9),
+    SamplingConfig(top_k=5, temperature=0.7, repetition_penalty=1.3, no_repeat_ngram_size=2),
+    SamplingConfig(temperature=0.0),
 )
 SEEDS = (0, 1, -1, 2**32 + 7, 2**63 - 1, -(2**63))
 
@@ -45,7 +47,7 @@ def test_one_seed_gives_one_text_in_the_service_and_in_a_saved_model(backend, te
 
 
 def test_a_text_does_not_depend_on_what_runs_beside_it(jax_process, tensorflow_process, saved_model):
-    prompts, options = prompts_of(5, 6), SamplingOptions()
+    prompts, options = prompts_of(5, 6), SamplingConfig()
     together, alone = [(prompts, 1, 20, options, 4)], [([prompt], 1, 20, options, 4) for prompt in prompts]
     for run in (
         lambda cases: jax_process(computations.generated_cases, ARCHITECTURE, WEIGHTS, cases),
@@ -58,7 +60,7 @@ def test_a_text_does_not_depend_on_what_runs_beside_it(jax_process, tensorflow_p
 
 
 def test_samples_of_one_prompt_differ_and_are_the_same_however_many(jax_process):
-    prompt, options = prompts_of(1, 2), SamplingOptions(top_k=0)
+    prompt, options = prompts_of(1, 2), SamplingConfig(top_k=0)
     four, two = jax_process(
         computations.generated_cases, ARCHITECTURE, WEIGHTS, [(prompt, count, 20, options, 1) for count in (4, 2)]
     )
@@ -88,7 +90,7 @@ def test_penalised_generation_equals_full_recomputation(
 ):
     """Past the end of the context: what has left it counts for the penalties."""
     prompts = prompts_of(2, length, seed=7)
-    options = SamplingOptions(temperature=0.0, repetition_penalty=penalty, no_repeat_ngram_size=ngram_size)
+    options = SamplingConfig(temperature=0.0, repetition_penalty=penalty, no_repeat_ngram_size=ngram_size)
     case = [(prompts, 1, 40, options, 0)]
     expected = [reference.greedy_penalized(WEIGHTS, prompt, 40, 2, 2, 16, penalty, ngram_size) for prompt in prompts]
     end = ARCHITECTURE.end_token_id
@@ -99,7 +101,7 @@ def test_penalised_generation_equals_full_recomputation(
 
 
 def test_penalties_work_with_weights_rounded_to_bfloat16(jax_process):
-    options = SamplingOptions(temperature=0.0, repetition_penalty=1.1, no_repeat_ngram_size=1)
+    options = SamplingConfig(temperature=0.0, repetition_penalty=1.1, no_repeat_ngram_size=1)
     prompt = prompts_of(1, 4)
     [[text]] = jax_process(
         computations.generated_cases, ARCHITECTURE, WEIGHTS, [(prompt, 1, 60, options, 0)], "bfloat16"

@@ -15,6 +15,8 @@ from trainer_support.service import Trainer
 from gpt2.jobs.v1 import job_pb2
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 
+pytestmark = pytest.mark.process
+
 Reason = pb.GenerateResponse
 IDLE_SECONDS = 3.0
 
@@ -63,6 +65,12 @@ def test_the_service_itself_loads_no_framework(service, model_uri):
     loaded = Path(f"/proc/{service.process.pid}/maps").read_text()
     assert "python" in loaded
     assert not [name for name in ("_pywrap_tensorflow", "jaxlib", "keras") if name in loaded]
+
+
+def test_compiled_programs_of_training_and_generation_are_kept(service, model_uri, folder):
+    service.generate(model_uri=model_uri, max_tokens=1)
+    names = {path.name.partition("-")[0] for path in folder.glob(".gpt2/compiled/*/*-cache")}
+    assert {"jit_update", "jit__step"} <= names
 
 
 def test_text_is_generated_side_by_side(service, model_uri):
@@ -121,7 +129,7 @@ def test_a_cancelled_call_stops_the_work_and_the_next_one_is_served(service, mod
     assert after == before
 
 
-def test_an_idle_model_is_put_out_of_memory_and_comes_back(service, model_uri):
+def test_an_idle_model_is_unloaded_and_loaded_again(service, model_uri):
     service.generate(model_uri=model_uri, max_tokens=1)
     [worker] = service.workers()
     variables = dict(line.split("=", 1) for line in Path(f"/proc/{worker}/environ").read_text().split("\0") if line)
@@ -144,7 +152,7 @@ def test_a_generating_process_that_dies_is_said_and_replaced(service, model_uri)
     with pytest.raises(grpc.RpcError) as caught:
         list(call)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert "has died" in caught.value.details()
+    assert "has crashed" in caught.value.details()
     assert service.generate(model_uri=model_uri, max_tokens=1)[1]
 
 

@@ -7,18 +7,17 @@ import pytest
 from trainer_support import computations, reference
 from trainer_support.data import VOCABULARY_SIZE, random_weights, small_architecture
 
-from gpt2_trainer.configuration.loss_parts import count_parts
-from gpt2_trainer.configuration.training import TrainingOptions
+from gpt2_trainer.configuration.training import ResolvedTrainingConfig, count_chunks
 from gpt2_trainer.model.weights import is_decayed, is_layer_weight
 
 ARCHITECTURE = small_architecture(n_layer=1, n_ctx=8)
-OPTIONS = TrainingOptions(
+OPTIONS = ResolvedTrainingConfig(
     steps=10,
     batch_size=4,
     context_length=8,
     learning_rate=0.01,
     schedule="constant",
-    clip_norm=0.0,
+    clip_norm=None,
     validate_every=10,
     save_every=10,
 )
@@ -33,9 +32,9 @@ def batches(count, rows=4):
         yield np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
 
 
-def run(backend, options, count=1, weights=None, **network):
+def run(backend, options, count=1, weights=None, **model):
     weights = random_weights(ARCHITECTURE) if weights is None else weights
-    return backend(computations.train_steps, ARCHITECTURE, weights, options, list(batches(count)), **network)
+    return backend(computations.train_steps, ARCHITECTURE, weights, options, list(batches(count)), **model)
 
 
 def gradients_of(backend, weights, batch):
@@ -106,45 +105,45 @@ def test_a_training_moves_weights_as_its_optimizer_says(backend):
 
 def test_accumulation_equals_one_large_batch(backend):
     options = replace(OPTIONS, optimizer="sgd", learning_rate=1.0)
-    whole, figures = run(backend, options, 2)
-    parts, part_figures = run(backend, replace(options, accumulate_gradients=4), 2)
+    whole, metrics = run(backend, options, 2)
+    parts, part_metrics = run(backend, replace(options, gradient_accumulation_steps=4), 2)
     assert_same(whole, parts, atol=1e-5)
-    np.testing.assert_allclose(figures, part_figures, rtol=1e-4)
+    np.testing.assert_allclose(metrics, part_metrics, rtol=1e-4)
 
 
 def test_rematerialisation_changes_nothing(backend):
     options = replace(OPTIONS, optimizer="sgd", learning_rate=1.0)
-    kept, figures = run(backend, options, 2)
+    kept, metrics = run(backend, options, 2)
     for accumulation in (1, 2):
-        again, again_figures = run(backend, replace(options, accumulate_gradients=accumulation), 2, rematerialise=True)
+        again, again_metrics = run(backend, replace(options, gradient_accumulation_steps=accumulation), 2, remat=True)
         assert_same(kept, again, atol=1e-6)
-        np.testing.assert_allclose(figures, again_figures, rtol=1e-5)
+        np.testing.assert_allclose(metrics, again_metrics, rtol=1e-5)
 
 
-def test_a_loss_in_parts_is_the_same(backend):
+def test_a_loss_in_chunks_is_the_same(backend):
     """The batch's 32 tokens at once, and four at a time."""
     options = replace(OPTIONS, optimizer="sgd", learning_rate=1.0)
-    whole, figures = run(backend, options, 2)
+    whole, metrics = run(backend, options, 2)
     few = ARCHITECTURE.padded_vocabulary_size * 4
-    parts, part_figures = run(backend, options, 2, most_scores=few)
+    parts, part_metrics = run(backend, options, 2, max_logits=few)
     assert_same(whole, parts, atol=1e-6)
-    np.testing.assert_allclose(figures, part_figures, rtol=1e-5)
+    np.testing.assert_allclose(metrics, part_metrics, rtol=1e-5)
     weights, (inputs, targets) = random_weights(ARCHITECTURE), next(batches(1))
-    losses = backend(computations.validation_losses, ARCHITECTURE, weights, OPTIONS, inputs, targets, most_scores=few)
+    losses = backend(computations.validation_losses, ARCHITECTURE, weights, OPTIONS, inputs, targets, max_logits=few)
     np.testing.assert_allclose(losses, reference.losses(weights, inputs, targets, 1, 2), atol=1e-5)
 
 
-def test_scores_of_a_batch_are_divided_into_the_fewest_parts():
-    assert count_parts(4 * 256, 50304) == 1
-    assert count_parts(32 * 1024, 50304) == 8
-    assert count_parts(13, 128, 128) == 13
+def test_logits_of_a_batch_are_divided_into_the_fewest_chunks():
+    assert count_chunks(4 * 256, 50304) == 1
+    assert count_chunks(32 * 1024, 50304) == 8
+    assert count_chunks(13, 128, 128) == 13
 
 
 def test_bfloat16_trains_weights_in_float32(backend):
-    _, figures = run(backend, OPTIONS, 2)
-    rough, rough_figures = run(backend, replace(OPTIONS, precision="bfloat16"), 2)
+    _, metrics = run(backend, OPTIONS, 2)
+    rough, rough_metrics = run(backend, replace(OPTIONS, precision="bfloat16"), 2)
     assert {value.dtype for value in rough.values()} == {np.dtype(np.float32)}
-    assert 0 < abs(rough_figures[1][0] - figures[1][0]) < 0.05
+    assert 0 < abs(rough_metrics[1][0] - metrics[1][0]) < 0.05
 
 
 def test_clipping_scales_the_gradient(backend):
@@ -153,7 +152,7 @@ def test_clipping_scales_the_gradient(backend):
     assert norm == pytest.approx(5.0)
     np.testing.assert_allclose(scaled["a"], [0.6], rtol=1e-6)
     np.testing.assert_allclose(scaled["b"], [0.0, 0.8], rtol=1e-6)
-    for limit in (5.5, 0.0):
+    for limit in (5.5, None):
         kept, _ = backend(computations.clipped, gradients, limit)
         np.testing.assert_array_equal(kept["b"], gradients["b"])
 

@@ -20,14 +20,14 @@ from trainer_support.data import (
 from trainer_support.jobs import folder, metrics
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
-from gpt2_trainer.training.reports import REPORTED
+from gpt2_trainer.training.metrics_log import REPORTED
 
 TRAIN = ("gpt2_trainer.jobs.train", "train_model", "TrainModelRequest")
 MODEL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 16}
 
 
 def test_outputs_tell_what_happened(train):
-    outputs = train(validate_every=2, save_every=3, report_every=4, sample_num=2, sample_prompt="Über", seed=5)
+    outputs = train(validate_every=2, save_every=3, log_every=4, sample_num=2, sample_prompt="Über", seed=5)
     assert set(outputs) == {"checkpoint", "logs", "samples"}
     checkpoint = folder(outputs["checkpoint"])
     lines = metrics(outputs)
@@ -78,8 +78,8 @@ def test_samples_are_taken_before_the_first_update_and_after_some(train):
     assert fast["samples-6.txt"] != slow["samples-6.txt"]
 
 
-def test_tensorboard_has_figures_config_and_samples(train):
-    outputs = train(report_every=3, settings={"device_peak_flops": 1e9})
+def test_tensorboard_has_metrics_config_and_samples(train):
+    outputs = train(log_every=3, settings={"device_peak_flops": 1e9})
     [events] = folder(outputs["logs"]).glob("events.out.tfevents.*")
     values = [value for event in EventFileLoader(str(events)).Load() for value in event.summary.value]
     titles = {value.tag: value.metadata.display_name for value in values}
@@ -105,7 +105,7 @@ def test_a_ruined_training_publishes_its_best_step_and_warns(train):
     losses = {line["step"]: line["validation_loss"] for line in metrics(outputs) if "validation_loss" in line}
     best = min(losses, key=losses.get)
     assert losses[20] > losses[0] > losses[best]
-    assert (published["step"], published["last_step"], published["ended_worse"]) == (str(best), "20", "true")
+    assert (published["step"], published["last_step"], published["regressed"]) == (str(best), "20", "true")
     assert float(published["validation_loss"]) == losses[best]
     assert float(published["last_validation_loss"]) == losses[20]
     assert f"was {losses[0]:.4f} at step 0 and is {losses[20]:.4f} at step 20" in published["warnings"]
@@ -121,7 +121,7 @@ def test_a_training_that_brings_nothing_publishes_the_weights_it_began_with(trai
     for name, start in {"scratch": None, "fine-tuned": {"checkpoint_uri": made.uri}}.items():
         config = {"learning_rate": 5.0, "optimizer": "adam", "validate_every": 6}
         published = train(start, job_id=name, **config)["checkpoint"]
-        assert (published["step"], published["last_step"], published["ended_worse"]) == ("0", "6", "true")
+        assert (published["step"], published["last_step"], published["regressed"]) == ("0", "6", "true")
         assert published["validation_loss"] == published["initial_validation_loss"]
         assert "the training brought nothing" in published["warnings"]
         if start:
@@ -135,11 +135,11 @@ def test_a_training_that_brings_nothing_publishes_the_weights_it_began_with(trai
 
 def test_a_training_that_improves_warns_of_nothing(train):
     checkpoint = train()["checkpoint"]
-    assert checkpoint["ended_worse"] == "false"
+    assert checkpoint["regressed"] == "false"
     assert "warnings" not in checkpoint
 
 
-def test_training_goes_on_from_a_checkpoint_with_a_new_optimizer(train, tmp_path):
+def test_training_starts_from_a_checkpoint_with_a_new_optimizer(train, tmp_path):
     architecture = small_architecture(n_layer=1)
     made = make_checkpoint(tmp_path / "parent", architecture, random_weights(architecture))
     start = {"checkpoint_uri": made.uri}
@@ -156,10 +156,22 @@ def test_training_goes_on_from_a_checkpoint_with_a_new_optimizer(train, tmp_path
 
 
 def test_a_finished_training_that_is_run_again_gives_the_same(train):
-    """A retry after the work was done, but before its service heard of it."""
+    """A retry after the work was done, but before its service received of it."""
     first, again = train(), train()
     assert again["checkpoint"]["digest"] == first["checkpoint"]["digest"]
     assert len(metrics(again)) == len(metrics(first))
+
+
+def test_a_default_that_an_upgrade_changes_does_not_change_a_training_that_has_begun(train):
+    refused = train(settings={"device_memory_bytes": 1})["error"]
+    assert "the device has 0.00 GiB" in refused["message"]
+    begun, new = (train(job_id=job_id, new_default=("beta1", 0.5))["checkpoint"] for job_id in ("job", "new"))
+    configs = [json.loads((folder(outputs) / "state.json").read_text())["config"] for outputs in (begun, new)]
+    assert [config["beta1"] for config in configs] == [0.9, 0.5]
+    weights = [
+        load_file(folder(outputs) / "weights.safetensors") for outputs in (begun, train(job_id="old")["checkpoint"])
+    ]
+    assert all(value.tobytes() == weights[1][name].tobytes() for name, value in weights[0].items())
 
 
 def test_divergence_ends_the_job_and_keeps_the_last_good_checkpoint(train, tmp_path):
@@ -215,7 +227,7 @@ def test_a_dataset_that_changed_under_a_training_is_refused(train, tmp_path):
     make_dataset(tmp_path / "dataset", train=2000)
     error = train()["error"]
     assert error["type"] == "FailedPrecondition"
-    assert "dataset was made anew" in error["message"]
+    assert "dataset was recreated" in error["message"]
 
 
 @pytest.mark.parametrize("uri", ["file:///etc", "../dataset", "s3://elsewhere/d"])

@@ -7,20 +7,24 @@ import subprocess
 import sys
 import time
 
+import grpc
 import pytest
+from google.rpc import code_pb2, status_pb2
 from trainer_support.cluster import Cluster
 from trainer_support.data import make_dataset
 from trainer_support.service import Trainer
 
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
-from gpt2_common.jobs.attempt import read_message
+from gpt2_common.jobs.messages import decode_message
+from gpt2_common.jobs.outcome import Failed
 from gpt2_common.settings import SettingsError, load_settings
 from gpt2_trainer.settings import TrainerSettings
-from gpt2_trainer.training_requests import trainjob_problems
 from gpt2_trainer.trainjobs.kubernetes import ClusterAddress
 from gpt2_trainer.trainjobs.manifest import trainjob_name
-from gpt2_trainer.trainjobs.pod import MARK
+from gpt2_trainer.trainjobs.pod import LOG_PREFIX
+from gpt2_trainer.trainjobs.pod_status import failure_of, termination_message
+from gpt2_trainer.validation import trainjob_problems
 
 SECRET = "canary-secret-of-a-training"
 State = job_pb2.Job
@@ -79,7 +83,7 @@ def train(trainer, folder, steps=4, job_id="run/train", **options):
 
 
 def wait_for(condition, what):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (found := condition()):
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
@@ -104,8 +108,12 @@ def second_pod(cluster):
 def steps_of(pod):
     """The steps that a pod has reported, each in turn."""
     lines = pod.log.read_text().splitlines() if pod.log.exists() else []
-    messages = [json.loads(line.removeprefix(MARK)) for line in lines if line.startswith(MARK) and line.endswith("}")]
-    found = [read_message(message) for message in messages]
+    messages = [
+        json.loads(line.removeprefix(LOG_PREFIX))
+        for line in lines
+        if line.startswith(LOG_PREFIX) and line.endswith("}")
+    ]
+    found = [decode_message(message) for message in messages]
     return [item.done for item in found if isinstance(item, job_pb2.Progress) and item.unit == "steps"]
 
 
@@ -173,22 +181,86 @@ def test_a_cancelled_job_ends_when_its_pod_is_gone(start, cluster, folder):
     assert cluster.find(trainjob_name("run/train")) is None
 
 
-def test_a_trainjob_that_fails_fails_the_job_with_its_last_words_and_a_retry_goes_on(start, cluster, folder):
+def test_a_trainjob_that_fails_fails_the_job_with_its_log_tail_and_a_retry_resumes(start, cluster, folder):
     trainer = start()
     job = train(trainer, folder, steps=ENDLESS)
     wait_for(lambda: is_past(trainer, 5), "progress")
     [pod] = cluster.find(trainjob_name("run/train")).pods
     with pod.log.open("a") as log:
-        log.write("CUDA_ERROR_OUT_OF_MEMORY: the last words\n")
+        log.write("CUDA_ERROR_OUT_OF_MEMORY: the last line\n")
     pod.process.send_signal(signal.SIGKILL)
     ended = trainer.finish(job)
     assert ended.state == State.STATE_FAILED
     assert "GPT2_TRAINJOB_MEMORY" in ended.error.message
-    assert "the last words" in ended.error.message
+    assert "the last line" in ended.error.message
     assert train(trainer, folder, steps=ENDLESS, retry_failed=True).state == State.STATE_QUEUED
     wait_for(lambda: is_past(trainer, 5), "progress after the retry")
     assert len(cluster.created) == 2
     assert steps_of(cluster.find(trainjob_name("run/train")).pods[0])[0] >= 5, "the retry began from nothing"
+
+
+def test_a_training_whose_streams_fall_silent_ends_when_its_trainjob_ends(start, cluster, folder):
+    trainer = start()
+    job = train(trainer, folder, steps=1000)
+    wait_for(lambda: is_past(trainer, 5), "progress")
+    cluster.fall_silent()
+    ended = trainer.finish(job)
+    assert ended.state == State.STATE_SUCCEEDED, ended.error
+    assert [output.name for output in ended.outputs] == ["checkpoint", "logs", "samples"]
+
+
+def test_the_outcome_does_not_need_the_log(start, cluster, folder):
+    cluster.log_outages = 1_000_000
+    trainer = start()
+    ended = trainer.finish(train(trainer, folder))
+    assert ended.state == State.STATE_SUCCEEDED, ended.error
+    cluster.log_outages = 0
+    seen = trainer.finish(train(trainer, folder, job_id="run/seen"))
+    facts = [[(output.name, output.kind, dict(output.counts)) for output in job.outputs] for job in (ended, seen)]
+    assert facts[0] == facts[1]
+    cluster.log_outages = 1_000_000
+    (folder / "dataset" / "train-00001.npy").unlink()
+    failed = trainer.finish(train(trainer, folder, job_id="run/failed"))
+    assert failed.state == State.STATE_FAILED
+    assert "exit status 1" in failed.error.message
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [
+        (
+            'admission webhook "validator.trainjob.trainer.kubeflow.org" denied the request: spec.RuntimeRef: Invalid '
+            'value: {"name":"gpt2-trainer"}: TrainingRuntime not found',
+            grpc.StatusCode.FAILED_PRECONDITION,
+        ),
+        (
+            'trainjobs.trainer.kubeflow.org "gpt2-x" is forbidden: exceeded quota: trainings, requested: '
+            "count/trainjobs.trainer.kubeflow.org=1, used: 2, limited: 2",
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+        ),
+    ],
+)
+def test_a_refusal_that_is_not_of_rights_is_passed_on_as_it_is(start, cluster, folder, refusal, code):
+    cluster.refusal = refusal
+    trainer = start()
+    ended = trainer.finish(train(trainer, folder))
+    assert ended.state == State.STATE_FAILED
+    assert ended.error.message.endswith(refusal)
+    assert "Role" not in ended.error.message
+    assert ended.error.code == code.value[0]
+
+
+def test_an_error_is_in_the_pods_status_too():
+    error = status_pb2.Status(code=code_pb2.DATA_LOSS, message="ß" * 10_000)
+    text = termination_message(Failed(error))
+    assert len(text.encode()) <= 4096
+    state = {"terminated": {"exitCode": 1, "reason": "Error", "message": text}}
+    pod = {"status": {"containerStatuses": [{"name": "node", "state": state}]}}
+    found = failure_of({"reason": "JobsFailed"}, pod, [])
+    assert found.code == code_pb2.DATA_LOSS
+    assert found.message.startswith("ßßß")
+    state["terminated"]["message"] = "Segmentation fault"
+    assert "Segmentation fault" in failure_of({"reason": "JobsFailed"}, pod, []).message
 
 
 def test_what_the_work_itself_finds_wrong_is_the_jobs_error(start, cluster, folder):
@@ -221,6 +293,7 @@ def test_wrong_settings_are_refused_at_start(monkeypatch, variables, message):
         ClusterAddress.of(load_settings(TrainerSettings), {})
 
 
+@pytest.mark.process
 def test_a_service_without_a_cluster_says_so_and_ends(tmp_path):
     variables = {"GPT2_TRAINING_BACKEND": "trainjob", "GPT2_TRAINJOB_IMAGE": "image", "GPT2_LISTEN": "127.0.0.1:0"}
     command = [sys.executable, "-m", "gpt2_trainer"]

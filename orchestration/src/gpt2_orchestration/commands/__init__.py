@@ -1,1 +1,1 @@
-"""Command modules of `gpt2`: models, jobs, generate, doctor, and what they share."""
+"""The commands of `gpt2`, a module for each command or group."""

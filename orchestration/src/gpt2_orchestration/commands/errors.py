@@ -1,5 +1,6 @@
-"""Errors of commands: one line on standard error, and an exit status that `cli.py` documents."""
+"""Error handling of commands: one line on standard error, and an exit status (see `cli.py`)."""
 
+import errno
 import os
 import sys
 import traceback
@@ -9,45 +10,46 @@ from typing import ParamSpec
 
 import typer
 
-from gpt2_orchestration.client import ServiceError
-from gpt2_orchestration.dashboard.settings import SettingsError
-from gpt2_orchestration.specification import SpecificationError
-from gpt2_orchestration.stack.errors import StackError
-from gpt2_orchestration.stack.kafka_server import KafkaError
+from gpt2_orchestration.errors import InputError, UserError
 
 DEBUG_VARIABLE = "GPT2_DEBUG"
-"""Set, it has errors say where in the code they come from."""
+"""If set, errors show a traceback."""
+
+_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT})
 
 Arguments = ParamSpec("Arguments")
 
 
-class UsageError(Exception):
-    """The command line is wrong; the message says how it should be."""
+class UsageError(InputError):
+    """The command line is invalid."""
 
 
 def shows_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Turns the errors that users can do something about into one line and an exit status."""
+    """Decorates a command: errors become one line on standard error and an exit status."""
 
     @wraps(command)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except (SettingsError, SpecificationError, UsageError) as error:
-            raise typer.Exit(complain(error, 2)) from None
-        except (ServiceError, StackError, KafkaError) as error:
-            raise typer.Exit(complain(error, 1)) from None
+        except UserError as error:
+            raise typer.Exit(print_error(error, error.exit_status)) from None
         except KeyboardInterrupt:
-            raise typer.Exit(complain("interrupted", 130)) from None
+            raise typer.Exit(print_error("interrupted", 130)) from None
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
-        except Exception as error:  # noqa: BLE001 - the end of the line: what nobody foresaw
-            text = f"{type(error).__name__}: {error}. This is a fault of gpt2's own; `gpt2 --debug` shows where it is"
-            raise typer.Exit(complain(text, 1)) from None
+        except Exception as error:  # noqa: BLE001 - the outermost handler: bugs
+            if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+                place = error.filename or "the output"
+                text = f"{place}: {error.strerror}; choose a writable place with free space"
+                raise typer.Exit(print_error(text, 1)) from None
+            advice = "This is an internal error (bug): rerun with `gpt2 --debug` and report it"
+            text = f"{type(error).__name__}: {error}. {advice}"
+            raise typer.Exit(print_error(text, 1)) from None
 
     return run
 
 
-def complain(error: object, status: int) -> int:
+def print_error(error: object, status: int) -> int:
     """Prints an error as one line. Returns the exit status."""
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""`gpt2 events`: what the services have said on Kafka, and what none could handle."""
+"""`gpt2 events`: the services' events on Kafka, and their dead letters."""
 
 import os
 from dataclasses import asdict
@@ -8,15 +8,20 @@ import typer
 
 from gpt2.events.v1 import events_pb2
 from gpt2.jobs.v1 import job_pb2
+from gpt2_contracts.events import DEFAULT_TOPIC
+from gpt2_orchestration.client.dead_letters import DeadLetter, list_letters, replay
+from gpt2_orchestration.client.event_log import LoggedEvent, list_events
+from gpt2_orchestration.client.jobs import state_name
+from gpt2_orchestration.commands.command_groups import HelpGroup
 from gpt2_orchestration.commands.configuration import KAFKA_VARIABLES, current_configuration
 from gpt2_orchestration.commands.errors import shows_errors
-from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
-from gpt2_orchestration.dead_letters import DeadLetter, list_letters, replay
-from gpt2_orchestration.event_log import EVENT_TOPIC, LoggedEvent, list_events
-from gpt2_orchestration.job_states import state_name
+from gpt2_orchestration.commands.output import JsonOption, as_json, print_json
+from gpt2_orchestration.commands.tables import print_table
 
-events = typer.Typer(no_args_is_help=True, help="Events on Kafka.")
-letters = typer.Typer(no_args_is_help=True, help="Events that a service could not handle.")
+events = typer.Typer(cls=HelpGroup, no_args_is_help=True, help="Events on Kafka.")
+letters = typer.Typer(
+    cls=HelpGroup, no_args_is_help=True, help="Dead-letter topic: events that a consumer could not process."
+)
 events.add_typer(letters, name="dlq")
 
 TopicOption = Annotated[str, typer.Option(envvar="GPT2_KAFKA_TOPIC", help="Topic of the events.")]
@@ -29,10 +34,10 @@ KafkaOption = Annotated[str, typer.Option(envvar="GPT2_KAFKA_BOOTSTRAP_SERVERS",
 def list_all(
     key: Annotated[str, typer.Option("--run", help="Only events of this run, or of this model.")] = "",
     kafka: KafkaOption = _KAFKA,
-    topic: TopicOption = EVENT_TOPIC,
+    topic: TopicOption = DEFAULT_TOPIC,
     json: JsonOption = False,
 ) -> None:
-    """List the events that Kafka keeps: each change of state of a job, and each change of a label."""
+    """List the events in Kafka: state changes of jobs, and changes of labels."""
     _announce(kafka)
     found = list_events(kafka, topic, key)
     if json:
@@ -44,8 +49,10 @@ def list_all(
 
 @letters.command("list")
 @shows_errors
-def list_dead_letters(kafka: KafkaOption = _KAFKA, topic: TopicOption = EVENT_TOPIC, json: JsonOption = False) -> None:
-    """List the events that could not be handled, and why."""
+def list_dead_letters(
+    kafka: KafkaOption = _KAFKA, topic: TopicOption = DEFAULT_TOPIC, json: JsonOption = False
+) -> None:
+    """List dead letters and the reason for each."""
     _announce(kafka)
     found = list_letters(kafka, topic)
     if json:
@@ -60,21 +67,21 @@ def list_dead_letters(kafka: KafkaOption = _KAFKA, topic: TopicOption = EVENT_TO
 def replay_dead_letters(
     places: Annotated[list[str] | None, typer.Argument(help="Places, as `list` shows them. Default: all.")] = None,
     kafka: KafkaOption = _KAFKA,
-    topic: TopicOption = EVENT_TOPIC,
+    topic: TopicOption = DEFAULT_TOPIC,
     json: JsonOption = False,
 ) -> None:
-    """Send events again that could not be handled, once what was wrong is put right."""
+    """Republish dead letters to their original topic, once the cause is fixed."""
     _announce(kafka)
     chosen = [letter for letter in list_letters(kafka, topic) if not places or letter.place in places]
     count = replay(kafka, chosen)
     if json:
-        print_json({"sent_again": count})
+        print_json({"republished": count})
     else:
-        print(f"sent again: {count}")
+        print(f"republished: {count}")
 
 
 def _announce(kafka: str) -> None:
-    """Says whose Kafka is read, where no option does."""
+    """Prints which Kafka is used, unless an option names it."""
     if kafka == (os.environ.get(KAFKA_VARIABLES[0]) or _KAFKA):
         current_configuration().announce(KAFKA_VARIABLES)
 

@@ -1,4 +1,4 @@
-"""`gpt2 jobs`: the jobs of all four services."""
+"""`gpt2 jobs`: the jobs of all services."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -8,14 +8,17 @@ from typing import Annotated
 import typer
 
 from gpt2.jobs.v1 import job_pb2
-from gpt2_orchestration.calls import DEFAULT_PORTS
-from gpt2_orchestration.client import ClientSettings, NotFoundError, ServiceClient, ServiceError, connect
+from gpt2_orchestration.client.addresses import DEFAULT_PORTS
+from gpt2_orchestration.client.jobs import describe
+from gpt2_orchestration.client.progress import job_display
+from gpt2_orchestration.client.service_client import ClientSettings, NotFoundError, ServiceClient, ServiceError, connect
+from gpt2_orchestration.commands.command_groups import HelpGroup
 from gpt2_orchestration.commands.configuration import client_settings
 from gpt2_orchestration.commands.errors import shows_errors
-from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
-from gpt2_orchestration.progress import describe, job_display
+from gpt2_orchestration.commands.output import JsonOption, as_json, print_json
+from gpt2_orchestration.commands.tables import print_table
 
-jobs = typer.Typer(no_args_is_help=True, help="Jobs of all services.")
+jobs = typer.Typer(cls=HelpGroup, no_args_is_help=True, help="Jobs of all services.")
 
 
 class Service(StrEnum):
@@ -28,7 +31,7 @@ class Service(StrEnum):
 
 
 class State(StrEnum):
-    """Where a job is in its life."""
+    """States of jobs."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -47,7 +50,7 @@ def list_all(
     service: ServiceOption = None,
     run: Annotated[str, typer.Option(help="Only jobs of this run.")] = "",
     state: Annotated[list[State], typer.Option(help="Only jobs in this state. Repeatable.")] = [],  # noqa: B006
-    limit: Annotated[int, typer.Option(min=1, help="Most jobs of each service.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs per service.")] = 100,
     json: JsonOption = False,
 ) -> None:
     """List jobs, newest first."""
@@ -67,7 +70,7 @@ def list_all(
 @jobs.command()
 @shows_errors
 def show(job: JobArgument, service: ServiceOption = None, json: JsonOption = False) -> None:
-    """Show one job: how far it is, what it made, why it ended."""
+    """Show a job: progress, outputs, error."""
     _with_job(job, service, lambda _client, found: print_json(as_json(found)) if json else _print_job(found))
 
 
@@ -89,23 +92,23 @@ def watch(job: JobArgument, service: ServiceOption = None, json: JsonOption = Fa
 def cancel(
     job: JobArgument,
     service: ServiceOption = None,
-    reason: Annotated[str, typer.Option(help="Why, for those who read it later.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason to record.")] = "",
     json: JsonOption = False,
 ) -> None:
-    """Ask a job to stop."""
+    """Request cancellation of a job."""
 
     def stop(client: ServiceClient, found: job_pb2.Job) -> None:
-        told = client.cancel(found.job_id, reason)
+        job = client.cancel(found.job_id, reason)
         if json:
-            print_json(as_json(told))
+            print_json(as_json(job))
         else:
-            print(f"told {told.job_id}")
+            print(f"cancellation requested: {job.job_id}")
 
     _with_job(job, service, stop)
 
 
 def _with_job(job_id: str, service: Service | None, act: Callable[[ServiceClient, job_pb2.Job], None]) -> None:
-    """Finds a job in the service that has it, and does something with it there. Raises ServiceError."""
+    """Finds the service that has a job, and calls `act` with its client. Raises ServiceError."""
     having = []
     for name in _names(service):
         with connect(name, _settings()) as client:
@@ -139,6 +142,7 @@ def _print_job(job: job_pb2.Job) -> None:
         ("state", describe(job)),
         ("attempt", job.attempt),
         ("created", job.create_time.ToJsonString()),
+        ("by", job.actor),
     ]
     if job.HasField("end_time"):
         facts.append(("ended", job.end_time.ToJsonString()))

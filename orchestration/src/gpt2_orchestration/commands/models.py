@@ -1,4 +1,4 @@
-"""`gpt2 models`: registered models, their versions and labels, as the registry has them."""
+"""`gpt2 models`: registered models, their versions and labels."""
 
 import getpass
 from collections.abc import Iterator, Sequence
@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
-from gpt2_orchestration.client import ServiceClient, connect
+from gpt2_contracts.metrics import VALIDATION_LOSS
+from gpt2_orchestration.client.registered_models import REFERENCE_HELP, described_tags, find_version, list_models, place
+from gpt2_orchestration.client.service_client import ClientSettings, ServiceClient, connect
+from gpt2_orchestration.commands.command_groups import HelpGroup
+from gpt2_orchestration.commands.comparison import compare, evaluate
 from gpt2_orchestration.commands.configuration import client_settings
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
-from gpt2_orchestration.commands.output import JsonOption, as_json, print_json, print_table
-from gpt2_orchestration.commands.references import REFERENCE_HELP, find_version
-from gpt2_orchestration.registered_models import described_tags, list_models
+from gpt2_orchestration.commands.output import JsonOption, as_json, print_json
+from gpt2_orchestration.commands.tables import print_table
 
-SHORT_DIGEST = 12
-"""Characters of a digest that tell two apart."""
-
-models = typer.Typer(no_args_is_help=True, help="Registered models, their versions and labels.")
+models = typer.Typer(cls=HelpGroup, no_args_is_help=True, help="Registered models, their versions and labels.")
 
 
 def _registry() -> AbstractContextManager[ServiceClient]:
@@ -42,7 +42,7 @@ def list_all(
 @models.command()
 @shows_errors
 def show(model: Annotated[str, typer.Argument(help=REFERENCE_HELP)], json: JsonOption = False) -> None:
-    """Show one version: labels, metrics, and where it comes from."""
+    """Show a version: labels, metrics and lineage."""
     with _registry() as registry:
         version = find_version(registry, model)
     if json:
@@ -53,7 +53,7 @@ def show(model: Annotated[str, typer.Argument(help=REFERENCE_HELP)], json: JsonO
     facts += [
         (f"{name} on {place(evaluation.measurement)}", f"{value:.6g}")
         for evaluation in version.evaluations
-        for name, value in sorted(evaluation.figures.items())
+        for name, value in sorted(evaluation.metrics.items())
     ]
     print_table(("fact", "value"), [*facts, *described_tags(version).items()], version.model_uri)
 
@@ -63,17 +63,23 @@ def show(model: Annotated[str, typer.Argument(help=REFERENCE_HELP)], json: JsonO
 def label(
     name: Annotated[str, typer.Argument(help="Name of the model.")],
     label: Annotated[str, typer.Argument(help="The label, such as `staging`.")],
-    version: Annotated[int, typer.Argument(metavar="[VERSION]", help="Number of the version to give it to.")] = 0,
-    clear: Annotated[bool, typer.Option("--clear", help="Take it away from the version that holds it.")] = False,
-    reason: Annotated[str, typer.Option(help="Why, for those who read it later.")] = "",
-    actor: Annotated[str, typer.Option(help="Who asks. Default: the name of the user.")] = "",
+    version: Annotated[int, typer.Argument(metavar="[VERSION]", help="Version that gets the label.")] = 0,
+    clear: Annotated[bool, typer.Option("--clear", help="Clear the label.")] = False,
+    reason: Annotated[str, typer.Option(help="Reason to record.")] = "",
+    actor: Annotated[
+        str,
+        typer.Option(
+            help="Actor to record. Default: the client of the token or certificate; without one, your user name."
+        ),
+    ] = "",
     json: JsonOption = False,
 ) -> None:
-    """Give a label to a version, or take it away."""
+    """Set or clear a label."""
     if clear == bool(version):
-        raise UsageError("name either the VERSION that gets the label, or --clear")
-    change = {"model_name": name, "label": label, "actor": actor or _user(), "reason": reason}
-    with _registry() as registry:
+        raise UsageError("set either VERSION or --clear")
+    settings = client_settings()
+    change = {"model_name": name, "label": label, "actor": actor or _unproven_actor(settings), "reason": reason}
+    with connect("registry", settings) as registry:
         if clear:
             answer = registry.call("ClearLabel", pb.ClearLabelRequest(**change))
         else:
@@ -92,7 +98,7 @@ def history(
     label: Annotated[str, typer.Option(help="Only changes of this label.")] = "",
     json: JsonOption = False,
 ) -> None:
-    """List who moved which label when, and why; newest first."""
+    """List changes of labels with actor and reason, newest first."""
     request = pb.ListLabelChangesRequest(model_name=name, label=label)
     with _registry() as registry:
         changes = registry.call("ListLabelChanges", request).changes
@@ -113,10 +119,8 @@ def history(
     print_table(("time", "label", "from", "to", "who", "why"), rows, name)
 
 
-def place(measurement: pb.Measurement) -> str:
-    """Where figures were measured, short enough for a table: the end of the URI, and the start of the digest."""
-    end = measurement.uri.rstrip("/").rsplit("/", 1)[-1]
-    return f"{end} {measurement.digest[:SHORT_DIGEST]}"
+models.command()(evaluate)
+models.command()(compare)
 
 
 def _versions(registry: ServiceClient, name: str) -> Iterator[pb.ModelVersion]:
@@ -150,7 +154,7 @@ def _labels(model: pb.RegisteredModel) -> str:
 
 
 def _loss(version: pb.ModelVersion) -> str:
-    return f"{version.metrics['validation_loss']:.6g}" if "validation_loss" in version.metrics else ""
+    return f"{version.metrics[VALIDATION_LOSS]:.6g}" if VALIDATION_LOSS in version.metrics else ""
 
 
 def _time(version: pb.ModelVersion) -> str:
@@ -161,8 +165,11 @@ def _held(version: int) -> str:
     return str(version or "none")
 
 
-def _user() -> str:
+def _unproven_actor(settings: ClientSettings) -> str:
+    """The user's name where no credentials identify the caller; the registry records it as unproven."""
+    if settings.token or settings.certificate_file:
+        return ""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        raise UsageError("this user has no name: say who asks with --actor") from None
+        return ""

@@ -1,32 +1,36 @@
-"""`gpt2 export`, `tokenize` and `train`: stages by hand, each followed to its end.
+"""`gpt2 export`, `tokenize` and `train`: single stages, each followed to its end.
 
-What has no option of its own is set by its path in the request, as the protos have it: `--set config.clip_norm=0.5`.
+Request fields without an option are set by their path in the proto: `--set config.clip_norm=0.5`.
 """
 
 import json as json_text
 import secrets
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gpt2.jobs.v1 import job_pb2
-from gpt2_orchestration import calls
-from gpt2_orchestration.calls import StartCall
-from gpt2_orchestration.client import connect
+from gpt2_catalogue import Stage, catalogue
+from gpt2_orchestration.client.field_errors import FieldError, format_field_errors
+from gpt2_orchestration.client.service_client import ClientSettings, connect
 from gpt2_orchestration.commands.configuration import client_settings
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json
+from gpt2_orchestration.pipelines.graph import PipelineStage, connect_stages, pipeline_inputs
+from gpt2_orchestration.pipelines.request_fields import read_request, with_limits
 from gpt2_orchestration.pipelines.requests import run_job
-from gpt2_orchestration.request_form import RequestFormError, parse_request
-from gpt2_orchestration.specification import override, parse_overrides
+from gpt2_orchestration.pipelines.specification import override, parse_overrides
+from gpt2_orchestration.pipelines.validation import add_errors_of_services, validate_stages
 
 RunOption = Annotated[
-    str, typer.Option(help="Id of the run that the jobs belong to; the same again finds them. Default: a new one.")
+    str, typer.Option(help="Run id of the jobs; the same id finds jobs that exist. Default: a new id.")
 ]
 ExportSetOption = Annotated[
-    list[str], typer.Option("--set", help="PATH=VALUE of the request, such as max_rejected_share=0.01. Repeatable.")
+    list[str], typer.Option("--set", help="PATH=VALUE of the request, such as max_rejected_fraction=0.01. Repeatable.")
 ]
 EncodeSetOption = Annotated[
     list[str],
@@ -38,43 +42,62 @@ TrainSetOption = Annotated[
 ]
 
 
-class StagesByHand:
-    """Stages that follow each other: what one has made goes into those after it.
+class StageRun:
+    """Stages that a command runs. All are checked before the first one starts.
 
     Args:
         run_id: The run that their jobs belong to; empty for a new one.
-        prefix: What a new run's id begins with.
+        prefix: Beginning of a new run's id.
+        artifacts: URIs of artifacts that inputs take, by kind, where no stage makes one; empty URIs are ignored.
+        requests: Content of each stage's request, by the name of its start call.
     """
 
-    def __init__(self, run_id: str, prefix: str) -> None:
+    def __init__(
+        self, run_id: str, prefix: str, artifacts: Mapping[str, str], requests: Mapping[str, Mapping[str, Any]]
+    ) -> None:
         self._run_id = run_id or f"{prefix}-{secrets.token_hex(4)}"
-        self._settings = client_settings()
-        self._jobs: list[job_pb2.Job] = []
-        self.inputs: dict[str, str] = {}
-        """URIs by name of what further stages take."""
+        self._stages: list[PipelineStage] = []
+        self._errors: list[FieldError] = []
+        self._forms: list[tuple[Stage, Mapping[str, Any]]] = []
+        self._jobs: dict[str, job_pb2.Job] = {}
+        for planned in connect_stages((stage := catalogue().stages[name], stage.request()) for name in requests):
+            stage, inputs = planned.declaration, pipeline_inputs(planned.declaration)
+            given = {item.field: artifacts.get(item.kind) for item in inputs if item.name not in planned.inputs}
+            form = {**{name: uri for name, uri in given.items() if uri}, **requests[stage.name]}
+            request, errors = read_request(form, stage, planned.inputs)
+            self._forms.append((stage, form))
+            self._errors += errors
+            self._stages.append(replace(planned, request=request))
 
-    def run(self, call: StartCall, fields: Mapping[str, Any]) -> job_pb2.Job:
-        """Starts a job and follows it to its end. Ctrl-C cancels it. Raises ServiceError and UsageError."""
-        try:
-            request = parse_request(call.name, fields, call.request)
-        except RequestFormError as error:
-            raise UsageError(str(error)) from error
-        for name, field in call.inputs.items():
-            if name in self.inputs and not getattr(request, field):
-                setattr(request, field, self.inputs[name])
-        options = job_pb2.JobOptions(job_id=f"{self._run_id}/{call.name}", run_id=self._run_id, retry_failed=True)
-        request.job.CopyFrom(options)  # type: ignore[attr-defined]
-        with connect(call.service, self._settings) as client:
-            job = run_job(client, call, request)
-        self._jobs.append(job)
-        self.inputs |= {output.name: output.uri for output in job.outputs}
-        return job
+    def run(self) -> None:
+        """Runs the stages one after the other, to their end. Ctrl-C cancels the running job.
+
+        Raises:
+            UsageError, SpecificationError: A request is invalid; nothing was started.
+            ServiceError, JobFailed: A service does not answer, or a job failed.
+        """
+        if self._errors:
+            found = add_errors_of_services(self._errors, self._forms, ClientSettings.from_environment())
+            raise UsageError(format_field_errors(found))
+        settings = client_settings()
+        for warning in validate_stages(self._stages, settings):
+            print(f"gpt2: {warning}", file=sys.stderr)
+        for stage in self._stages:
+            fields = {item.name: item.field for item in stage.declaration.inputs}
+            for name, source in stage.inputs.items():
+                made = {output.name: output.uri for output in self._jobs[source.stage].outputs}
+                setattr(stage.request, fields[name], made[source.output])
+            job_id = f"{self._run_id}/{stage.name}"
+            options = job_pb2.JobOptions(job_id=job_id, run_id=self._run_id, retry_failed=True)
+            stage.request.job.CopyFrom(options)  # type: ignore[attr-defined]
+            with connect(stage.declaration.service, settings) as client:
+                self._jobs[stage.name] = run_job(client, stage.name, stage.request)
 
     def show(self, json: bool) -> None:
-        """Prints what was made: a line for each artifact, its name and its URI."""
-        outputs = {output.name: output.uri for job in self._jobs for output in job.outputs}
+        """Prints the outputs: name and URI of each artifact on a line."""
+        outputs = {output.name: output.uri for job in self._jobs.values() for output in job.outputs}
         if json:
-            print_json({"outputs": outputs, "jobs": [as_json(job) for job in self._jobs]})
+            print_json({"outputs": outputs, "jobs": [as_json(job) for job in self._jobs.values()]})
             return
         for name, uri in outputs.items():
             print(f"{name}\t{uri}")
@@ -84,33 +107,35 @@ class StagesByHand:
 def export(
     source: Annotated[list[str] | None, typer.Argument(help="DATABASE and COLLECTIONs of MongoDB.")] = None,
     field: Annotated[str, typer.Option(help="Path or column of the text in a document. Default: text.")] = "",
-    filter: Annotated[str, typer.Option(help="Which documents, in MongoDB Extended JSON.")] = "",
-    files: Annotated[list[str] | None, typer.Option(help="File, folder, glob or URI instead. Repeatable.")] = None,
+    filter: Annotated[str, typer.Option(help="Query that selects documents, in MongoDB Extended JSON.")] = "",
+    files: Annotated[
+        list[str] | None, typer.Option(help="Read files instead: a file, folder, glob or URI. Repeatable.")
+    ] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of the files, such as cp1252. Default: utf-8.")] = "",
     csv_delimiter: Annotated[
-        str, typer.Option(help=r"What separates the columns of the files, such as ';'; '\t' is a tab.")
+        str, typer.Option(help=r"Column separator of the files, such as ';'; '\t' is a tab.")
     ] = "",
     csv_header: Annotated[
         bool, typer.Option(help="Whether the first row of .csv names the columns; else --field is a number, from 1.")
     ] = True,
     document_separator: Annotated[
-        str, typer.Option(help="What stands between the documents of a .txt file, such as '<|endoftext|>'.")
+        str, typer.Option(help="Separator between documents in a .txt file, such as '<|endoftext|>'.")
     ] = "",
     documents_field: Annotated[
         str, typer.Option(help="Path of the list of documents in the object of a .json file.")
     ] = "",
     list_separator: Annotated[
-        str | None, typer.Option(help="What joins the texts where --field leads to a list, in MongoDB too.")
+        str | None, typer.Option(help="Separator that joins texts where --field leads to a list, in MongoDB too.")
     ] = None,
-    max_rejected: Annotated[int, typer.Option(min=-1, help="Most documents that cannot be used; -1: any.")] = 0,
+    max_rejected: Annotated[int, typer.Option(help="Maximum number of unusable documents; -1: no limit.")] = 0,
     run: RunOption = "",
-    assignments: ExportSetOption = [],  # noqa: B006 - typer's way to say that there may be none
+    assignments: ExportSetOption = [],  # noqa: B006 - Typer's form of an empty default
     json: JsonOption = False,
 ) -> None:
     """Export text from MongoDB or from files to a corpus."""
     if bool(source) == bool(files) or len(source or files or ()) < (2 if source else 1):
-        raise UsageError("name a DATABASE and at least one COLLECTION, or --files")
-    call, fields = (calls.IMPORT_FILES, _files(files)) if files else (calls.EXPORT_CORPUS, _mongodb(source or []))
+        raise UsageError("set DATABASE and at least one COLLECTION, or --files")
+    start, fields = ("ImportFiles", _files(files)) if files else ("ExportCorpus", _mongodb(source or []))
     place = fields if files else fields["source"]
     given = {
         "encoding": encoding,
@@ -121,43 +146,52 @@ def export(
     }
     of_files = {name: value for name, value in given.items() if value not in ("", True)}
     if of_files and not files:
-        raise UsageError(f"--{next(iter(of_files)).replace('_', '-')} is for --files: name files, or leave it out")
+        raise UsageError(f"--{next(iter(of_files)).replace('_', '-')}: needs --files; add --files, or remove it")
     place |= {**of_files, **{name: value for name, value in (("text_field", field), ("filter", filter)) if value}}
     if list_separator is not None:
         place["list_separator"] = list_separator
-    stages = StagesByHand(run, "export")
-    stages.run(call, override({**fields, "max_rejected": max_rejected}, parse_overrides(assignments)))
+    fields = override({**fields, "max_rejected": max_rejected}, parse_overrides(assignments))
+    stages = StageRun(run, "export", {}, {start: fields})
+    stages.run()
     stages.show(json)
 
 
 @shows_errors
 def tokenize(
     corpus: Annotated[str, typer.Argument(help="URI of a corpus.")],
-    vocabulary_size: Annotated[int | None, typer.Option(help="Train a tokenizer with so many tokens.")] = None,
-    tokenizer: Annotated[str, typer.Option(help="URI of a tokenizer that was trained or imported before.")] = "",
+    vocabulary_size: Annotated[
+        int | None,
+        typer.Option(
+            help=with_limits("Train a tokenizer with a vocabulary of this size.", "TrainTokenizer", "vocabulary_size")
+        ),
+    ] = None,
+    tokenizer: Annotated[str, typer.Option(help="URI of an existing tokenizer artifact.")] = "",
     imported: Annotated[
         str,
-        typer.Option("--import", help="`openai-gpt2`, or address of a tokenizer in Hugging Face's or OpenAI's form."),
+        typer.Option("--import", help="`openai-gpt2`, or URI of a tokenizer in Hugging Face's or OpenAI's format."),
     ] = "",
-    validation_fraction: Annotated[float | None, typer.Option(help="Share of the documents to validate with.")] = None,
+    validation_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help=with_limits("Fraction of the documents for validation.", "EncodeCorpus", "validation_fraction")
+        ),
+    ] = None,
     run: RunOption = "",
     assignments: EncodeSetOption = [],  # noqa: B006
     json: JsonOption = False,
 ) -> None:
-    """Encode a corpus to a dataset, with a tokenizer of its own, an earlier one or OpenAI's."""
+    """Encode a corpus as a dataset, with a new tokenizer, an existing one or OpenAI's."""
     if sum(map(bool, (vocabulary_size, tokenizer, imported))) != 1:
         raise UsageError("choose one of --vocabulary-size, --tokenizer and --import")
     given = {} if validation_fraction is None else {"validation_fraction": validation_fraction}
     fields = override(given, parse_overrides(assignments))
-    stages = StagesByHand(run, "tokenize")
-    stages.inputs["corpus"] = corpus
-    if tokenizer:
-        stages.inputs["tokenizer"] = tokenizer
-    elif imported:
-        stages.run(calls.IMPORT_TOKENIZER, {"uri": imported})
-    else:
-        stages.run(calls.TRAIN_TOKENIZER, {"vocabulary_size": vocabulary_size})
-    stages.run(calls.ENCODE_CORPUS, fields)
+    requests: dict[str, Mapping[str, Any]] = {"EncodeCorpus": fields}
+    if imported:
+        requests["ImportTokenizer"] = {"uri": imported}
+    elif vocabulary_size:
+        requests["TrainTokenizer"] = {"vocabulary_size": vocabulary_size}
+    stages = StageRun(run, "tokenize", {"corpus": corpus, "tokenizer": tokenizer}, requests)
+    stages.run()
     stages.show(json)
 
 
@@ -172,40 +206,50 @@ def train(
     continue_: Annotated[
         str, typer.Option("--continue", help="Continue the training of a checkpoint, with its optimizer: its URI.")
     ] = "",
-    steps: Annotated[int | None, typer.Option(help="Updates to make; with --continue, in addition.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Sequences an update.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Greatest learning rate.")] = None,
-    register: Annotated[str, typer.Option(help="Register the result as a version of this model.")] = "",
-    label: Annotated[str, typer.Option(help="Label of the version, such as `staging`.")] = "",
+    steps: Annotated[
+        int | None,
+        typer.Option(help=with_limits("Steps; with --continue, additional ones.", "TrainModel", "config.steps")),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help=with_limits("Sequences per step.", "TrainModel", "config.batch_size"))
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help=with_limits("Peak learning rate.", "TrainModel", "config.learning_rate"))
+    ] = None,
+    register: Annotated[
+        str,
+        typer.Option(
+            help=with_limits("Register the result as a version of this model.", "RegisterModel", "model_name")
+        ),
+    ] = "",
+    label: Annotated[
+        str, typer.Option(help=with_limits("Label of the version, such as `staging`.", "RegisterModel", "label"))
+    ] = "",
     run: RunOption = "",
     assignments: TrainSetOption = [],  # noqa: B006
     json: JsonOption = False,
 ) -> None:
-    """Train a model from scratch, fine-tune one or continue a training, and register it if wanted."""
+    """Train a model from scratch, fine-tune one or continue a training, and optionally register it."""
     if sum(map(bool, (size, openai, checkpoint, continue_))) != 1:
         raise UsageError("choose one of --size, --openai, --checkpoint and --continue")
     if label and not register:
-        raise UsageError("--label needs --register NAME")
+        raise UsageError("--label: needs --register; add --register NAME, or remove it")
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     config = {name: value for name, value in options.items() if value is not None}
     continued = {"continue_uri": continue_} if continue_ else {}
     fields = override({"config": config, **_size(size), **continued}, parse_overrides(assignments))
-    stages = StagesByHand(run, "train")
-    stages.inputs["dataset"] = dataset
-    if checkpoint:
-        stages.inputs["initial_checkpoint"] = checkpoint
-    elif openai:
-        stages.run(calls.IMPORT_CHECKPOINT, {"openai_model": openai})
-        stages.inputs["initial_checkpoint"] = stages.inputs.pop("checkpoint")
-    stages.run(calls.TRAIN_MODEL if size or continue_ else calls.FINE_TUNE_MODEL, fields)
+    requests: dict[str, Mapping[str, Any]] = {"TrainModel": fields}
+    if openai:
+        requests["ImportCheckpoint"] = {"openai_model": openai}
     if register:
-        stages.run(calls.EXPORT_MODEL, {})
-        stages.run(calls.REGISTER_MODEL, {"model_name": register, "label": label})
+        requests |= {"ExportModel": {}, "RegisterModel": {"model_name": register, "label": label}}
+    stages = StageRun(run, "train", {"dataset": dataset, "checkpoint": checkpoint}, requests)
+    stages.run()
     stages.show(json)
 
 
 def _files(addresses: list[str]) -> dict[str, Any]:
-    """Paths are those of this machine; the service must be able to read them there."""
+    """Paths are made absolute; the service must see the same files."""
     return {"uris": [item if "://" in item else str(Path(item).absolute()) for item in addresses]}
 
 
@@ -214,7 +258,7 @@ def _mongodb(source: list[str]) -> dict[str, Any]:
 
 
 def _size(size: str) -> dict[str, Any]:
-    """The architecture of a new model, in the request's form; empty where none is new. Raises UsageError."""
+    """Request fields for a new model's architecture; empty without a size. Raises UsageError."""
     if not size or "=" not in size:
         return {"model_size": size} if size else {}
     try:

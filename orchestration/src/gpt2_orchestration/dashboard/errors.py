@@ -1,4 +1,4 @@
-"""Errors as answers: the HTTP status of each gRPC code, and one sentence. The one place where they are mapped."""
+"""Errors as HTTP responses: the one mapping of gRPC codes to HTTP status codes."""
 
 import logging
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from gpt2_orchestration.client import ServiceError
+from gpt2_orchestration.client.service_client import ServiceError
 
 _log = logging.getLogger(__name__)
 
@@ -29,28 +29,28 @@ STATUS_BY_CODE: Mapping[grpc.StatusCode, int] = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
-"""As google/rpc/code.proto maps them. What is not here is 500."""
+"""As google/rpc/code.proto maps them; others are 500."""
 
 
 def problem(status: int, code: str, message: str) -> JSONResponse:
-    """An error as every answer has it."""
+    """The response to an error."""
     return JSONResponse({"error": {"code": code, "message": message}}, status)
 
 
 def show_service_error(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - Starlette's signature
-    """What a service refused, in its own words; who does not answer, in ours."""
+    """Responds to an error of a service, or to a service that does not answer."""
     assert isinstance(error, ServiceError)
     return problem(STATUS_BY_CODE.get(error.code, 500), error.code.name, error.reason)
 
 
 def show_http_error(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
-    """A request that no service was asked about."""
+    """Responds to a request that reaches no service."""
     assert isinstance(error, HTTPException)
     code = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 405: "UNIMPLEMENTED"}.get(error.status_code, "UNKNOWN")
     return problem(error.status_code, code, error.detail)
 
 
 def show_defect(request: Request, error: Exception) -> JSONResponse:
-    """A fault of the dashboard itself: told in its log, not to the browser."""
+    """Responds to an internal error (a bug): the log has the traceback, the browser only a message."""
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return problem(500, "INTERNAL", "the dashboard failed at this: its log says where")
+    return problem(500, "INTERNAL", "internal error of the dashboard (bug): report it with the traceback in its log")

@@ -1,31 +1,35 @@
-"""Reads the events on Kafka as long as the dashboard runs, from now on, without a consumer group: it keeps nothing."""
+"""Consumes Kafka's events from the latest offset while the dashboard runs, without a consumer group or stored state."""
 
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
+from gpt2_contracts.events import EventAttributes
 from gpt2_orchestration.dashboard.live import Changes
 
-_POLL_MILLIS = 500
+# As for the services' consumers: a broker answers a fetch as soon as it has a record.
+_POLL_MILLIS = 1_000
+_FETCH_WAIT_MILLIS = 3_000
 _RETRY_SECONDS = 5.0
+# By default it would take five minutes until a topic that was deleted and created again is read.
+_METADATA_MILLIS = 15_000
 
 _log = logging.getLogger(__name__)
 
 
 class EventReader:
-    """Reads Kafka's events on a thread of its own, from now on, and comes back to a broker that was away.
+    """Consumes Kafka's events on a background thread, from the latest offset; reconnects when a broker is back.
 
     Args:
         bootstrap_servers: Kafka brokers.
         topic: The topic of events.
-        changes: Hears of them.
-        loop: Where `changes` lives.
+        changes: Receives them.
+        loop: The event loop of `changes`.
     """
 
     def __init__(self, bootstrap_servers: str, topic: str, changes: Changes, loop: asyncio.AbstractEventLoop) -> None:
@@ -37,11 +41,11 @@ class EventReader:
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
 
     def start(self) -> None:
-        """Begins."""
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends."""
+        """Stops the thread."""
         self._ending.set()
         self._thread.join(timeout=5)
 
@@ -50,8 +54,8 @@ class EventReader:
             try:
                 self._read()
             except KafkaError as error:
-                # The page goes on with what it asks for.
-                _log.warning("Kafka at %s is not heard (%s)", self._servers, error)
+                # The page keeps working: it polls the services.
+                _log.warning("Kafka at %s does not answer (%s)", self._servers, error)
                 self._ending.wait(_RETRY_SECONDS)
 
     def _read(self) -> None:
@@ -61,16 +65,18 @@ class EventReader:
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="latest",
+            allow_auto_create_topics=False,
+            metadata_max_age_ms=_METADATA_MILLIS,
+            fetch_max_wait_ms=_FETCH_WAIT_MILLIS,
         )
         try:
             while not self._ending.is_set():
                 for records in consumer.poll(timeout_ms=_POLL_MILLIS).values():
                     for record in records:
-                        self._hear(dict(record.headers), record.value or b"")
+                        self._receive(EventAttributes.from_headers(record.headers).type, record.value or b"")
         finally:
             consumer.close()
 
-    def _hear(self, headers: Mapping[str, bytes], value: bytes) -> None:
-        kind = headers.get("ce_type", b"").decode(errors="replace")
+    def _receive(self, kind: str, value: bytes) -> None:
         with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._changes.hear_event, kind, value)
+            self._loop.call_soon_threadsafe(self._changes.receive_event, kind, value)

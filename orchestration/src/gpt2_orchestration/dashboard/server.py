@@ -1,6 +1,6 @@
-"""`python -m gpt2_orchestration.dashboard`: the web server, from settings to a signal.
+"""`python -m gpt2_orchestration.dashboard`: the web server, the application and its server, until a signal.
 
-It needs no more than one process: it waits for the services, and computes nothing.
+One process is enough: it waits for services and computes nothing.
 """
 
 import asyncio
@@ -17,24 +17,25 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from gpt2_orchestration.client import ServiceError
+from gpt2_orchestration.client.service_client import ServiceError
+from gpt2_orchestration.client.services import Services, open_services
 from gpt2_orchestration.dashboard import errors
-from gpt2_orchestration.dashboard.curves import TensorBoard
+from gpt2_orchestration.dashboard.charts import TensorBoard
 from gpt2_orchestration.dashboard.event_reader import EventReader
-from gpt2_orchestration.dashboard.guard import Guard
 from gpt2_orchestration.dashboard.live import Changes
+from gpt2_orchestration.dashboard.request_guard import Guard
 from gpt2_orchestration.dashboard.routes.events import EventRoutes
 from gpt2_orchestration.dashboard.routes.health import HealthRoutes, alive
 from gpt2_orchestration.dashboard.routes.letters import LetterRoutes
 from gpt2_orchestration.dashboard.routes.models import ModelRoutes
 from gpt2_orchestration.dashboard.routes.runs import RunRoutes
 from gpt2_orchestration.dashboard.settings import DashboardSettings
-from gpt2_orchestration.services import Services, open_services
+from gpt2_orchestration.web_server import WebServer
 
 _STATIC = Path(__file__).with_name("static")
 _API = "/api/v1"
 _STOP_SECONDS = 2
-"""Time for answers under way when the server is told to stop."""
+"""Time for requests in flight during shutdown."""
 
 
 def serve(settings: DashboardSettings) -> None:
@@ -53,15 +54,15 @@ def serve(settings: DashboardSettings) -> None:
         _Server(config, changes).run()
 
 
-class _Server(uvicorn.Server):
-    """Ends the streams of changes when it is told to stop, as they never end by themselves."""
+class _Server(WebServer):
+    """Ends the event streams at shutdown, as they never end by themselves."""
 
     def __init__(self, config: uvicorn.Config, changes: Changes) -> None:
         super().__init__(config)
         self._changes = changes
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Hears SIGINT or SIGTERM."""
+        """Handles SIGINT or SIGTERM."""
         self._changes.end()
         super().handle_exit(sig, frame)
 
@@ -70,9 +71,9 @@ def build_app(settings: DashboardSettings, services: Services, changes: Changes)
     """The application, without a socket.
 
     Args:
-        settings: How it is set up.
-        services: Whom it asks; they stay open longer than it runs.
-        changes: Hears of changes while it runs.
+        settings: Configuration.
+        services: Open clients; they outlive the application.
+        changes: Receives changes while it runs.
     """
     parts = (
         RunRoutes(services, TensorBoard(settings.tensorboard_uri)),
@@ -94,19 +95,19 @@ def build_app(settings: DashboardSettings, services: Services, changes: Changes)
             HTTPException: errors.show_http_error,
             Exception: errors.show_defect,
         },
-        lifespan=_hearing(settings, changes),
+        lifespan=_watch_changes(settings, changes),
     )
 
 
-def _hearing(settings: DashboardSettings, changes: Changes) -> Any:
-    """What goes on while the application runs: changes are heard of."""
+def _watch_changes(settings: DashboardSettings, changes: Changes) -> Any:
+    """Polls and consumes changes while the application runs."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001 - Starlette's signature
         loop = asyncio.get_running_loop()
         reader = EventReader(settings.kafka_bootstrap_servers, settings.kafka_topic, changes, loop)
         reader.start()
-        asking = asyncio.create_task(changes.ask_for_ever())
+        asking = asyncio.create_task(changes.poll_forever())
         yield
         asking.cancel()
         await asyncio.to_thread(reader.stop)

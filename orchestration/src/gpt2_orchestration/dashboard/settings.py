@@ -1,4 +1,4 @@
-"""How the dashboard is set up, by environment variables.
+"""Configuration of the dashboard, by environment variables.
 
     GPT2_DASHBOARD_LISTEN          host:port. Default 127.0.0.1:8090, which no other machine reaches
     GPT2_DASHBOARD_HOSTS           further host names that a browser may use, separated by commas
@@ -8,26 +8,28 @@
     GPT2_DASHBOARD_TENSORBOARD_LINK, GPT2_DASHBOARD_MLFLOW_LINK
                                    where browsers find them. Default: no link
 
-and those of `gpt2_orchestration.client` for the services and the token.
+and those of `gpt2_orchestration.client.service_client` for the services and the token.
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gpt2_orchestration.client import ClientSettings
+from gpt2_contracts.events import DEFAULT_TOPIC
+from gpt2_orchestration.client.service_client import ClientSettings
+from gpt2_orchestration.errors import InputError
 
 DEFAULT_PORT = 8090
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
-class SettingsError(ValueError):
-    """A variable is wrong; the message names it and says how it should be."""
+class SettingsError(InputError):
+    """An environment variable is invalid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DashboardSettings:
-    """What the dashboard is told."""
+    """Configuration of the dashboard."""
 
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
@@ -36,7 +38,7 @@ class DashboardSettings:
     """Names, without a port, under which browsers may call it."""
     client: ClientSettings
     kafka_bootstrap_servers: str = "localhost:9092"
-    kafka_topic: str = "gpt2.stage-events.v1"
+    kafka_topic: str = DEFAULT_TOPIC
     tensorboard_uri: str = "http://localhost:6006"
     tensorboard_link: str = ""
     mlflow_link: str = ""

@@ -1,1 +1,1 @@
-"""The demonstration: the whole pipeline on text that every machine with Python has."""
+"""The demonstration: the whole pipeline on text that every Python installation has."""

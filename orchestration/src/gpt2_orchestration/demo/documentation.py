@@ -1,8 +1,7 @@
-"""The documentation of the Python standard library on this machine, as documents of text.
+"""The documentation of the Python standard library on this machine, as text documents.
 
-One document a module: its docstring, then each class and function with its signature and docstring. It is read from the
-sources without importing them, as importing can do anything. The topics of Python's own help are documents too. Where
-that is too little text, the documentation of installed packages is added.
+A document per module, read from its source without importing it: the docstring, then classes and functions with
+signature and docstring. Topics of Python's help are documents too; installed packages fill up to the requested size.
 """
 
 import ast
@@ -11,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_LEFT_OUT = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"})
-_SHORTEST = 200
+_EXCLUDED = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"})
+_MIN_CHARACTERS = 200
 _DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -24,23 +23,23 @@ class Document:
     text: str
 
 
-def documents(least_bytes: int) -> Iterator[Document]:
-    """Yields the documentation, the standard library's first, until it is at least so many bytes of UTF-8."""
+def documents(min_bytes: int) -> Iterator[Document]:
+    """Yields documents, the standard library's first, until they have at least `min_bytes` bytes of UTF-8."""
     paths = sysconfig.get_paths()
     folders = (Path(paths["stdlib"]), Path(paths["purelib"]))
     size = 0
     for document in _of_folders(folders):
         yield document
         size += len(document.text.encode())
-        # The library is taken whole; packages only as far as they are needed.
-        if size >= least_bytes and not document.name.startswith("python/"):
+        # The standard library is complete; packages are added as needed.
+        if size >= min_bytes and not document.name.startswith("python/"):
             return
 
 
 def _of_folders(folders: tuple[Path, ...]) -> Iterator[Document]:
     for folder, prefix in zip(folders, ("python", "packages"), strict=True):
         for path in sorted(folder.rglob("*.py")):
-            if not _LEFT_OUT & set(path.relative_to(folder).parts):
+            if not _EXCLUDED & set(path.relative_to(folder).parts):
                 yield from _of_file(path, f"{prefix}/{path.relative_to(folder).with_suffix('').as_posix()}")
 
 
@@ -53,7 +52,7 @@ def _of_file(path: Path, name: str) -> Iterator[Document]:
         yield from _topics(module, name)
         return
     text = _module_text(name, module)
-    if len(text) >= _SHORTEST:
+    if len(text) >= _MIN_CHARACTERS:
         yield Document(name, text)
 
 
@@ -75,7 +74,7 @@ def _module_text(name: str, module: ast.Module) -> str:
 
 
 def _member_text(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, owner: str) -> str:
-    """A class or function as the documentation shows it; empty when nothing is said about it."""
+    """A class or function with its documentation; empty when it has none."""
     docstring = ast.get_docstring(node)
     full_name = f"{owner}{node.name}"
     members = [

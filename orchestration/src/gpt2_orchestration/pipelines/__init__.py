@@ -1,1 +1,1 @@
-"""The pipelines: from data to a registered model, from scratch or from existing weights."""
+"""Pipelines: from data to a registered model, from scratch or from existing weights."""

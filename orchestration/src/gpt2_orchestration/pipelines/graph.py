@@ -1,18 +1,14 @@
-"""The stages of a pipeline and what each takes from which: the one place that turns a specification into a graph.
+"""The graph of a pipeline's stages: which output of which stage each input takes, derived from the catalogue.
 
-It knows nothing of TFX, so that an Airflow DAG file can be read in a moment and a graph be drawn without it.
+It does not import TFX, so that Airflow parses a DAG file quickly and other runners need no TFX.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
 
-from gpt2.exporter.v1 import exporter_service_pb2
-from gpt2.trainer.v1 import trainer_service_pb2
-from gpt2_orchestration import calls
-from gpt2_orchestration.calls import StartCall
-from gpt2_orchestration.specification import PipelineSpecification
+from gpt2_catalogue import Stage, StageInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,92 +20,67 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One stage: a start call, its request without what comes from other stages, and where that comes from."""
+class PipelineStage:
+    """A stage of a pipeline: its request, and the outputs of other stages that its inputs take."""
 
-    name: str
-    """Its name in the pipeline, which is that of its TFX component."""
-    call: StartCall
+    declaration: Stage
+    """What its proto declares: inputs, outputs, service."""
     request: Message
+    """Without the URIs of `inputs`."""
     inputs: Mapping[str, Source] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """Name of its start call, which is also that of its TFX component and of its task."""
+        return self.declaration.name
 
-def pipeline_stages(specification: PipelineSpecification, snapshot: str = "") -> tuple[Stage, ...]:
-    """Lists the stages, each after those that it takes from.
 
-    Args:
-        specification: What the pipeline does.
-        snapshot: State of the data that is exported; empty: what is there when the stage runs.
+def connect_stages(requests: Iterable[tuple[Stage, Message]]) -> tuple[PipelineStage, ...]:
+    """Connects stages, each after those whose outputs it takes.
+
+    An input takes the output of its kind of the latest stage before; an optional output only where no other is.
     """
-    corpus = _corpus(specification, snapshot)
-    stages = [corpus]
-    tokenizer = initial = None
-    if specification.import_checkpoint is not None:
-        imported = Stage(name="ImportCheckpoint", call=calls.IMPORT_CHECKPOINT, request=specification.import_checkpoint)
-        stages.append(imported)
-        initial = Source(imported.name, "checkpoint")
-        tokenizer = Source(imported.name, "tokenizer")
-    own = _tokenizer(specification, corpus)
-    if own is not None:
-        stages.append(own)
-        tokenizer = Source(own.name, "tokenizer")
-    assert tokenizer is not None, "the specification is valid, so there is a tokenizer"
-    encode = Stage(
-        name="EncodeCorpus",
-        call=calls.ENCODE_CORPUS,
-        request=specification.encode_corpus,
-        inputs={"corpus": Source(corpus.name, "corpus"), "tokenizer": tokenizer},
-    )
-    train = _training(specification, encode, initial)
-    export = Stage(
-        name="ExportModel",
-        call=calls.EXPORT_MODEL,
-        request=trainer_service_pb2.ExportModelRequest(),
-        inputs={"checkpoint": Source(train.name, "checkpoint")},
-    )
-    register = Stage(
-        name="RegisterModel",
-        call=calls.REGISTER_MODEL,
-        request=specification.register_model,
-        inputs={"model": Source(export.name, "model"), "logs": Source(train.name, "logs")},
-    )
-    return (*stages, encode, train, export, register)
+    by_name = {stage.name: (stage, request) for stage, request in requests}
+    ordered = order_stages([stage for stage, _ in by_name.values()])
+    connected = []
+    for number, stage in enumerate(ordered):
+        sources = {item.name: _find_source(item, ordered[:number]) for item in pipeline_inputs(stage)}
+        inputs = {name: source for name, source in sources.items() if source is not None}
+        connected.append(PipelineStage(declaration=stage, request=by_name[stage.name][1], inputs=inputs))
+    return tuple(connected)
 
 
-def _corpus(specification: PipelineSpecification, snapshot: str) -> Stage:
-    if specification.import_files is not None:
-        return Stage(name="ImportFiles", call=calls.IMPORT_FILES, request=specification.import_files)
-    request = exporter_service_pb2.ExportCorpusRequest()
-    request.CopyFrom(specification.export_corpus or request)
-    request.snapshot = request.snapshot or snapshot
-    return Stage(name="ExportCorpus", call=calls.EXPORT_CORPUS, request=request)
+def order_stages(stages: Iterable[Stage]) -> list[Stage]:
+    """Orders stages by data flow; where they form a cycle, an optional input does not wait."""
+    waiting, ordered = list(stages), []
+    while waiting:
+        ready = [stage for stage in waiting if not _waits(stage, waiting, pipeline_inputs(stage))]
+        ready += [stage for stage in waiting if not _waits(stage, waiting, required_inputs(stage))]
+        ordered.append((ready or waiting)[0])
+        waiting.remove(ordered[-1])
+    return ordered
 
 
-def _tokenizer(specification: PipelineSpecification, corpus: Stage) -> Stage | None:
-    if specification.train_tokenizer is not None:
-        return Stage(
-            name="TrainTokenizer",
-            call=calls.TRAIN_TOKENIZER,
-            request=specification.train_tokenizer,
-            inputs={"corpus": Source(corpus.name, "corpus")},
-        )
-    if specification.import_tokenizer is not None:
-        return Stage(name="ImportTokenizer", call=calls.IMPORT_TOKENIZER, request=specification.import_tokenizer)
-    return None
+def pipeline_inputs(stage: Stage) -> Sequence[StageInput]:
+    """The inputs that other stages of a pipeline can give."""
+    return [item for item in stage.inputs if not item.only_from_request]
 
 
-def _training(specification: PipelineSpecification, encode: Stage, initial: Source | None) -> Stage:
-    dataset = Source(encode.name, "dataset")
-    if initial is None:
-        return Stage(
-            name="TrainModel",
-            call=calls.TRAIN_MODEL,
-            request=specification.train_model,
-            inputs={"dataset": dataset},
-        )
-    return Stage(
-        name="FineTuneModel",
-        call=calls.FINE_TUNE_MODEL,
-        request=specification.train_model,
-        inputs={"dataset": dataset, "initial_checkpoint": initial},
-    )
+def required_inputs(stage: Stage) -> Sequence[StageInput]:
+    """Those of `pipeline_inputs` without which the stage cannot start."""
+    return [item for item in pipeline_inputs(stage) if item.required]
+
+
+def _waits(stage: Stage, waiting: Sequence[Stage], inputs: Sequence[StageInput]) -> bool:
+    kinds = {item.kind for item in inputs}
+    return any(output.kind in kinds for other in waiting if other is not stage for output in other.outputs)
+
+
+def _find_source(item: StageInput, before: Sequence[Stage]) -> Source | None:
+    found = [
+        (not output.optional, number, Source(stage.name, output.name))
+        for number, stage in enumerate(before)
+        for output in stage.outputs
+        if output.kind == item.kind
+    ]
+    return max(found, key=lambda candidate: candidate[:2])[2] if found else None

@@ -1,4 +1,4 @@
-"""Builds the TFX pipeline of a specification: a component for each stage."""
+"""Builds the TFX pipeline of a specification, with a component for each stage."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,29 +8,28 @@ from tfx.orchestration import metadata
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types.channel import BaseChannel
 
-from gpt2_orchestration import components
-from gpt2_orchestration.pipelines.graph import pipeline_stages
+from gpt2_orchestration.pipelines.components import ServiceComponent, component_class
 from gpt2_orchestration.pipelines.requests import request_json
 from gpt2_orchestration.pipelines.settings import PipelineSettings, PostgresMetadata, ServiceFacts
-from gpt2_orchestration.specification import PipelineSpecification
+from gpt2_orchestration.pipelines.specification import PipelineSpecification
 
 
 def create_pipeline(specification: PipelineSpecification, facts: ServiceFacts, settings: PipelineSettings) -> Pipeline:
-    """Builds the pipeline; the same for every runner.
+    """Builds the pipeline, which is the same for every runner.
 
     Args:
-        specification: What it does.
-        facts: What the services say now.
-        settings: Where it keeps its own things.
+        specification: The pipeline's specification.
+        facts: Versions and snapshot, for the cache keys.
+        settings: Folders and the metadata store.
     """
-    made: dict[str, components.ServiceComponent] = {}
-    for stage in pipeline_stages(specification, facts.snapshot):
+    made: dict[str, ServiceComponent] = {}
+    for stage in specification.stages(facts.snapshot):
         inputs: Mapping[str, BaseChannel] = {
             name: made[source.stage].outputs[source.output] for name, source in stage.inputs.items()
         }
-        made[stage.name] = components.COMPONENTS[stage.name](
+        made[stage.name] = component_class(stage.declaration)(
             request=request_json(stage.request),
-            service_version=facts.versions.get(stage.call.service, ""),
+            service_version=facts.versions.get(stage.declaration.service, ""),
             **inputs,
         )
     return Pipeline(

@@ -1,4 +1,4 @@
-"""What a pipeline is built with besides its specification: folders, and what the services say of themselves now."""
+"""Settings of a pipeline besides its specification: folders, metadata store, and facts for cache keys."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,17 +6,17 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from gpt2.exporter.v1 import exporter_service_pb2
-from gpt2_orchestration.calls import DEFAULT_PORTS
-from gpt2_orchestration.client import ClientSettings, connect
-from gpt2_orchestration.specification import PipelineSpecification, SpecificationError
+from gpt2_orchestration.client.addresses import DEFAULT_PORTS
+from gpt2_orchestration.client.service_client import ClientSettings, connect
+from gpt2_orchestration.pipelines.specification import PipelineSpecification, SpecificationError
 
 
 @dataclass(frozen=True, kw_only=True)
 class PostgresMetadata:
     """A PostgreSQL database of ML Metadata, for tasks on several machines.
 
-    It holds no password: libpq, which ML Metadata uses, reads that from PGPASSWORD or PGPASSFILE, so that it cannot
-    get into logs and metadata by this way.
+    It has no password, so that none gets into logs and metadata: libpq, which ML Metadata uses, reads PGPASSWORD or
+    PGPASSFILE.
     """
 
     host: str
@@ -31,9 +31,9 @@ class PostgresMetadata:
             parts = urlsplit(url)
             port = parts.port or 5432
         except ValueError as error:
-            raise SpecificationError(f"GPT2_METADATA_URL: is no URL: {error}") from None
+            raise SpecificationError(f"GPT2_METADATA_URL: is not a valid URL ({error})") from None
         if parts.password is not None:
-            raise SpecificationError("GPT2_METADATA_URL: must hold no password: set PGPASSWORD")
+            raise SpecificationError("GPT2_METADATA_URL: must not contain a password; set PGPASSWORD instead")
         database = unquote(parts.path.lstrip("/"))
         if parts.scheme != "postgresql" or not (parts.hostname and parts.username and database):
             raise SpecificationError("GPT2_METADATA_URL: must be postgresql://USER@HOST:PORT/DATABASE")
@@ -42,12 +42,12 @@ class PostgresMetadata:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineSettings:
-    """Where a pipeline keeps its own things."""
+    """Where a pipeline stores its metadata and artifacts."""
 
     root: Path
     """Folder of TFX's artifacts."""
     metadata: Path | PostgresMetadata
-    """SQLite file of ML Metadata, or a database for it."""
+    """SQLite file or PostgreSQL database of ML Metadata."""
     enable_cache: bool = True
     beam_options: tuple[str, ...] = ()
     """Options of Apache Beam, such as `--runner=FlinkRunner`, for runners and components that use Beam."""
@@ -55,25 +55,25 @@ class PipelineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceFacts:
-    """What the services say now; it goes into the cache keys."""
+    """State of the services that is part of the cache keys."""
 
     versions: Mapping[str, str] = field(default_factory=dict)
     """Version of each service's code."""
     snapshot: str = ""
-    """State of the data that is exported; empty where the specification reads files."""
+    """Snapshot of the exported documents; empty where the specification reads files."""
 
 
 def ask_services(specification: PipelineSpecification, client: ClientSettings) -> ServiceFacts:
-    """Asks the services for what the cache keys need. Raises ServiceError."""
+    """Queries the services for versions and snapshot. Raises ServiceError."""
     versions = {}
     for service in DEFAULT_PORTS:
         with connect(service, client) as caller:
             versions[service] = caller.version()
     snapshot = ""
-    if specification.export_corpus is not None:
-        snapshot = specification.export_corpus.snapshot
+    if (export := specification.requests.get("export_corpus")) is not None:
+        snapshot = export.snapshot
         if not snapshot:
-            request = exporter_service_pb2.DescribeSourceRequest(source=specification.export_corpus.source)
+            request = exporter_service_pb2.DescribeSourceRequest(source=export.source)
             with connect("exporter", client) as exporter:
                 snapshot = exporter.call("DescribeSource", request).snapshot
     return ServiceFacts(versions=versions, snapshot=snapshot)

@@ -1,7 +1,6 @@
-"""Runs one component of a pipeline, for runners that give each a process of its own.
+"""Runs one component of a pipeline, for runners with a process per component.
 
-It does what TFX's local runner does for each component in turn: the driver looks in the cache, the executor works, and
-the publisher writes to ML Metadata.
+As in TFX's local runner, the driver checks the cache, the executor runs, and the publisher writes to ML Metadata.
 """
 
 from tfx.dsl.compiler import compiler, constants
@@ -11,20 +10,20 @@ from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
 from gpt2_orchestration.pipelines.pipeline import create_pipeline
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ServiceFacts
-from gpt2_orchestration.specification import PipelineSpecification
+from gpt2_orchestration.pipelines.specification import PipelineSpecification
 
 
 def run_stage(
     stage: str, run_id: str, specification: PipelineSpecification, facts: ServiceFacts, settings: PipelineSettings
 ) -> None:
-    """Runs a component whose inputs were made before in the same run.
+    """Runs a component whose inputs exist in the same run.
 
     Args:
         stage: Name of the stage.
         run_id: The run, the same for all its stages and for their retries.
-        specification: What the pipeline does.
-        facts: What the services said when the run began.
-        settings: Where the pipeline keeps its own things.
+        specification: The pipeline's specification.
+        facts: State of the services at the start of the run.
+        settings: Folders and the metadata store.
 
     Raises:
         ServiceError, JobFailed: As the component.

@@ -4,10 +4,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2_orchestration.stack.errors import StackError
-from gpt2_orchestration.stack.process import ProcessState
-from gpt2_orchestration.stack.process_table import is_alive, resident_bytes
-from gpt2_orchestration.stack.record import ProcessRecord, StackRecord, is_held, read_record
+from gpt2_orchestration.stack.process_identity import is_alive
+from gpt2_orchestration.stack.process_table import resident_bytes
+from gpt2_orchestration.stack.record import ProcessRecord, ProcessState, running_record
 from gpt2_orchestration.stack.settings import StackFolder
 from gpt2_orchestration.stack.stopping import not_running
 
@@ -36,23 +35,10 @@ class ProcessStatus:
 def stack_status(folder: Path) -> tuple[ProcessStatus, ...]:
     """How the processes of a stack are, in the order of their start. Raises NotRunning."""
     layout = StackFolder(folder.absolute())
-    record = _running(layout)
+    record = running_record(layout.root)
+    if record is None:
+        raise not_running(layout)
     return tuple(_status(process, layout) for process in record.processes)
-
-
-def running_record(folder: Path) -> StackRecord | None:
-    """What the supervisor of a folder's stack last wrote down; None where none runs in the folder."""
-    try:
-        return _running(StackFolder(folder.absolute()))
-    except (StackError, OSError):
-        return None
-
-
-def _running(folder: StackFolder) -> StackRecord:
-    record = read_record(folder) if is_held(folder) else None
-    if record is None or not is_alive(record.supervisor):
-        raise not_running(folder)
-    return record
 
 
 def _status(process: ProcessRecord, folder: StackFolder) -> ProcessStatus:

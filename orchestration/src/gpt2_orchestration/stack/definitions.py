@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from gpt2_orchestration.proxies import exempt_loopback
+from gpt2_contracts.events import dead_letter_topic
+from gpt2_orchestration.client.proxies import exempt_loopback
 from gpt2_orchestration.stack.ports import HOST
 from gpt2_orchestration.stack.readiness import grpc_answers, http_answers, kafka_answers, mongodb_answers
-from gpt2_orchestration.stack.settings import EVENT_TOPIC, StackFolder, StackSettings
+from gpt2_orchestration.stack.settings import StackFolder, StackSettings
 
-DEAD_LETTER_TOPIC = f"{EVENT_TOPIC}.dlq"
 SERVICES = ("exporter", "tokenizer", "trainer", "registry")
 
 _STOP_SERVICES, _STOP_BACKENDS = 0, 1
@@ -96,7 +96,12 @@ def _kafka_stand_in(
     return ProcessDefinition(
         name="kafka",
         command=_python(
-            module, "--listen", address, str(address_file), settings.kafka_topic, f"{settings.kafka_topic}.dlq"
+            module,
+            "--listen",
+            address,
+            str(address_file),
+            settings.kafka_topic,
+            dead_letter_topic(settings.kafka_topic),
         ),
         address_file=address_file,
         is_ready=kafka_answers,
@@ -123,7 +128,7 @@ def _kafka(
 def _mlflow(
     address: str, settings: StackSettings, folder: StackFolder, environment: Mapping[str, str]
 ) -> ProcessDefinition:
-    module = "gpt2_orchestration.stack.mlflow_server"
+    module = "gpt2_registry.mlflow_server"
     return ProcessDefinition(
         name="mlflow",
         command=_python(module, str(folder.data / "mlflow"), *address.split(":")),
@@ -137,7 +142,7 @@ def _mlflow(
 def _tensorboard(
     address: str, settings: StackSettings, folder: StackFolder, environment: Mapping[str, str]
 ) -> ProcessDefinition:
-    module = "gpt2_orchestration.stack.tensorboard_server"
+    module = "gpt2_trainer.tensorboard_server"
     return ProcessDefinition(
         name="tensorboard",
         command=_python(module, "--logdir", str(folder.artifacts), *_listen(address)),
@@ -164,6 +169,7 @@ def _service(
         "GPT2_INSTANCE_ID": "stack",
         "GPT2_MONGODB_URI": f"mongodb://{addresses['mongodb']}",
         "GPT2_MLFLOW_TRACKING_URI": f"http://{addresses['mlflow']}",
+        **_service_addresses(addresses),
     }
     return ProcessDefinition(
         name=name,
@@ -186,7 +192,7 @@ def _dashboard(
         "GPT2_TENSORBOARD_URI": f"http://{addresses['tensorboard']}",
         "GPT2_DASHBOARD_TENSORBOARD_LINK": f"http://{addresses['tensorboard']}",
         "GPT2_DASHBOARD_MLFLOW_LINK": f"http://{addresses['mlflow']}",
-        **{f"GPT2_{name.upper()}_ADDRESS": addresses[name] for name in SERVICES},
+        **_service_addresses(addresses),
     }
     return ProcessDefinition(
         name="dashboard",
@@ -198,6 +204,10 @@ def _dashboard(
         start_timeout_seconds=settings.start_timeout_seconds,
         stop_order=_STOP_SERVICES,
     )
+
+
+def _service_addresses(addresses: Mapping[str, str]) -> Mapping[str, str]:
+    return {f"GPT2_{name.upper()}_ADDRESS": addresses[name] for name in SERVICES}
 
 
 def _python(module: str, *arguments: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Finds the stacks that run in a checkout, so that commands need not be told where one is.
+"""Finds the stacks that run in a checkout, so that commands need no address.
 
 Those of a folder are the one in its `.gpt2`, those one level below, such as `.gpt2/demo`, and those started from it
 with another `--folder`, for which `.gpt2/elsewhere` holds a file each. The nearest folder with any counts, from the
@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gpt2_orchestration.stack.control import running_record
+from gpt2_orchestration.stack import FOLDER_VARIABLE
 from gpt2_orchestration.stack.errors import StackError
-from gpt2_orchestration.stack.record import StackRecord
+from gpt2_orchestration.stack.record import running_record
 from gpt2_orchestration.stack.settings import StackFolder
 
-FOLDER_VARIABLE = "GPT2_STACK_FOLDER"
 USUAL_FOLDER = ".gpt2"
 _ELSEWHERE = "elsewhere"
 
@@ -52,11 +51,6 @@ def choose_stack(found: list[Path]) -> tuple[Path | None, str]:
     if found[0].name == USUAL_FOLDER:
         return found[0], f"several stacks run: {names}; this is the first: {FOLDER_VARIABLE} chooses another"
     raise SeveralStacks(f"several stacks run: {names}; set {FOLDER_VARIABLE} to the folder of the one that is meant")
-
-
-def stack_record(folder: Path) -> StackRecord | None:
-    """What runs in a folder; None where nothing does."""
-    return running_record(folder)
 
 
 @contextmanager

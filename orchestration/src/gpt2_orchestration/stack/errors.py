@@ -1,7 +1,9 @@
 """What can go wrong with a stack, as messages for users."""
 
+from gpt2_orchestration.errors import UserError
 
-class StackError(Exception):
+
+class StackError(UserError):
     """The stack cannot start or stop; the message says why and what to do."""
 
 

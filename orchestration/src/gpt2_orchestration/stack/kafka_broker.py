@@ -1,13 +1,13 @@
 """`python -m gpt2_orchestration.stack.kafka_broker ADDRESS_FILE TOPIC...`: a Kafka broker for one machine.
 
 It is librdkafka's own mock cluster, from the library inside the confluent-kafka wheel: it speaks Kafka's protocol, and
-keeps the latest records of each partition (about 5 MB) in memory and nothing on disk. It writes its address into
-ADDRESS_FILE once it listens.
+keeps the latest records of each partition (about 5 MB) in memory and nothing on disk. Clients reach it through
+kafka_long_poll.py. It writes its address into ADDRESS_FILE once it listens.
 """
 
 import argparse
+import asyncio
 import ctypes
-import os
 import signal
 import socket
 import sys
@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+from gpt2_orchestration.stack.kafka_long_poll import LongPollServer
 
 PARTITIONS = 6
 _PRODUCER = 0
 _ERROR_BYTES = 512
 _BROKER_ID = 1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class BrokerError(Exception):
@@ -39,7 +40,6 @@ class MockBroker:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        self._address = ""
         try:
             self._declare()
         except AttributeError as error:
@@ -54,27 +54,14 @@ class MockBroker:
 
     @property
     def address(self) -> str:
-        """Its `host:port`."""
-        return self._address or str(self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode())
+        """The `host:port` that it listens on itself."""
+        return str(self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode())
 
-    def listen_at(self, host: str, port: int) -> None:
-        """Moves it to a port, where this librdkafka lets it say another than its own. Raises OSError."""
-        advertise = getattr(self._library, "rd_kafka_mock_broker_set_host_port", None)
-        if advertise is None:
-            return
-        # It takes port 0 and no other, so its listening socket is put in the place of the one that it has.
-        own = int(self.address.rpartition(":")[2])
-        connections = psutil.Process().net_connections("tcp")
-        places = [item.fd for item in connections if item.status == psutil.CONN_LISTEN and item.laddr.port == own]
-        with socket.socket() as server:
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            server.bind((host, port))
-            server.listen()
-            server.setblocking(False)
-            advertise.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, ctypes.c_int]
-            if advertise(self._cluster, _BROKER_ID, host.encode(), port) == 0:
-                os.dup2(server.fileno(), places[0])
-                self._address = f"{host}:{port}"
+    def advertise(self, host: str, port: int) -> None:
+        """Tells clients another address than its own. Raises BrokerError."""
+        code = self._library.rd_kafka_mock_broker_set_host_port(self._cluster, _BROKER_ID, host.encode(), port)
+        if code:
+            raise BrokerError(f"librdkafka does not take {host}:{port} as its address (error {code})")
 
     def create_topic(self, name: str) -> None:
         """Creates a topic. Raises BrokerError."""
@@ -94,6 +81,8 @@ class MockBroker:
         library.rd_kafka_mock_cluster_bootstraps.restype = text
         library.rd_kafka_mock_topic_create.argtypes = [handle, text, number, number]
         library.rd_kafka_mock_topic_create.restype = number
+        library.rd_kafka_mock_broker_set_host_port.argtypes = [handle, ctypes.c_int32, text, number]
+        library.rd_kafka_mock_broker_set_host_port.restype = number
 
 
 def load_library() -> ctypes.CDLL:
@@ -113,20 +102,33 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="A Kafka broker for one machine; keeps nothing on disk.")
     parser.add_argument("address_file", type=Path)
     parser.add_argument("topics", nargs="*")
-    parser.add_argument("--listen", default="", help="HOST:PORT; default: any port of loopback")
+    parser.add_argument("--listen", default="127.0.0.1:0", help="HOST:PORT; default: any port of loopback")
     options = parser.parse_args(arguments)
+    host, _, port = options.listen.rpartition(":")
     try:
+        listener = socket.create_server((host, int(port)))
         broker = MockBroker(load_library())
+        broker.advertise(host, listener.getsockname()[1])
         for topic in options.topics:
             broker.create_topic(topic)
-        if options.listen:
-            host, _, port = options.listen.rpartition(":")
-            broker.listen_at(host, int(port))
     except (BrokerError, OSError) as error:
         sys.exit(f"kafka: {error}")
-    _write_whole(options.address_file, broker.address)
-    print(f"listens on {broker.address}; keeps nothing on disk", flush=True)
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    asyncio.run(_serve(broker, listener, options.address_file))
+
+
+async def _serve(broker: MockBroker, listener: socket.socket, address_file: Path) -> None:
+    """Serves clients on a socket until a signal comes."""
+    stop = asyncio.Event()
+    for number in _SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    broker_host, _, broker_port = broker.address.rpartition(":")
+    server = await asyncio.start_server(LongPollServer(broker_host, int(broker_port)).serve, sock=listener)
+    host, port = listener.getsockname()
+    _write_whole(address_file, f"{host}:{port}")
+    print(f"listens on {host}:{port}; keeps nothing on disk", flush=True)
+    await stop.wait()
+    server.close()
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -137,5 +139,5 @@ def _write_whole(path: Path, text: str) -> None:
 
 if __name__ == "__main__":
     # Before librdkafka starts its threads, which inherit the mask: else one of them would take the signal.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     main(sys.argv[1:])

@@ -13,17 +13,32 @@ import subprocess
 import sys
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+from gpt2_orchestration.errors import UserError
 from gpt2_orchestration.stack.ports import HOST, choose_ports
 
 POM = Path(__file__).parent / "kafka" / "pom.xml"
-_LEAST_JAVA = 17
-_MEMORY = ("-Xms256m", "-Xmx512m")
+_MIN_JAVA = 17
+HEAP_OPTIONS = ("-Xms256m", "-Xmx512m")
+SINGLE_BROKER_PROPERTIES: Mapping[str, str] = MappingProxyType(
+    {
+        "auto.create.topics.enable": "false",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "group.initial.rebalance.delay.ms": "0",
+        "offsets.topic.num.partitions": "5",
+        "num.io.threads": "2",
+        "num.network.threads": "2",
+    }
+)
+"""Of a broker that is alone; a test compares docker-compose.yml with them, and with its memory."""
 
 
-class KafkaError(Exception):
+class KafkaError(UserError):
     """Kafka cannot be run here; the message says what to do."""
 
 
@@ -33,13 +48,13 @@ def require_kafka() -> None:
     if java is None or shutil.which("mvn") is None:
         missing = "Java" if java is None else "Maven"
         raise KafkaError(
-            f"{missing} is not on the PATH: Apache Kafka needs Java {_LEAST_JAVA} or later and Maven; install both, "
+            f"{missing} is not on the PATH: Apache Kafka needs Java {_MIN_JAVA} or later and Maven; install both, "
             "or leave out --kafka"
         )
     said = subprocess.run([java, "-version"], capture_output=True, text=True).stderr
     found = re.search(r'version "(\d+)', said)
-    if found is None or int(found[1]) < _LEAST_JAVA:
-        raise KafkaError(f"Apache Kafka needs Java {_LEAST_JAVA} or later, not {said.splitlines()[:1]}: install it")
+    if found is None or int(found[1]) < _MIN_JAVA:
+        raise KafkaError(f"Apache Kafka needs Java {_MIN_JAVA} or later, not {said.splitlines()[:1]}: install it")
 
 
 def class_path(folder: Path) -> str:
@@ -69,14 +84,7 @@ def write_configuration(folder: Path, address: str) -> Path:
         "listeners": f"PLAINTEXT://{address},CONTROLLER://{controller}",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "log.dirs": str(folder / "logs"),
-        "auto.create.topics.enable": "false",
-        "offsets.topic.replication.factor": "1",
-        "transaction.state.log.replication.factor": "1",
-        "transaction.state.log.min.isr": "1",
-        "group.initial.rebalance.delay.ms": "0",
-        "offsets.topic.num.partitions": "5",
-        "num.io.threads": "2",
-        "num.network.threads": "2",
+        **SINGLE_BROKER_PROPERTIES,
     }
     path = folder / "server.properties"
     path.write_text("".join(f"{name}={_escaped(value)}\n" for name, value in properties.items()), encoding="ascii")
@@ -117,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         require_kafka()
-        java = ("java", *_MEMORY, "-cp", class_path(folder))
+        java = ("java", *HEAP_OPTIONS, "-cp", class_path(folder))
         configuration = write_configuration(folder, options.address)
         format_storage(java, configuration, folder)
     except KafkaError as error:

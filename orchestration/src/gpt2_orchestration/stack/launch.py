@@ -1,7 +1,7 @@
 """`python launch.py COMMAND...`: waits for one byte on standard input, then becomes COMMAND.
 
-The supervisor sends the byte once the guard knows of the process. Were the supervisor killed between starting a process
-and telling the guard, standard input would end instead, and nothing would be left running.
+The supervisor sends the byte once the orphan reaper knows the process. If the supervisor is killed before that,
+standard input ends instead, and no process is left running.
 """
 
 import os

@@ -5,33 +5,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 
 from gpt2_orchestration.stack.definitions import ProcessDefinition
-from gpt2_orchestration.stack.guard import GuardLine
-from gpt2_orchestration.stack.process_table import ProcessIdentity, end_group, identify, signal_group
+from gpt2_orchestration.stack.orphan_reaper import OrphanReaper
+from gpt2_orchestration.stack.process_identity import ProcessIdentity, identify
+from gpt2_orchestration.stack.process_table import end_group, signal_group
 from gpt2_orchestration.stack.readiness import accepts_connections
+from gpt2_orchestration.stack.record import ProcessState
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _LAST_LINES = 15
 _LAST_BYTES = 8192
-
-
-class ProcessState(StrEnum):
-    """Where a process is in its life."""
-
-    WAITING = "waiting"
-    """Not started: what it needs is not there yet, or it waits to be restarted."""
-    STARTING = "starting"
-    READY = "ready"
-    FAILED = "failed"
-    """It crashed too often and is left alone."""
-    STOPPING = "stopping"
-    """Told to stop, and given time for that."""
-    STOPPED = "stopped"
-    KILLED = "killed"
-    """It did not stop in its time."""
 
 
 class ManagedProcess:
@@ -40,10 +25,10 @@ class ManagedProcess:
     Args:
         definition: What it is.
         log: File that its output goes to.
-        guard: Ends it when the supervisor is killed.
+        reaper: Ends it when the supervisor is killed.
     """
 
-    def __init__(self, definition: ProcessDefinition, log: Path, guard: GuardLine) -> None:
+    def __init__(self, definition: ProcessDefinition, log: Path, reaper: OrphanReaper) -> None:
         self.definition = definition
         self.log = log
         self.state = ProcessState.WAITING
@@ -53,7 +38,7 @@ class ManagedProcess:
         """Addresses of other processes that it was started with, by variable."""
         self.start_seconds = 0.0
         """Time that its latest start took."""
-        self._guard = guard
+        self._reaper = reaper
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._log_offset = 0
@@ -84,7 +69,7 @@ class ManagedProcess:
                 env={**self.definition.environment, **needed},
                 start_new_session=True,
             )
-        self._guard.add(self._process.pid)
+        self._reaper.add(self._process.pid)
         self.identity = identify(self._process.pid)
         self.state = ProcessState.STARTING
         self._release(self._process)
@@ -114,7 +99,7 @@ class ManagedProcess:
             signal_group(self._process.pid, signal.SIGKILL)
             self._process.wait()
             end_group(self._process.pid)
-            self._guard.remove(self._process.pid)
+            self._reaper.remove(self._process.pid)
         self._process = None
         self.identity = None
         self.state = ProcessState.WAITING
@@ -125,7 +110,7 @@ class ManagedProcess:
             self.state = ProcessState.STOPPING
             signal_group(self._process.pid, signal.SIGTERM)
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The last lines that it has logged since its latest start."""
         with self.log.open("rb") as log:
             end = log.seek(0, 2)
@@ -134,7 +119,7 @@ class ManagedProcess:
         return "\n".join(lines[-_LAST_LINES:])
 
     def _release(self, process: "subprocess.Popen[bytes]") -> None:
-        """Lets the launcher go on, now that the guard knows of it."""
+        """Lets the launcher continue, now that the orphan reaper knows the process."""
         if process.stdin is not None:
             process.stdin.write(b"\n")
             process.stdin.close()

@@ -1,60 +1,16 @@
-"""What the operating system knows of processes. A process is named by pid and start time, as pids are used again."""
+"""What the operating system knows of processes: their memory, children and groups, and signals to them."""
 
 import contextlib
 import os
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-_SAME_START_SECONDS = 2.0
-_SAME_BOOT_SECONDS = 3600.0
-_START_TICKS_FIELD = 19
-"""Place of the start time in /proc/PID/stat after the command's name (proc(5), field 22)."""
+from gpt2_orchestration.stack.process_identity import ProcessIdentity, identify, is_alive
+
 _GROUP_GONE_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessIdentity:
-    """One process of all that ever had its pid."""
-
-    pid: int
-    started: float = field(compare=False)
-    """Start time, in seconds since 1970. It is computed from the time since boot, so it moves with the clock."""
-    ticks: int = 0
-    """Start time, in clock ticks since boot; 0 where the system does not say. It never moves."""
-
-
-def identify(pid: int) -> ProcessIdentity | None:
-    """The process that has a pid now; None when none has, or it has ended and only waits to be collected."""
-    try:
-        process = psutil.Process(pid)
-        ended = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-        return None if ended else ProcessIdentity(pid, process.create_time(), _start_ticks(pid))
-    except psutil.Error:
-        return None
-
-
-def is_alive(identity: ProcessIdentity) -> bool:
-    """Whether this very process still runs."""
-    now = identify(identity.pid)
-    if now is None:
-        return False
-    if identity.ticks and now.ticks:
-        return identity.ticks == now.ticks and abs(now.started - identity.started) < _SAME_BOOT_SECONDS
-    return abs(now.started - identity.started) < _SAME_START_SECONDS
-
-
-def _start_ticks(pid: int) -> int:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return 0
-    # The command's name can hold blanks and parentheses.
-    return int(stat.rpartition(")")[2].split()[_START_TICKS_FIELD])
 
 
 def resident_bytes(identity: ProcessIdentity) -> int:

@@ -6,20 +6,34 @@ crashed stack left; it is never believed.
 
 import fcntl
 import json
-import os
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from gpt2_orchestration.stack.errors import AlreadyRunning
-from gpt2_orchestration.stack.process_table import ProcessIdentity, descendants, kill_group, signal_process, wait_gone
+from gpt2_orchestration.stack.process_identity import ProcessIdentity, is_alive
 from gpt2_orchestration.stack.settings import StackFolder
 
 _FORMAT = 1
-_GONE_SECONDS = 10.0
+
+
+class ProcessState(StrEnum):
+    """Where a process is in its life."""
+
+    WAITING = "waiting"
+    """Not started: what it needs is not there yet, or it waits to be restarted."""
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    """It crashed too often and is not restarted."""
+    STOPPING = "stopping"
+    """Received SIGTERM; within its grace period."""
+    STOPPED = "stopped"
+    KILLED = "killed"
+    """It did not stop within its grace period."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +75,16 @@ def read_record(folder: StackFolder) -> StackRecord | None:
     return _read(folder.record)
 
 
+def running_record(folder: Path) -> StackRecord | None:
+    """What the supervisor of a folder's stack last wrote down; None where none runs in the folder."""
+    layout = StackFolder(folder.absolute())
+    try:
+        record = read_record(layout) if is_held(layout) else None
+    except OSError:
+        return None
+    return record if record is not None and is_alive(record.supervisor) else None
+
+
 def read_previous_record(folder: StackFolder) -> StackRecord | None:
     """Reads how the stack that ran last has ended; None as for `read_record`."""
     return _read(folder.previous_record)
@@ -82,22 +106,6 @@ def _read(path: Path) -> StackRecord | None:
 
 
 @contextmanager
-def exclusive(folder: StackFolder) -> Iterator[None]:
-    """Holds the folder for one supervisor, and clears up what a crashed one has left in it.
-
-    Raises:
-        AlreadyRunning: Another process holds it.
-    """
-    with locked(folder):
-        _end_leftovers(folder)
-        try:
-            yield
-        finally:
-            with suppress(FileNotFoundError):
-                folder.record.replace(folder.previous_record)
-
-
-@contextmanager
 def locked(folder: StackFolder) -> Iterator[None]:
     """Holds the folder, so that no supervisor starts in it. Raises AlreadyRunning when another process holds it."""
     with folder.lock.open("a") as lock:
@@ -116,7 +124,7 @@ def is_held(folder: StackFolder) -> bool:
 
 
 def rotate_log(path: Path) -> None:
-    """Sets the log of the stack before aside, so that a log is about one run."""
+    """Rotates the log of the previous stack, so that a log covers one run."""
     if path.exists():
         path.replace(path.with_suffix(".previous.log"))
 
@@ -136,19 +144,6 @@ def _already_running(folder: StackFolder) -> str:
         f"a stack already runs in {folder.root}{who}: `gpt2 stack status` shows it, `gpt2 stack down` stops it; "
         "or choose another folder"
     )
-
-
-def _end_leftovers(folder: StackFolder) -> None:
-    """Waits until the guard of a crashed stack has ended its processes; ends what is left then."""
-    record = read_record(folder)
-    if record is None or record.supervisor.pid == os.getpid():
-        return
-    leaders = [process.identity for process in record.processes if process.identity is not None]
-    family = [*leaders, *(child for leader in leaders for child in descendants(leader))]
-    for left in wait_gone(family, _GONE_SECONDS):
-        kill_group(left)
-        signal_process(left, signal.SIGKILL)
-    wait_gone(family, _GONE_SECONDS)
 
 
 def _process(item: dict[str, Any]) -> ProcessRecord:

@@ -1,31 +1,31 @@
-"""When a process that crashed is started again: after a delay that doubles, and not for ever."""
+"""Restarts of crashed processes: exponential backoff, up to a limit of consecutive crashes."""
 
 _FIRST_DELAY_SECONDS = 1.0
-_MOST_IN_A_ROW = 5
+_MAX_CONSECUTIVE_CRASHES = 5
 _STEADY_SECONDS = 120.0
-"""A process that lived this long starts with a clean record."""
+"""Uptime after which earlier crashes no longer count."""
 
 
 class RestartPolicy:
     """The crashes of one process. Times are those of `time.monotonic`."""
 
     def __init__(self) -> None:
-        self.deaths = 0
-        """Crashes since the stack began."""
-        self._in_a_row = 0
-        self._last_death = 0.0
+        self.crashes = 0
+        """Crashes since the stack started."""
+        self._consecutive = 0
+        self._last_crash = 0.0
         self._due = 0.0
 
-    def note_death(self, now: float) -> float | None:
-        """Notes a crash. Returns the delay in seconds until it is started again; None when it is given up."""
-        if now - self._last_death > _STEADY_SECONDS:
-            self._in_a_row = 0
-        self.deaths += 1
-        self._in_a_row += 1
-        self._last_death = now
-        if self._in_a_row > _MOST_IN_A_ROW:
+    def record_crash(self, now: float) -> float | None:
+        """Records a crash. Returns the delay in seconds before the restart; None beyond the limit."""
+        if now - self._last_crash > _STEADY_SECONDS:
+            self._consecutive = 0
+        self.crashes += 1
+        self._consecutive += 1
+        self._last_crash = now
+        if self._consecutive > _MAX_CONSECUTIVE_CRASHES:
             return None
-        delay: float = _FIRST_DELAY_SECONDS * 2 ** (self._in_a_row - 1)
+        delay: float = _FIRST_DELAY_SECONDS * 2 ** (self._consecutive - 1)
         self._due = now + delay
         return delay
 

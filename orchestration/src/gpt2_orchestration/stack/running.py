@@ -9,8 +9,9 @@ from types import FrameType
 
 from gpt2_orchestration.stack.addresses import StackAddresses
 from gpt2_orchestration.stack.definitions import ProcessDefinition, define_stack
+from gpt2_orchestration.stack.exclusive import exclusive
 from gpt2_orchestration.stack.ports import claimed_ports
-from gpt2_orchestration.stack.record import ProcessRecord, exclusive, rotate_log
+from gpt2_orchestration.stack.record import ProcessRecord, rotate_log
 from gpt2_orchestration.stack.settings import StackFolder, StackSettings
 from gpt2_orchestration.stack.supervisor import OnChange, Supervisor
 
@@ -18,7 +19,7 @@ _log = logging.getLogger("gpt2_orchestration.stack")
 
 
 def ignore_change(record: ProcessRecord) -> None:
-    """Hears of a change, and does nothing."""
+    """Change callback that does nothing."""
 
 
 @contextmanager

@@ -1,21 +1,24 @@
-"""What a stack can be told, and where it keeps its files."""
+"""Settings of a stack, and the layout of its folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-EVENT_TOPIC = "gpt2.stage-events.v1"
+from gpt2_contracts.events import DEFAULT_TOPIC
+
+SERVICE_PORTS: Mapping[str, int] = MappingProxyType(
+    {"exporter": 50051, "tokenizer": 50052, "trainer": 50053, "registry": 50054}
+)
+"""Default ports of the services."""
+
 DEFAULT_PORTS: Mapping[str, int] = MappingProxyType(
     {
         "mongodb": 27017,
         "kafka": 9092,
         "mlflow": 5000,
         "tensorboard": 6006,
-        "exporter": 50051,
-        "tokenizer": 50052,
-        "trainer": 50053,
-        "registry": 50054,
+        **SERVICE_PORTS,
         "dashboard": 8090,
     }
 )
@@ -32,7 +35,7 @@ class StackSettings:
     """Preferred port of each process; where it is taken, a free one is chosen."""
     kafka: bool = False
     """Whether Apache Kafka itself serves, instead of its stand-in. Needs Java and Maven."""
-    kafka_topic: str = EVENT_TOPIC
+    kafka_topic: str = DEFAULT_TOPIC
     """Topic of the events."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Further variables for the four services, such as GPT2_ALLOWED_ROOTS."""

@@ -10,15 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2_orchestration.stack.errors import NotRunning, StackError
-from gpt2_orchestration.stack.process import ProcessState
-from gpt2_orchestration.stack.process_table import (
-    ProcessIdentity,
-    descendants,
-    is_alive,
-    signal_process,
-    status_word,
-)
+from gpt2_orchestration.stack.process_identity import ProcessIdentity, is_alive
+from gpt2_orchestration.stack.process_table import descendants, signal_process, status_word
 from gpt2_orchestration.stack.record import (
+    ProcessState,
     StackRecord,
     is_held,
     locked,
@@ -33,7 +28,7 @@ DEFAULT_GRACE_SECONDS = 180.0
 _KILL_SECONDS = 60.0
 _STEP_SECONDS = 0.1
 _SUPERVISOR = "supervisor"
-_GUARD = "guard"
+_REAPER = "reaper"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +140,7 @@ class _Stop:
             # The supervisor is the first: it would start again what ends before it.
             for identity in left:
                 signal_process(identity, signal.SIGKILL)
-            killed |= {self._names[identity] for identity in left} - {_GUARD}
+            killed |= {self._names[identity] for identity in left} - {_REAPER}
             self._tell(left, began)
             time.sleep(_STEP_SECONDS)
             left = self._alive()
@@ -180,7 +175,7 @@ class _Stop:
 
     def _child_name(self, parent: ProcessIdentity) -> str:
         name = self._names[parent]
-        return _GUARD if name == _SUPERVISOR else name
+        return _REAPER if name == _SUPERVISOR else name
 
     def _name(self, identity: ProcessIdentity) -> str:
         return f"{self._names[identity]} (pid {identity.pid})"

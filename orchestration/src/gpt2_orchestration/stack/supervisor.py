@@ -12,15 +12,18 @@ from itertools import groupby
 
 from gpt2_orchestration.stack.definitions import ProcessDefinition
 from gpt2_orchestration.stack.errors import StackError
-from gpt2_orchestration.stack.guard import GuardLine
-from gpt2_orchestration.stack.process import ManagedProcess, ProcessState
-from gpt2_orchestration.stack.process_table import identify
-from gpt2_orchestration.stack.record import ProcessRecord, StackRecord, rotate_log, write_record
+from gpt2_orchestration.stack.orphan_reaper import OrphanReaper
+from gpt2_orchestration.stack.process import ManagedProcess
+from gpt2_orchestration.stack.process_identity import identify
+from gpt2_orchestration.stack.record import ProcessRecord, ProcessState, StackRecord, rotate_log, write_record
 from gpt2_orchestration.stack.restarts import RestartPolicy
 from gpt2_orchestration.stack.settings import StackFolder
 
 _log = logging.getLogger(__name__)
 _STEP_SECONDS = 0.1
+_SETTLED_STEP_SECONDS = 0.5
+"""When nothing starts: a crash is seen after that at the latest."""
+_SETTLED = (ProcessState.READY, ProcessState.FAILED)
 
 OnChange = Callable[[ProcessRecord], None]
 """Hears of each change of a process, on the supervisor's thread."""
@@ -96,23 +99,24 @@ class Supervisor:
             self._ended.wait()
 
     def _run(self) -> None:
-        guard = GuardLine()
+        reaper = OrphanReaper()
         try:
             for definition in self._definitions:
                 log = self._folder.log(definition.name)
                 rotate_log(log)
-                self._processes[definition.name] = ManagedProcess(definition, log, guard)
+                self._processes[definition.name] = ManagedProcess(definition, log, reaper)
             while not self._stopping.is_set():
-                guard.ensure_alive()
+                reaper.ensure_alive()
                 for process in self._processes.values():
                     self._advance(process)
-                self._stopping.wait(_STEP_SECONDS)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told to who waits, and all is stopped
+                settled = all(process.state in _SETTLED for process in self._processes.values())
+                self._stopping.wait(_SETTLED_STEP_SECONDS if settled else _STEP_SECONDS)
+        except Exception as error:  # noqa: BLE001 - any error is reported to the caller, and everything is stopped
             self._fail(error)
         finally:
             try:
                 self._stop_all()
-                guard.close()
+                reaper.close()
             finally:
                 self._ended.set()
 
@@ -133,14 +137,14 @@ class Supervisor:
         needed = self._needed(process)
         if needed is not None and self._restarts[process.name].is_due(time.monotonic()):
             process.start(needed)
-            self._note(process)
+            self._publish_state(process)
 
     def _check_started(self, process: ManagedProcess) -> None:
         if process.check_ready():
             with self._changed:
                 self._been_ready.add(process.name)
             _log.info("%s is ready at %s after %.1f s", process.name, process.address, process.start_seconds)
-            self._note(process)
+            self._publish_state(process)
         elif process.seconds_since_start() > process.definition.start_timeout_seconds:
             self._has_died(process)
 
@@ -148,15 +152,15 @@ class Supervisor:
         status = process.exit_status()
         what = "did not answer in time" if status is None else f"ended ({_describe_exit(status)})"
         if process.name not in self._been_ready:
-            raise StackError(f"{process.name} {what}; the end of its log {process.log}:\n{process.last_words()}")
+            raise StackError(f"{process.name} {what}; the end of its log {process.log}:\n{process.log_tail()}")
         process.collect()
-        delay = self._restarts[process.name].note_death(time.monotonic())
+        delay = self._restarts[process.name].record_crash(time.monotonic())
         if delay is None:
             process.state = ProcessState.FAILED
             _log.error("%s %s too often; it is left alone: see %s", process.name, what, process.log)
         else:
             _log.warning("%s %s; it starts again in %.0f s: see %s", process.name, what, delay, process.log)
-        self._note(process)
+        self._publish_state(process)
 
     def _restart_with_new_address(self, process: ManagedProcess) -> None:
         _log.info("%s starts again, as a server that it needs has a new address", process.name)
@@ -178,7 +182,7 @@ class Supervisor:
         """Tells processes to stop, waits for their grace, and kills what is left."""
         for process in group:
             process.terminate()
-            self._note(process)
+            self._publish_state(process)
         began = time.monotonic()
         waiting = list(group)
         while waiting and not self._hurry.is_set():
@@ -192,7 +196,7 @@ class Supervisor:
                 _log.warning("%s is killed, %s", process.name, why)
             process.collect()
             process.state = ProcessState.KILLED if is_running else ProcessState.STOPPED
-            self._note(process)
+            self._publish_state(process)
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, StackError):
@@ -201,8 +205,8 @@ class Supervisor:
             self._failure = error
             self._changed.notify_all()
 
-    def _note(self, process: ManagedProcess) -> None:
-        """Writes down and tells how things are."""
+    def _publish_state(self, process: ManagedProcess) -> None:
+        """Writes the record of the stack and notifies listeners."""
         records = tuple(self._record(item) for item in self._processes.values())
         supervisor = identify(os.getpid())
         if supervisor is not None:
@@ -223,7 +227,7 @@ class Supervisor:
             state=process.state.value,
             address=process.address,
             identity=process.identity,
-            restarts=self._restarts[process.name].deaths,
+            restarts=self._restarts[process.name].crashes,
             start_seconds=process.start_seconds if process.state is ProcessState.READY else 0.0,
             note=process.definition.note,
         )

@@ -1,6 +1,6 @@
-"""The database of a service: jobs, events that wait, events received. SQLite by default, PostgreSQL to share it.
+"""The database of a service: jobs, the outbox, events received. SQLite by default, PostgreSQL for several replicas.
 
-Tables that many modules define are in one metadata, so that one transaction covers them all.
+Tables of several modules are in one metadata, so that one transaction covers them all.
 """
 
 import threading
@@ -19,12 +19,13 @@ METADATA = sql.MetaData()
 
 _SCHEMA_LOCK = 4711
 _READS = "gpt2_reads"
-_HAS_TURN = "gpt2_has_turn"
+_HOLDS_WRITE_LOCK = "gpt2_holds_write_lock"
 _LOCK_SECONDS = 30
+_SQLITE_POLL_SECONDS = 5.0
 
 
 def database_url(service: str, settings: ServiceSettings) -> str:
-    """The URL of a service's database: the setting, or a SQLite file in `.gpt2/`, which is made when it is missing."""
+    """The URL of a service's database: the setting, or a SQLite file in `.gpt2/`, which is created when missing."""
     if settings.database_url:
         return settings.database_url
     folder = Path(".gpt2").absolute()
@@ -34,7 +35,7 @@ def database_url(service: str, settings: ServiceSettings) -> str:
 
 @contextmanager
 def open_database(url: str) -> Iterator[sql.Engine]:
-    """Connects to the database and creates the tables and columns that are missing.
+    """Connects to the database and creates the tables, columns and indexes that are missing.
 
     Raises:
         SettingsError: The database cannot be used.
@@ -45,7 +46,9 @@ def open_database(url: str) -> Iterator[sql.Engine]:
     try:
         engine = sql.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
     except (sql.exc.ArgumentError, ImportError) as error:
-        raise SettingsError(f"GPT2_DATABASE_URL: is no URL of SQLite or PostgreSQL ({type(error).__name__})") from None
+        raise SettingsError(
+            f"GPT2_DATABASE_URL: is not a URL of SQLite or PostgreSQL ({type(error).__name__})"
+        ) from None
     if engine.dialect.name == "sqlite":
         sql.event.listen(engine, "connect", _configure_sqlite)
         _queue_writers(engine)
@@ -62,7 +65,7 @@ def open_database(url: str) -> Iterator[sql.Engine]:
 
 @contextmanager
 def reading(engine: sql.Engine) -> Iterator[sql.Connection]:
-    """A connection that only reads, and so neither waits for a writer of SQLite nor keeps one waiting."""
+    """A connection that only reads, and so neither waits for a writer of SQLite nor blocks one."""
     with engine.connect().execution_options(**{_READS: True}) as connection:
         yield connection
 
@@ -72,6 +75,19 @@ def lock(connection: sql.Connection, name: str) -> None:
     if connection.dialect.name == "postgresql":
         key = sql.func.hashtextextended(name, 0)
         connection.execute(sql.select(sql.func.pg_advisory_xact_lock(key)))
+
+
+def poll_seconds(engine: sql.Engine, shared_seconds: float = 2.0) -> float:
+    """How often to poll the database for changes by other processes, in seconds.
+
+    What a process commits itself wakes its own threads. SQLite has one service as its only writer; polling it finds
+    what a killed process of that service has left.
+
+    Args:
+        engine: The database.
+        shared_seconds: How often on PostgreSQL, which replicas share.
+    """
+    return _SQLITE_POLL_SECONDS if engine.dialect.name == "sqlite" else shared_seconds
 
 
 def clock(connection: sql.Connection) -> float:
@@ -94,31 +110,43 @@ def _create_tables(connection: sql.Connection) -> None:
             if column.name not in present:
                 kind = column.type.compile(connection.dialect)
                 connection.exec_driver_sql(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {kind}')
+        _create_indexes(connection, table)
+
+
+def _create_indexes(connection: sql.Connection, table: sql.Table) -> None:
+    """Creates the indexes that are missing, and drops those that a version before had."""
+    present = {str(index["name"]) for index in sql.inspect(connection).get_indexes(table.name)}
+    wanted = {str(index.name): index for index in table.indexes}
+    for name in wanted.keys() - present:
+        wanted[name].create(connection)
+    for name in present - wanted.keys():
+        if name.startswith("ix_"):
+            connection.exec_driver_sql(f'DROP INDEX "{name}"')
 
 
 def _queue_writers(engine: sql.Engine) -> None:
     """Lets the threads of this process write to SQLite one after the other.
 
-    A transaction that writes takes SQLite's lock at once, as it cannot wait for it later without a deadlock. But SQLite
-    waits by looking again after ever longer pauses, in which a thread can miss its turn for a second. So they queue
-    here, and SQLite waits for other processes alone.
+    A transaction that writes takes SQLite's lock at once, as it cannot wait for it later without a deadlock. SQLite
+    waits by polling with ever longer pauses, in which a thread can starve for a second. So threads wait for each other
+    here, and SQLite polls only for other processes.
     """
-    turn = threading.Lock()
+    write_lock = threading.Lock()
 
     def begin(connection: sql.Connection) -> None:
         if connection.get_execution_options().get(_READS):
             connection.exec_driver_sql("BEGIN")
             return
-        # When its own wait is over, SQLite's follows, and then its error.
-        connection.info[_HAS_TURN] = turn.acquire(timeout=_LOCK_SECONDS)
+        # After this timeout follows SQLite's own, and then its error.
+        connection.info[_HOLDS_WRITE_LOCK] = write_lock.acquire(timeout=_LOCK_SECONDS)
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def end(_connection: object, record: sql.pool.ConnectionPoolEntry, *_error: object) -> None:
-        if record.info.pop(_HAS_TURN, False):
-            turn.release()
+        if record.info.pop(_HOLDS_WRITE_LOCK, False):
+            write_lock.release()
 
     sql.event.listen(engine, "begin", begin)
-    # A connection comes back when its transaction is on the disk, or has failed.
+    # A connection is checked in when its transaction is committed or rolled back.
     sql.event.listen(engine, "checkin", end)
     sql.event.listen(engine, "invalidate", end)
 

@@ -1,11 +1,11 @@
-"""Files that are whole whenever they are there: written beside their place, on the disk first, renamed last."""
+"""Atomic, durable writes: a file is written beside its place, synced, and renamed last."""
 
 import os
 from pathlib import Path
 
 
 def write_durable(path: Path, content: str | bytes) -> None:
-    """Replaces a file at once: readers, and a restart after a crash, see the old content or the new.
+    """Replaces a file atomically: readers, and a restart after a crash, see the old content or the new.
 
     Args:
         path: The file.

@@ -5,20 +5,27 @@
     ├── NotFound              what the request names is not there
     ├── AlreadyExists         the id is taken by something else
     ├── FailedPrecondition    the request is right, but not now or not for this
-    ├── Unavailable           a server that the work needs does not answer
+    ├── Unavailable           a server that the work needs is unavailable
+    │   └── PeerUnavailable   another service of the pipeline does not, or has no address
     ├── ResourceExhausted     disk, memory or a limit is used up
     ├── DataLoss              stored data is not what was written
-    ├── Unauthenticated       the call's token is missing or wrong
-    └── JobInterrupted        the work was told to stop
-        ├── JobCancelled      by CancelJob
-        └── JobSuspended      by its service, which is shutting down and will go on with it later
+    ├── Unauthenticated       the call does not prove who calls
+    ├── PermissionDenied      the one who calls may not do this
+    └── JobInterrupted        the work has to stop
+        ├── JobCancelled      its cancellation was requested
+        ├── JobSuspended      its service shuts down; the job is resumed later
+        └── JobSuperseded     a later attempt of it has begun
 
 `status.py` maps them to gRPC status codes; nothing else does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gpt2_common.escaping import escape_surrogates
+
+# gRPC clients refuse answers with more than 8 KiB of metadata, which hold an error's text three times.
+_MAX_VIOLATIONS_BYTES = 2000
+_VIOLATION_BYTES = 12
 
 
 class PipelineError(Exception):
@@ -47,10 +54,30 @@ class InvalidRequest(PipelineError):
     reason = "INVALID_REQUEST"
 
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{field}: {description}" for field, description in violations))
-        self.violations = tuple(
-            (escape_surrogates(field), escape_surrogates(description)) for field, description in violations
-        )
+        shown = _fitting([(escape_surrogates(field), escape_surrogates(text)) for field, text in violations])
+        super().__init__("; ".join(f"{field}: {description}" if field else description for field, description in shown))
+        self.violations = tuple(shown)
+
+
+def violations_of(check: Callable[[], object]) -> list[tuple[str, str]]:
+    """Returns the violations of the InvalidRequest that a function raises; none when it returns."""
+    try:
+        check()
+    except InvalidRequest as error:
+        return list(error.violations)
+    return []
+
+
+def _fitting(violations: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The first violations, as many as clients take in the metadata of an answer, and how many more there are."""
+    shown: list[tuple[str, str]] = []
+    size = 0
+    for field, description in violations:
+        size += len(f"{field}{description}".encode()) + _VIOLATION_BYTES
+        if shown and size > _MAX_VIOLATIONS_BYTES:
+            return [*shown, ("", f"and {len(violations) - len(shown)} more: correct these first")]
+        shown.append((field, description))
+    return shown
 
 
 class NotFound(PipelineError):
@@ -77,6 +104,10 @@ class Unavailable(PipelineError):
     reason = "UNAVAILABLE"
 
 
+class PeerUnavailable(Unavailable):
+    """Another service of the pipeline does not answer, or its address is not configured."""
+
+
 class ResourceExhausted(PipelineError):
     """Disk, memory or a configured limit is used up."""
 
@@ -90,13 +121,19 @@ class DataLoss(PipelineError):
 
 
 class Unauthenticated(PipelineError):
-    """The call carries no valid token."""
+    """The call does not prove who calls."""
 
     reason = "UNAUTHENTICATED"
 
 
+class PermissionDenied(PipelineError):
+    """The one who calls is known, and may not do this."""
+
+    reason = "PERMISSION_DENIED"
+
+
 class JobInterrupted(PipelineError):
-    """The work was told to stop."""
+    """The work has to stop."""
 
     reason = "JOB_INTERRUPTED"
 
@@ -108,6 +145,12 @@ class JobCancelled(JobInterrupted):
 
 
 class JobSuspended(JobInterrupted):
-    """The service is shutting down; the job goes on when it is back."""
+    """The service shuts down; the job is resumed after its restart."""
 
     reason = "JOB_SUSPENDED"
+
+
+class JobSuperseded(JobInterrupted):
+    """A later attempt of the job has begun: this one may write nothing more."""
+
+    reason = "JOB_SUPERSEDED"

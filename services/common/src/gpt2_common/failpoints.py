@@ -1,7 +1,7 @@
-"""Failpoints: named places at which tests let a process die, to prove that nothing is lost whichever place it is.
+"""Failpoints: named places at which tests kill a process, to prove that a crash there loses nothing.
 
-GPT2_FAILPOINT=NAME or NAME:N makes the process kill itself as `kill -9` would, when it comes to the place for the N-th
-time (default the first). It does so once: the file named by GPT2_FAILPOINT_FILE, made just before, says that it has.
+GPT2_FAILPOINT=NAME or NAME:N makes the process kill itself as `kill -9` would, when it reaches the place for the N-th
+time (default the first). It does so once: the file named by GPT2_FAILPOINT_FILE, created just before, records it.
 Unset, as in production, a failpoint does nothing.
 """
 

@@ -1,4 +1,7 @@
-"""Addresses of models on a Hugging Face hub. Apart from the download, whose library takes long to import."""
+"""Models of a Hugging Face hub: their addresses, and the Git LFS pointers that a clone of one can hold.
+
+Apart from the download, whose library takes long to import.
+"""
 
 import re
 from dataclasses import dataclass
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from gpt2_common.errors import InvalidRequest
 
 SCHEME = "hf://"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _FORM = re.compile(r"hf://(?P<repository>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 
 
@@ -29,3 +33,15 @@ class HubAddress:
             form = "hf://organisation/name or hf://organisation/name@revision"
             raise InvalidRequest([("uri", f"{uri[:200]!r} is no model of a hub: write {form}")])
         return cls(found["repository"], found["revision"] or "main")
+
+
+def lfs_problem(name: str, beginning: bytes) -> str | None:
+    """What is wrong with a file that is a Git LFS pointer, a small text in place of a large file; None for any other.
+
+    Args:
+        name: The file's name, for the message.
+        beginning: Its first 64 bytes or more.
+    """
+    if not beginning.startswith(_LFS_POINTER):
+        return None
+    return f"{name} is a Git LFS pointer: fetch the file itself (git lfs pull)"

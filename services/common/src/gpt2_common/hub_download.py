@@ -1,7 +1,7 @@
 """Downloads from a Hugging Face hub: the files of a model that are needed, at one commit, checked and cached.
 
 `huggingface_hub`, which only the tokenizer and the trainer depend on, speaks with the hub that HF_ENDPOINT names, with
-the token in HF_TOKEN. Its cache keeps whole files, so that an attempt after a crash takes up where the last one ended.
+the token in HF_TOKEN. Its cache keeps whole files, so that an attempt after a crash resumes with the next one.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class HubDownload:
     Args:
         address: The model.
         cache: Local folder for all models.
-        timeout_seconds: Longest silence of the hub.
+        timeout_seconds: Maximum time without data from the hub.
         choose: Returns which of the model's files are needed, by their names; what it raises ends the download.
         on_progress: Called with bytes done and bytes in all of the file under way; what it raises ends the download.
     """
@@ -67,7 +67,7 @@ class HubDownload:
             NotFound: The hub has no such model or revision, or shows it to nobody without a token.
             FailedPrecondition: The model is gated, the token is refused, or the hub is not to be asked.
             Unavailable: The hub does not answer, or refuses for now.
-            DataLoss: A file is not what the hub's checksum says.
+            DataLoss: A file does not have the hub's checksum.
         """
         try:
             return self._run()
@@ -105,12 +105,14 @@ class HubDownload:
         return Path(path)
 
     def _check(self, path: Path) -> None:
-        """Compares a file with its checksum, which the hub gives as its ETag and the cache as the blob's name."""
+        """Compares a file with its checksum: the hub's ETag, by which the cache names the blob."""
         blob = path.resolve()
         if blob.name != path.name and not _has_digest(blob, blob.name):
             path.unlink()
             blob.unlink()
-            raise DataLoss(f"uri: {self.address.root}: {path.name} is not what the hub's ETag says: retry the job")
+            raise DataLoss(
+                f"uri: {self.address.root}: {path.name} does not have the checksum of the hub's ETag: retry the job"
+            )
 
     def _refusal(self, error: Exception) -> PipelineError:
         """What to raise for an error of the hub."""
@@ -132,7 +134,7 @@ class HubDownload:
                 "it needs a token"
             )
         if isinstance(error, LocalEntryNotFoundError):
-            # It says no more than that the cache has no such file either.
+            # It means no more than that the cache has no such file either.
             cause = error.__cause__
             return self._refusal(cause) if isinstance(cause, HfHubHTTPError) else self._unavailable(cause or error)
         if isinstance(error, EntryNotFoundError):

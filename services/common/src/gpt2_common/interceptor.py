@@ -1,25 +1,26 @@
-"""What happens around every call: the token is checked, the call is timed and logged, errors become statuses."""
+"""Wraps every call: authenticates the caller, validates the request, logs and counts the call, maps errors."""
 
-import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 from grpc_status import rpc_status
 
-from gpt2_common.errors import PipelineError, Unauthenticated
+from gpt2_common.errors import InvalidRequest, PipelineError
+from gpt2_common.identity import Authenticator, Identity, set_caller
 from gpt2_common.jobs.options import require_no_cause
 from gpt2_common.metrics import ServiceMetrics
 from gpt2_common.status import code_of, is_expected, status_of
+from gpt2_rules import violations
 
 _log = logging.getLogger(__name__)
 
-_NO_TOKEN = "the call carries no valid token: send the metadata 'authorization: Bearer <token>'"
-
-# Probes of orchestrators carry no token, and learn nothing but whether the service is up.
+# Probes of orchestrators have no credentials, and learn nothing but whether the service is up.
 _OPEN_SERVICES = ("/grpc.health.v1.Health/",)
 
 
@@ -28,85 +29,103 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     Args:
         metrics: Counts the calls.
-        token: Bearer token that calls must carry; None when none is needed.
+        authenticator: Authenticates callers.
     """
 
-    def __init__(self, metrics: ServiceMetrics, token: str | None) -> None:
+    def __init__(self, metrics: ServiceMetrics, authenticator: Authenticator) -> None:
         self._metrics = metrics
-        self._token = token
+        self._authenticator = authenticator
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
         """Returns the method's handler, wrapped."""
         handler = await continuation(details)
-        # The library's own services (health, reflection) come as plain functions; they need no mapping of errors.
-        if handler is None or handler.request_streaming:
-            return handler if handler is None or self._is_authorised(details) else _refuse_stream(handler)
+        if handler is None:
+            return None
         serializers = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
         }
+        if handler.request_streaming and handler.response_streaming:
+            stream = self._wrap_stream(handler.stream_stream, details)
+            return grpc.stream_stream_rpc_method_handler(stream, **serializers)
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(self._wrap_unary(handler.stream_unary, details), **serializers)
         if handler.response_streaming:
             stream = self._wrap_stream(handler.unary_stream, details)
             return grpc.unary_stream_rpc_method_handler(stream, **serializers)
-        unary = self._wrap_unary(handler.unary_unary, details)
-        return grpc.unary_unary_rpc_method_handler(unary, **serializers)
+        return grpc.unary_unary_rpc_method_handler(self._wrap_unary(handler.unary_unary, details), **serializers)
 
     def _wrap_unary(self, method: Callable[..., Any], details: grpc.HandlerCallDetails) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> Any:
-            started = time.monotonic()
-            code = grpc.StatusCode.OK
-            try:
-                self._require_authorised(details)
-                require_no_cause(request)
+            async with self._around(details, request, context):
                 result = method(request, context)
                 return await result if isinstance(result, Awaitable) else result
-            except grpc.aio.AbortError:
-                code = grpc.StatusCode.UNKNOWN
-                raise
-            except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                code = code_of(status_of(error))
-                await _abort(context, details.method, error)
-            finally:
-                self._done(details.method, code, started)
 
         return call
 
     def _wrap_stream(self, method: Callable[..., Any], details: grpc.HandlerCallDetails) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-            started = time.monotonic()
-            code = grpc.StatusCode.CANCELLED
-            try:
-                self._require_authorised(details)
-                async for response in method(request, context):
-                    yield response
-                code = grpc.StatusCode.OK
-            except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                code = code_of(status_of(error))
-                await _abort(context, details.method, error)
-            finally:
-                self._done(details.method, code, started)
+            async with self._around(details, request, context):
+                answers = method(request, context)
+                if isinstance(answers, Awaitable):
+                    # The health service's: it writes into the context.
+                    await answers
+                else:
+                    async for response in answers:
+                        yield response
 
         return call
 
-    def _is_authorised(self, details: grpc.HandlerCallDetails) -> bool:
-        if self._token is None or details.method.startswith(_OPEN_SERVICES):
-            return True
-        sent = dict(details.invocation_metadata or ()).get("authorization", "")
-        return hmac.compare_digest(sent.encode() if isinstance(sent, str) else sent, f"Bearer {self._token}".encode())
+    @asynccontextmanager
+    async def _around(self, details: grpc.HandlerCallDetails, request: Any, context: Any) -> AsyncIterator[None]:
+        started = time.monotonic()
+        code = grpc.StatusCode.CANCELLED
+        caller = None
+        try:
+            caller = await self._authenticate(details, context)
+            _require_valid(request)
+            yield
+            code = grpc.StatusCode.OK
+        except grpc.aio.AbortError:
+            code = grpc.StatusCode.UNKNOWN
+            raise
+        except Exception as error:  # noqa: BLE001 - every error becomes a status here
+            code = code_of(status_of(error))
+            await _abort(context, details.method, error)
+        finally:
+            self._log_call(details.method, caller, code, started)
 
-    def _require_authorised(self, details: grpc.HandlerCallDetails) -> None:
-        if not self._is_authorised(details):
-            raise Unauthenticated(_NO_TOKEN)
+    async def _authenticate(self, details: grpc.HandlerCallDetails, context: Any) -> Identity | None:
+        """Authenticates the caller, and keeps it for the call; None for open services. Raises Unauthenticated."""
+        if details.method.startswith(_OPEN_SERVICES):
+            return None
+        metadata = dict(details.invocation_metadata or ())
+        caller = await self._authenticator.authenticate(metadata, context.auth_context())
+        set_caller(caller)
+        return caller
 
-    def _done(self, method: str, code: grpc.StatusCode, started: float) -> None:
+    def _log_call(self, method: str, caller: Identity | None, code: grpc.StatusCode, started: float) -> None:
         seconds = time.monotonic() - started
         self._metrics.count_call(method, code.name, seconds)
         level = logging.DEBUG if method.startswith(_OPEN_SERVICES) else logging.INFO
-        _log.log(
-            level, "%s %s", method, code.name, extra={"rpc": method, "code": code.name, "seconds": round(seconds, 4)}
-        )
+        fields = {"rpc": method, "code": code.name, "seconds": round(seconds, 4)}
+        if caller is not None:
+            fields["caller"] = caller.actor
+        _log.log(level, "%s %s", method, code.name, extra=fields)
+
+
+def _require_valid(request: Any) -> None:
+    """Raises InvalidRequest where a request breaks the rules of its fields.
+
+    Requests of start calls are validated where jobs are started, with the rest of what can be wrong with them.
+    """
+    require_no_cause(request)
+    if not isinstance(request, Message) or "job" in request.DESCRIPTOR.fields_by_name:
+        return
+    if found := violations(request):
+        raise InvalidRequest(found)
 
 
 async def _abort(context: Any, method: str, error: Exception) -> NoReturn:
@@ -117,12 +136,3 @@ async def _abort(context: Any, method: str, error: Exception) -> NoReturn:
         _log.warning("%s failed: %s", method, getattr(error, "orig", error))
     await context.abort_with_status(rpc_status.to_status(status_of(error)))
     raise AssertionError("abort_with_status always raises")
-
-
-def _refuse_stream(handler: Any) -> Any:
-    async def call(_requests: Any, context: Any) -> None:
-        await context.abort_with_status(rpc_status.to_status(status_of(Unauthenticated(_NO_TOKEN))))
-
-    if handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler(call)
-    return grpc.stream_unary_rpc_method_handler(call)

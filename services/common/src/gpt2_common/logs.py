@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -53,10 +54,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class RefusedVersionFilter(logging.Filter):
-    """Drops the two ERROR lines with which kafka-python meets a broker that does not know its newest ApiVersions.
+    """Drops the two ERROR lines that kafka-python logs for a broker that does not know its newest ApiVersions.
 
-    Such a broker answers in version 0 with the error UNSUPPORTED_VERSION (KIP-511). The client cannot decode that, says
-    so, closes the connection, says so, and asks again in an older version, as it should.
+    Such a broker answers in version 0 with the error UNSUPPORTED_VERSION (KIP-511). The client cannot decode that,
+    closes the connection, and retries with an older version, as it should.
     """
 
     _UNSUPPORTED_VERSION = b"\x00\x23"
@@ -80,12 +81,42 @@ class RefusedVersionFilter(logging.Filter):
         return True
 
 
+class RepeatedErrorFilter(logging.Filter):
+    """Passes one line a minute of what kafka-python logs while a broker is away: it logs each attempt of each request.
+
+    That the broker is away is logged by the relay and the consumer; here is what else may be wrong with it.
+    """
+
+    _SECONDS = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._passed_at = -self._SECONDS
+        self._dropped = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is to be logged."""
+        if not record.name.startswith("kafka.") or record.levelno < logging.ERROR:
+            return True
+        with self._lock:
+            now = time.monotonic()
+            if now - self._passed_at < self._SECONDS:
+                self._dropped += 1
+                return False
+            if self._dropped:
+                record.dropped_lines = self._dropped
+            self._passed_at, self._dropped = now, 0
+        return True
+
+
 def configure_logs(service: str, level: str) -> None:
     """Sends all logs of this process to standard error as JSON. Called once, by a process's entry point."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service))
+    handler.addFilter(RepeatedErrorFilter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # These libraries report every connection attempt; the relay says once what matters.
+    # These libraries log every connection attempt; the relay logs what matters once.
     for noisy in ("kafka", "urllib3", "alembic"):
         logging.getLogger(noisy).setLevel(max(logging.ERROR, logging.getLevelName(level)))
     refused = RefusedVersionFilter()

@@ -1,4 +1,4 @@
-"""Proxies of the environment: this machine's own addresses never go through one, and errors name the one in the way."""
+"""Proxies of the environment: loopback addresses never go through one, and errors name the one that is used."""
 
 import os
 import urllib.request
@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "127.0.0.0/8")
-"""What `no_proxy` is to hold; clients differ in which of these they understand."""
+"""Entries for `no_proxy`; clients differ in which of these they understand."""
 
 
 def exempt_loopback(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -41,7 +41,7 @@ def opener_for(url: str, *handlers: urllib.request.BaseHandler) -> urllib.reques
 
 
 def proxy_note(url: str) -> str:
-    """What an error adds on a URL that a proxy of the environment is in the way of; empty where none is."""
+    """What an error adds on a URL that goes through a proxy of the environment; empty where none is."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if not host or is_loopback(host) or urllib.request.proxy_bypass(host):

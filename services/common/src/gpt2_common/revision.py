@@ -1,4 +1,4 @@
-"""Which code this is: the commit of the checkout that it runs from, for the records of what it makes."""
+"""Revision of the code: the commit of the checkout that it runs from, for the provenance of artifacts."""
 
 import subprocess
 from functools import cache
@@ -11,11 +11,11 @@ _SECONDS = 5.0
 def checkout_revision() -> str:
     """Commit of the checkout that this file is tracked in, with `-dirty` where tracked files differ from it.
 
-    Empty where the code was installed without a checkout, as in an image; GPT2_GIT_REVISION says it there.
+    Empty where the code was installed without a checkout, as in an image; GPT2_GIT_REVISION has it there.
     """
     here = Path(__file__)
     try:
-        # A virtual environment may lie inside somebody else's checkout, which says nothing of this code.
+        # A virtual environment may lie inside the checkout of another project.
         _git(here.parent, "ls-files", "--error-unmatch", here.name)
         return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):

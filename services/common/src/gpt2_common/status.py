@@ -5,6 +5,7 @@ vary) and, for bad requests, `google.rpc.BadRequest`. An exception that is not o
 """
 
 import errno
+import os
 import re
 from collections.abc import Mapping
 
@@ -19,11 +20,19 @@ _DATABASE_AWAY = frozenset({"OperationalError", "InterfaceError", "TimeoutError"
 
 ERROR_DOMAIN = "gpt2-pipeline"
 
-# What NumPy, safetensors, tokenizers, TensorFlow and SQLite say of a full disk, in exceptions without an errno.
+# Texts of NumPy, safetensors, tokenizers, TensorFlow and SQLite for a full disk, in exceptions without an errno.
 _DISK_FULL = re.compile(
     r"no space left on device|disk quota exceeded|os error (28|122)\b|\d+ requested and \d+ written|disk is full",
     re.IGNORECASE,
 )
+
+_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+WRITABLE_ADVICE = (
+    f"make it writable for the service's user (uid {os.getuid()}): by fsGroup in Kubernetes; where the volume's driver "
+    "ignores fsGroup, as many of ReadWriteMany volumes do, by its mount options or `chown` on the volume"
+)
+"""What to do where the volume of the artifact root refuses a write."""
 
 CODE_BY_ERROR: Mapping[type[errors.PipelineError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -34,6 +43,7 @@ CODE_BY_ERROR: Mapping[type[errors.PipelineError], grpc.StatusCode] = {
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DataLoss: grpc.StatusCode.DATA_LOSS,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.JobInterrupted: grpc.StatusCode.CANCELLED,
 }
 
@@ -42,8 +52,8 @@ def status_of(error: BaseException) -> status_pb2.Status:
     """Describes an exception for callers.
 
     Returns:
-        A status whose message a user can act on. For exceptions that are not ours it says INTERNAL and names the
-        exception's type alone, as its text may hold what callers must not see.
+        A status whose message a user can act on. For other exceptions INTERNAL, with the exception's type alone, as its
+        text may hold what callers must not see.
     """
     known = _as_pipeline_error(error)
     if known is None:
@@ -64,7 +74,7 @@ def status_of(error: BaseException) -> status_pb2.Status:
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether an exception is one that users are meant to see, rather than a bug."""
+    """Whether an exception is shown to users, rather than a bug."""
     return _as_pipeline_error(error) is not None
 
 
@@ -74,7 +84,7 @@ def code_of(status: status_pb2.Status) -> grpc.StatusCode:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an exception says that the disk, or a quota of it, is used up, whichever library has raised it."""
+    """Whether an exception means that the disk or its quota is full, whichever library raised it."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return _DISK_FULL.search(str(error)) is not None
@@ -88,8 +98,11 @@ def _as_pipeline_error(error: BaseException) -> errors.PipelineError | None:
         name = (error.filename2 or error.filename) if isinstance(error, OSError) else None
         where = f" at {name}" if name else ""
         return errors.ResourceExhausted(f"no space left on the disk{where}: free some and retry the job")
+    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE and error.filename is not None:
+        name = error.filename2 or error.filename
+        return errors.FailedPrecondition(f"{os.fsdecode(name)}: {error.strerror}; {WRITABLE_ADVICE}")
     if any(kind.__module__ == "sqlalchemy.exc" and kind.__name__ in _DATABASE_AWAY for kind in type(error).__mro__):
-        return errors.Unavailable("the service's database does not answer: retry; the service's log says why")
+        return errors.Unavailable("the service's database is unavailable: retry; the service's log has the reason")
     if isinstance(error, MemoryError):
         return errors.ResourceExhausted("not enough memory: choose smaller sizes or give the service more, and retry")
     return None

@@ -1,4 +1,4 @@
-"""`python -m gpt2_exporter`: serves the exporter until it is told to stop."""
+"""`python -m gpt2_exporter`: serves the exporter until SIGTERM."""
 
 from gpt2_common.server import main
 from gpt2_exporter.service import SERVICE

@@ -1,72 +1,60 @@
-"""The gRPC face of the exporter. Translates messages; decides nothing."""
+"""The exporter as a service: its stages, their checks, and its other gRPC calls."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
-import grpc.aio
-
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
-from gpt2.exporter.v1 import exporter_service_pb2_grpc
 from gpt2_common.artifacts import ArtifactStore
 from gpt2_common.errors import InvalidRequest
-from gpt2_common.jobs.manager import JobManager
-from gpt2_common.server import ServiceDefinition, ServiceSurroundings
-from gpt2_exporter.jobs import EXPORT_CORPUS, IMPORT_FILES
+from gpt2_common.jobs.checks import StageChecks
+from gpt2_common.jobs.definition import Work
+from gpt2_common.server import ServiceContext, ServiceDefinition
 from gpt2_exporter.mongo.connection import connect
 from gpt2_exporter.mongo.snapshot import Snapshot, take_snapshot
 from gpt2_exporter.settings import ExporterSettings
 from gpt2_exporter.validation import export_problems, import_problems, source_problems
 
 
-class ExporterServicer(exporter_service_pb2_grpc.ExporterServiceServicer):
-    """Serves gpt2.exporter.v1.ExporterService.
+class ExporterServicer:
+    """Answers the calls of gpt2.exporter.v1.ExporterService that start no job.
 
     Args:
-        settings: The exporter's settings.
-        jobs: Where jobs are started.
-        artifacts: Which URIs are allowed.
+        context: The service's context.
     """
 
-    def __init__(self, settings: ExporterSettings, jobs: JobManager, artifacts: ArtifactStore) -> None:
-        self._settings = settings
-        self._jobs = jobs
-        self._artifacts = artifacts
-
-    async def ExportCorpus(self, request: pb.ExportCorpusRequest, context: Any) -> pb.ExportCorpusResponse:  # noqa: ARG002
-        """Starts an export from MongoDB."""
-        problems = export_problems(request, self._settings, self._artifacts.require_allowed)
-        job = await self._jobs.start(EXPORT_CORPUS, request, problems)
-        return pb.ExportCorpusResponse(job=job)
-
-    async def ImportFiles(self, request: pb.ImportFilesRequest, context: Any) -> pb.ImportFilesResponse:  # noqa: ARG002
-        """Starts an import of text files."""
-        problems = import_problems(request, self._artifacts.require_allowed)
-        return pb.ImportFilesResponse(job=await self._jobs.start(IMPORT_FILES, request, problems))
+    def __init__(self, context: ServiceContext[ExporterSettings]) -> None:
+        self._settings = context.settings
 
     async def DescribeSource(self, request: pb.DescribeSourceRequest, context: Any) -> pb.DescribeSourceResponse:  # noqa: ARG002
-        """Says what an export would see now."""
-        problems = source_problems(request.HasField("source"), request.source, self._settings)
+        """Returns what an export would read now."""
+        problems = source_problems(request.source, self._settings)
         if problems:
             raise InvalidRequest(problems)
-        snapshot = await asyncio.to_thread(self._look, request.source)
+        snapshot = await asyncio.to_thread(self._take_snapshot, request.source)
         documents = min(snapshot.documents, request.source.limit or snapshot.documents)
         return pb.DescribeSourceResponse(snapshot=snapshot.token(), documents=documents)
 
-    def _look(self, source: pb.MongoSource) -> Snapshot:
+    def _take_snapshot(self, source: pb.MongoSource) -> Snapshot:
         with connect(self._settings, source.connection) as server:
             return take_snapshot(server, source)
 
 
-def _add_servicer(surroundings: ServiceSurroundings[ExporterSettings], server: grpc.aio.Server) -> ExporterServicer:
-    servicer = ExporterServicer(surroundings.settings, surroundings.jobs, surroundings.artifacts)
-    exporter_service_pb2_grpc.add_ExporterServiceServicer_to_server(servicer, server)
-    return servicer
+def _checks(settings: ExporterSettings, artifacts: ArtifactStore) -> Mapping[str, StageChecks]:
+    return {
+        "ExportCorpus": StageChecks(request=lambda request: export_problems(request, settings)),
+        "ImportFiles": StageChecks(request=lambda request: import_problems(request, artifacts.require_allowed)),
+    }
 
 
 SERVICE = ServiceDefinition(
     name="exporter",
-    grpc_service="gpt2.exporter.v1.ExporterService",
+    grpc_service=pb.DESCRIPTOR.services_by_name["ExporterService"],
     settings=ExporterSettings,
-    kinds=[EXPORT_CORPUS, IMPORT_FILES],
-    add_servicer=_add_servicer,
+    work={
+        "ExportCorpus": Work("gpt2_exporter.jobs:export_corpus"),
+        "ImportFiles": Work("gpt2_exporter.jobs:import_files"),
+    },
+    checks=_checks,
+    servicer=ExporterServicer,
 )

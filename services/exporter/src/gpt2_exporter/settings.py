@@ -1,4 +1,4 @@
-"""What the exporter can be told: the common settings, and the MongoDB servers that it may read."""
+"""Settings of the exporter: the common ones, and the MongoDB servers that it may read from."""
 
 import os
 from pathlib import Path
@@ -36,7 +36,7 @@ class ExporterSettings(ServiceSettings):
     _named_uris: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, context: Any, /) -> None:
-        """Reads the named connections, whose variables are not known beforehand."""
+        """Reads the named connections, whose variables the fields cannot list."""
         super().model_post_init(context)
         self._named_uris.update(_read_named_uris())
 
@@ -46,17 +46,17 @@ class ExporterSettings(ServiceSettings):
         return tuple(sorted(self._named_uris))
 
     def connection_uri(self, connection: str) -> SecretStr | None:
-        """The URI of a connection, the default one where the name is empty; None when there is none of that name."""
+        """Returns the URI of a connection, the default one for an empty name; None where there is none of that name."""
         return self._named_uris.get(connection.upper()) if connection else self.mongodb_uri
 
 
 def connection_setting(connection: str) -> str:
-    """Name of the variable that holds a connection's URI, for messages."""
+    """Returns the environment variable of a connection's URI, for messages."""
     return _NAMED_CONNECTION + connection.upper() if connection else DEFAULT_CONNECTION
 
 
 def _read_named_uris() -> dict[str, SecretStr]:
-    """Reads the variables, and the files of the secrets folder, that name a connection; variables go first."""
+    """Reads the variables and the files of the secrets folder that name a connection; variables take precedence."""
     values: dict[str, str] = {}
     folder = os.environ.get(f"{PREFIX}SECRETS_DIR")
     if folder:

@@ -1,1 +1,1 @@
-"""The registry: models in MLflow, and labels that say what they are ready for."""
+"""The registry: models in MLflow, with labels for what they are ready for."""

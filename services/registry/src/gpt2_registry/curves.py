@@ -1,78 +1,91 @@
-"""The course of a training as pictures: loss, learning rate, gradient norm and speed over the steps."""
+"""Training curves as PNG and SVG: loss, learning rate, gradient norm and speed over the steps."""
 
 import io
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from gpt2_registry.registration import MetricPoint
+from gpt2_contracts.metrics import (
+    GRADIENT_NORM,
+    INITIAL_VALIDATION_LOSS,
+    LEARNING_RATE,
+    LOSS,
+    TOKENS_PER_SECOND,
+    UNITS,
+    VALIDATION_LOSS,
+)
+from gpt2_registry.model_metadata import MetricPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_POINTS = 4000
+_MAX_POINTS = 4000
 _PANEL_INCHES = (5.2, 3.2)
 
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """One plot: its title, its unit, and the names and words of the metrics in it."""
+    """One plot: its title, its unit, and the metrics in it with their labels."""
 
     title: str
     unit: str
     metrics: Mapping[str, str]
     marked: tuple[str, ...] = ()
-    """Metrics of few points, which are shown as such."""
+    """Metrics whose points are marked, as they have few."""
 
 
 _PANELS = (
     _Panel(
         "Loss",
-        "nats per token",
-        {"loss": "training", "validation_loss": "validation", "initial_validation_loss": "validation before"},
-        ("validation_loss", "initial_validation_loss"),
+        UNITS[LOSS],
+        {LOSS: "training", VALIDATION_LOSS: "validation", INITIAL_VALIDATION_LOSS: "validation before"},
+        (VALIDATION_LOSS, INITIAL_VALIDATION_LOSS),
     ),
-    _Panel("Learning rate", "", {"learning_rate": "learning rate"}),
-    _Panel("Gradient norm", "before clipping", {"gradient_norm": "gradient norm"}),
-    _Panel("Speed", "tokens per second", {"tokens_per_second": "tokens per second"}),
+    _Panel("Learning rate", "", {LEARNING_RATE: "learning rate"}),
+    _Panel("Gradient norm", UNITS[GRADIENT_NORM], {GRADIENT_NORM: "gradient norm"}),
+    _Panel("Speed", UNITS[TOKENS_PER_SECOND], {TOKENS_PER_SECOND: "tokens per second"}),
 )
 
 
 class Curves:
-    """The values of metrics over steps, in bounded memory: of a long training every second, fourth … value is kept."""
+    """Metrics over steps in bounded memory: of a long training every second, fourth … value is kept."""
 
     def __init__(self) -> None:
         self._curves: dict[str, _Curve] = {}
 
-    def passing(self, points: Iterable[MetricPoint]) -> Iterator[MetricPoint]:
-        """Hands points on, and keeps what is to be shown of them."""
+    def collect(self, points: Iterable[MetricPoint]) -> Iterator[MetricPoint]:
+        """Passes points through, and keeps those to be drawn."""
         for point in points:
             self._curves.setdefault(point.name, _Curve()).add(point)
             yield point
 
     def points(self, name: str) -> Sequence[MetricPoint]:
-        """What was kept of a metric, the last value always; empty where there is none."""
+        """The points of a metric that were kept, the last one always among them; empty where it has none."""
         curve = self._curves.get(name)
         return curve.points() if curve else ()
 
     def png(self) -> bytes:
-        """The pictures as PNG; empty where there is nothing to show."""
-        return self._picture("png")
+        """The plots as PNG; empty where no metric was collected."""
+        return self._rendered("png")
 
     def svg(self) -> str:
-        """The pictures as SVG, to stand inside a page; empty where there is nothing to show."""
-        # What stands before it is for files that are SVG alone.
-        _, tag, rest = self._picture("svg").decode().partition("<svg")
+        """The plots as SVG for use inside a page; empty where no metric was collected."""
+        # The XML prolog belongs to files that are SVG alone.
+        _, tag, rest = self._rendered("svg").decode().partition("<svg")
         return tag + rest
 
-    def _picture(self, kind: Literal["png", "svg"]) -> bytes:
+    def _rendered(self, kind: Literal["png", "svg"]) -> bytes:
         panels = [panel for panel in _PANELS if any(self.points(name) for name in panel.metrics)]
         if not panels:
             return b""
+        _give_matplotlib_a_folder()
         from matplotlib import rc_context  # takes half a second
 
-        # The same curves give the same bytes.
+        # Fixed ids and no date, so that the same curves give the same bytes.
         with rc_context({"svg.hashsalt": "gpt2", "svg.fonttype": "none"}), io.BytesIO() as file:
             self._figure(panels).savefig(file, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
             return file.getvalue()
@@ -91,12 +104,12 @@ class Curves:
         return figure
 
     def _draw(self, panel: _Panel, axes: "Axes") -> None:
-        for name, words in panel.metrics.items():
+        for name, label in panel.metrics.items():
             points = self.points(name)
             marker = "o" if name in panel.marked or len(points) == 1 else ""
             steps, values = [point.step for point in points], [point.value for point in points]
             if points:
-                axes.plot(steps, values, label=words, marker=marker, markersize=4, linewidth=1.4)
+                axes.plot(steps, values, label=label, marker=marker, markersize=4, linewidth=1.4)
         axes.set_title(panel.title, loc="left", fontsize=11, fontweight="bold")
         axes.set_xlabel("step")
         axes.set_ylabel(panel.unit)
@@ -116,7 +129,7 @@ class _Curve:
     def add(self, point: MetricPoint) -> None:
         if self._seen % self._stride == 0:
             self._kept.append(point)
-        if len(self._kept) > _MOST_POINTS:
+        if len(self._kept) > _MAX_POINTS:
             self._kept = self._kept[::2]
             self._stride *= 2
         self._seen += 1
@@ -126,3 +139,13 @@ class _Curve:
         if self._last is None or self._kept[-1] is self._last:
             return self._kept
         return [*self._kept, self._last]
+
+
+def _give_matplotlib_a_folder() -> None:
+    """Names a folder for Matplotlib's cache where the home folder cannot be written, as in containers.
+
+    One that it has to find itself, it warns of, and deletes when the process ends, which fails where the job's
+    temporary files are gone by then.
+    """
+    if not os.access(Path.home(), os.W_OK):
+        os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / "matplotlib"))

@@ -1,13 +1,11 @@
-"""Labels: which version of a model is ready for what, who said so, when and why.
+"""Labels of model versions, which are aliases in MLflow, with the history that MLflow does not keep.
 
-MLflow keeps the holder of a label (an alias) but no history. So each change is written three times: on the version
-(`gpt2.label.<label>`: who, when, why), on the model (`gpt2.label_history.…`: one tag a change), and as an event.
-The version is written first: a label is never held without a word on who gave it. All writes may be repeated.
+A change is written to the version (`gpt2.label.<label>`: who, when, why), then to the model (a tag for each change),
+and published as an event. All writes are idempotent.
 """
 
 import hashlib
 import json
-import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,96 +14,99 @@ from typing import Any
 
 from gpt2.events.v1 import events_pb2
 from gpt2_common.errors import FailedPrecondition
-from gpt2_common.events.cloudevent import CloudEvent
+from gpt2_contracts.events import CloudEvent, source_of
+from gpt2_contracts.model_version import LABEL_HISTORY_TAG_PREFIX, LABEL_TAG_PREFIX, NOT_READY, READINESS_TAG
+from gpt2_registry.label_lock import LabelLock
+from gpt2_registry.label_rules import LabelRules
 from gpt2_registry.mlflow_registry import MlflowRegistry
-from gpt2_registry.rules import NOT_READY, LabelRules
 
-SOURCE = "/gpt2/registry"
-READINESS_TAG = "readiness"
-"""Labels that a version holds, joined by commas, or `draft`: to search for in MLflow."""
-HISTORY_PREFIX = "gpt2.label_history."
-
-_LABEL_PREFIX = "gpt2.label."
-_LONGEST_TAG_NAME = 250
+_MAX_TAG_NAME = 250
 _HASH_LENGTH = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelChange:
-    """What is to be changed, and who asks for it."""
+    """A change of a label, and who requested it."""
 
     model_name: str
     label: str
     actor: str
     reason: str
+    job_id: str = ""
+    """The job that makes the change; empty for a call."""
     operation: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Names the change, so that a repetition of it is recognised."""
+    """Identifies the change, so that a retry of it is recognised."""
 
 
 class Labels:
-    """The labels of all models. One change at a time; other processes may change them too.
+    """The labels of all models. Changes to one model are serialised over all replicas and jobs of the registry.
 
     Args:
         registry: Where they are kept.
-        rules: Which labels there are, and what each asks of a version.
+        rules: Which labels exist, and what each requires of a version.
         publish: Takes the event of a change.
+        lock: Keeps changes apart.
     """
 
-    def __init__(self, registry: MlflowRegistry, rules: LabelRules, publish: Callable[[CloudEvent], None]) -> None:
+    def __init__(
+        self, registry: MlflowRegistry, rules: LabelRules, publish: Callable[[CloudEvent], None], lock: LabelLock
+    ) -> None:
         self._registry = registry
         self._rules = rules
         self._publish = publish
-        self._lock = threading.Lock()
+        self._lock = lock
 
     def set(self, change: LabelChange, version: int) -> int:
-        """Gives a label to a version.
+        """Sets a label on a version; the version that had it loses it.
 
         Returns:
-            The version that held it before; 0 when none did.
+            The version that had it before; 0 when none had.
 
         Raises:
             NotFound: There is no such version; nothing was changed.
             FailedPrecondition: The rules do not allow it; nothing was changed.
         """
         name, label = change.model_name, change.label
-        with self._lock:
+        with self._lock.hold(name):
             self._rules.require(label, self._registry.version(name, version))
             previous = self._registry.labels(name).get(label, 0)
             now = datetime.now(UTC)
-            who = {"label": label, "actor": change.actor, "reason": change.reason, "time": _text(now)}
+            who = {"label": label, "actor": change.actor, "reason": change.reason, "time": _timestamp(now)}
+            self._lock.require()
             self._registry.set_version_tag(name, version, label_tag(label), _json(who))
             self._registry.move_label(name, label, version)
             if previous not in (0, version):
-                self._forget(name, label, previous)
-            self._note_readiness(name, version)
+                self._remove_label_tag(name, label, previous)
+            self._update_readiness(name, version)
             self._record(change, previous, version, now)
             return previous
 
     def set_once(self, change: LabelChange, version: int) -> None:
-        """As `set`, unless this operation has done it before, even if the label has moved on since."""
+        """As `set`, unless an earlier attempt of this operation has set it, even if the label has moved since."""
         tag = _history_tag(change)
         recorded = self._registry.model_tags(change.model_name).get(tag)
         if recorded is None:
             self.set(change, version)
             return
-        # The event may have been lost with the process; who hears it twice knows it by its id.
+        # The event may have been lost with the process; consumers recognise a second one by its id.
         entry = json.loads(recorded)
         self._announce(change, entry["previous_version"], version, datetime.fromisoformat(entry["time"]))
 
     def clear(self, change: LabelChange) -> int:
-        """Takes a label away.
+        """Removes a label.
 
         Returns:
-            The version that held it.
+            The version that had it.
 
         Raises:
-            NotFound: None does.
+            NotFound: No version has it.
         """
         name, label = change.model_name, change.label
-        with self._lock:
-            previous = self._registry.holder(name, label)
+        with self._lock.hold(name):
+            previous = self._registry.labelled_version(name, label)
+            self._lock.require()
             self._registry.remove_label(name, label)
-            self._forget(name, label, previous)
+            self._remove_label_tag(name, label, previous)
             self._record(change, previous, 0, datetime.now(UTC))
             return previous
 
@@ -113,35 +114,36 @@ class Labels:
         """The changes of one label, or of all where it is empty, newest first. Raises NotFound."""
         self._registry.labels(model_name)
         tags = self._registry.model_tags(model_name)
-        entries = [json.loads(value) for tag, value in tags.items() if tag.startswith(HISTORY_PREFIX)]
+        entries = [json.loads(value) for tag, value in tags.items() if tag.startswith(LABEL_HISTORY_TAG_PREFIX)]
         chosen = [entry for entry in entries if label in ("", entry["label"])]
         return sorted(chosen, key=lambda entry: str(entry["time"]), reverse=True)
 
     def delete_version(self, model_name: str, version: int) -> None:
-        """Deletes a version that holds no label.
+        """Deletes a version that has no label.
 
         Raises:
             NotFound: There is no such version.
-            FailedPrecondition: It holds a label.
+            FailedPrecondition: It has a label.
         """
-        with self._lock:
+        with self._lock.hold(model_name):
             held = self._registry.version(model_name, version).labels
             if held:
                 raise FailedPrecondition(
                     f"version {version} of {model_name!r} is {' and '.join(held)}: "
-                    "give the label to another version or ClearLabel it first",
+                    "set the label on another version, or remove it with ClearLabel, first",
                     model_name=model_name,
                     version=str(version),
                 )
+            self._lock.require()
             self._registry.delete_version(model_name, version)
 
-    def _forget(self, model_name: str, label: str, version: int) -> None:
-        """Removes what says that a version holds a label."""
+    def _remove_label_tag(self, model_name: str, label: str, version: int) -> None:
+        """Removes the tag of a label that a version has lost."""
         self._registry.delete_version_tag(model_name, version, label_tag(label))
-        self._note_readiness(model_name, version)
+        self._update_readiness(model_name, version)
 
-    def _note_readiness(self, model_name: str, version: int) -> None:
-        held = sorted(label for label, holder in self._registry.labels(model_name).items() if holder == version)
+    def _update_readiness(self, model_name: str, version: int) -> None:
+        held = sorted(label for label, number in self._registry.labels(model_name).items() if number == version)
         self._registry.set_version_tag(model_name, version, READINESS_TAG, ",".join(held) or NOT_READY)
 
     def _record(self, change: LabelChange, previous: int, version: int, now: datetime) -> None:
@@ -151,7 +153,8 @@ class Labels:
             "version": version,
             "actor": change.actor,
             "reason": change.reason,
-            "time": _text(now),
+            "job_id": change.job_id,
+            "time": _timestamp(now),
         }
         self._registry.set_model_tag(change.model_name, _history_tag(change), _json(entry))
         self._announce(change, previous, version, now)
@@ -164,11 +167,12 @@ class Labels:
             version=version,
             actor=change.actor,
             reason=change.reason,
+            job_id=change.job_id,
         )
         self._publish(
             CloudEvent(
                 id=change.operation,
-                source=SOURCE,
+                source=source_of("registry"),
                 type=message.DESCRIPTOR.full_name,
                 subject=change.model_name,
                 key=change.model_name,
@@ -179,20 +183,20 @@ class Labels:
 
 
 def label_tag(label: str) -> str:
-    """Name of the tag that says who gave a version a label; MLflow's names of tags are shorter than its labels."""
-    tag = _LABEL_PREFIX + label
-    if len(tag) <= _LONGEST_TAG_NAME:
+    """Name of a label's tag; MLflow allows shorter names of tags than of aliases, so that long ones end in a hash."""
+    tag = LABEL_TAG_PREFIX + label
+    if len(tag) <= _MAX_TAG_NAME:
         return tag
-    # A point cannot stand in a label, so no other label's tag has this name.
+    # A label contains no point, so that no other label's tag has this name.
     end = "." + hashlib.sha256(label.encode()).hexdigest()[:_HASH_LENGTH]
-    return tag[: _LONGEST_TAG_NAME - len(end)] + end
+    return tag[: _MAX_TAG_NAME - len(end)] + end
 
 
 def _history_tag(change: LabelChange) -> str:
-    return HISTORY_PREFIX + change.operation
+    return LABEL_HISTORY_TAG_PREFIX + change.operation
 
 
-def _text(time: datetime) -> str:
+def _timestamp(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds")
 
 

@@ -1,6 +1,6 @@
-"""The connection to MLflow: made when first needed, giving up within seconds, its errors mapped to ours once.
+"""The connection to MLflow: made when first needed, with timeouts of seconds, and its errors mapped to ours.
 
-MLflow takes seconds to import and some 200 MB, so nothing imports it before a call needs it.
+Importing MLflow takes seconds and some 200 MB, so that it is imported by the first call that needs it.
 """
 
 import os
@@ -17,7 +17,7 @@ from gpt2_common.proxies import proxy_note
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# MLflow's own defaults are 120 s and 7 retries with growing pauses: minutes before a caller hears that it is away.
+# MLflow's own defaults are 120 s and 7 retries with growing pauses: minutes until a caller learns that it is down.
 _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -27,9 +27,11 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-_ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"})
-_BUSY = frozenset({"TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"})
-_REFUSED = frozenset({"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"})
+_ABSENT_CODES = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"})
+_BUSY_CODES = frozenset(
+    {"TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
+)
+_REFUSAL_CODES = frozenset({"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"})
 
 
 class MlflowConnection:
@@ -46,7 +48,7 @@ class MlflowConnection:
 
     @contextmanager
     def client(self) -> Iterator["MlflowClient"]:
-        """Gives the client, and maps what goes wrong with it.
+        """Yields the client, and maps its errors.
 
         Raises:
             NotFound: MLflow does not have what was asked for.
@@ -80,11 +82,11 @@ class MlflowConnection:
         return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def _mapped(self, code: str, error: Exception) -> PipelineError:
-        if code in _BUSY or _was_unreachable(error):
+        if code in _BUSY_CODES or _was_unreachable(error):
             return self._unavailable(error)
-        if code in _ABSENT:
+        if code in _ABSENT_CODES:
             return NotFound(f"MLflow: {error}")
-        if code in _REFUSED:
+        if code in _REFUSAL_CODES:
             return FailedPrecondition(
                 f"MLflow at {self.uri} refuses the registry ({code}): "
                 "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, for the service"
@@ -94,7 +96,7 @@ class MlflowConnection:
     def _unavailable(self, error: Exception) -> Unavailable:
         return Unavailable(
             f"MLflow at {self.uri} does not answer ({type(error).__name__}): "
-            f"start it, or correct GPT2_MLFLOW_TRACKING_URI, and retry{proxy_note(self.uri)}",
+            f"start it, or set GPT2_MLFLOW_TRACKING_URI to its address, and retry{proxy_note(self.uri)}",
             mlflow_tracking_uri=self.uri,
         )
 

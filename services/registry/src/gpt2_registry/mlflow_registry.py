@@ -1,4 +1,4 @@
-"""Registered models in MLflow: their versions, labels (aliases) and tags. The one place that reads and moves them."""
+"""Registered models in MLflow: versions, labels (MLflow's aliases) and tags, read and changed."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gpt2_common.errors import InvalidRequest, NotFound
+from gpt2_contracts.metrics import VALIDATION_LOSS
+from gpt2_contracts.model_version import fact_tag
 from gpt2_registry.mlflow_connection import MlflowConnection
-from gpt2_registry.registration import predictive_figures
+from gpt2_registry.model_metadata import quality_metrics
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-_RUNS_A_SEARCH = 100
+_RUNS_PER_SEARCH = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +29,7 @@ class RegisteredVersion:
     run_id: str
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
-    """Last value of each; validation loss and perplexity of the weights that were registered, where that is known."""
+    """Last value of each; validation loss and perplexity are those of the registered weights, where they are known."""
     created_millis: int
     """Milliseconds since 1970."""
 
@@ -39,7 +41,7 @@ class RegisteredVersion:
     @property
     def validation_loss(self) -> float | None:
         """Nats per token; None where it is not known."""
-        return self.metrics.get("validation_loss")
+        return self.metrics.get(VALIDATION_LOSS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,13 +50,13 @@ class RegisteredModel:
 
     model_name: str
     labels: Mapping[str, int]
-    """Version that holds each."""
+    """Version of each label."""
     latest_version: int
     """0 where there is none."""
 
 
 class MlflowRegistry:
-    """The models that one MLflow server has. May be used by several threads; every call asks the server.
+    """The models of one MLflow server. Thread-safe; nothing is cached.
 
     Every method raises Unavailable when MLflow does not answer, and FailedPrecondition when it refuses.
 
@@ -73,33 +75,33 @@ class MlflowRegistry:
                 found = client.get_model_version(model_name, str(version))
         except NotFound:
             raise NotFound(
-                f"model {model_name!r} has no version {version}: ListModelVersions shows what it has",
+                f"model {model_name!r} has no version {version}: ListModelVersions lists its versions",
                 model_name=model_name,
                 version=str(version),
             ) from None
-        return self._described([found], labels)[0]
+        return self._versions([found], labels)[0]
 
     def version_by_label(self, model_name: str, label: str) -> RegisteredVersion:
-        """Returns the version that holds a label. Raises NotFound when none does."""
-        return self.version(model_name, self.holder(model_name, label))
+        """Returns the version that has a label. Raises NotFound when none has."""
+        return self.version(model_name, self.labelled_version(model_name, label))
 
-    def holder(self, model_name: str, label: str) -> int:
-        """Number of the version that holds a label. Raises NotFound when none does."""
-        holder = self.labels(model_name).get(label)
-        if holder is None:
+    def labelled_version(self, model_name: str, label: str) -> int:
+        """Number of the version that has a label. Raises NotFound when none has."""
+        number = self.labels(model_name).get(label)
+        if number is None:
             raise NotFound(
-                f"no version of model {model_name!r} holds the label {label!r}: SetLabel gives it to one",
+                f"no version of model {model_name!r} has the label {label!r}: set it with SetLabel",
                 model_name=model_name,
                 label=label,
             )
-        return holder
+        return number
 
     def page(self, model_name: str, size: int, token: str) -> tuple[list[RegisteredVersion], str]:
         """Lists versions, newest first.
 
         Args:
             model_name: Whose.
-            size: Most versions to return.
+            size: Maximum number of versions.
             token: Token of the page before; empty for the first.
 
         Returns:
@@ -107,18 +109,18 @@ class MlflowRegistry:
 
         Raises:
             NotFound: There is no such model.
-            InvalidRequest: The token is none.
+            InvalidRequest: The token is invalid.
         """
         labels = self.labels(model_name)
-        with self.connection.client() as client, _tokens_checked(token):
+        with self.connection.client() as client, _checked_token(token):
             found = client.search_model_versions(
                 f"name = '{model_name}'", size, order_by=["version_number DESC"], page_token=token or None
             )
-        return self._described(list(found), labels), found.token or ""
+        return self._versions(list(found), labels), found.token or ""
 
     def models(self, size: int, token: str) -> tuple[list[RegisteredModel], str]:
-        """Lists models by name. Takes and returns what `page` does. Raises InvalidRequest when the token is none."""
-        with self.connection.client() as client, _tokens_checked(token):
+        """Lists models by name; arguments and results as of `page`. Raises InvalidRequest when the token is invalid."""
+        with self.connection.client() as client, _checked_token(token):
             found = client.search_registered_models(max_results=size, order_by=["name ASC"], page_token=token or None)
         models = [
             RegisteredModel(
@@ -136,12 +138,14 @@ class MlflowRegistry:
             client.delete_model_version(model_name, str(version))
 
     def labels(self, model_name: str) -> Mapping[str, int]:
-        """Which version holds each label of a model. Raises NotFound when there is no such model."""
+        """Version of each label of a model. Raises NotFound when there is no such model."""
         try:
             with self.connection.client() as client:
                 aliases = client.get_registered_model(model_name).aliases
         except NotFound:
-            raise NotFound(f"there is no model {model_name!r}: RegisterModel makes it", model_name=model_name) from None
+            raise NotFound(
+                f"there is no model {model_name!r}: register one with RegisterModel", model_name=model_name
+            ) from None
         return {label: int(version) for label, version in aliases.items()}
 
     def model_tags(self, model_name: str) -> Mapping[str, str]:
@@ -166,16 +170,16 @@ class MlflowRegistry:
                 client.delete_model_version_tag(model_name, str(version), tag)
 
     def move_label(self, model_name: str, label: str, version: int) -> None:
-        """Gives a label to a version; whichever held it loses it in the same moment."""
+        """Sets a label on a version; the version that had it loses it atomically."""
         with self.connection.client() as client:
             client.set_registered_model_alias(model_name, label, str(version))
 
     def remove_label(self, model_name: str, label: str) -> None:
-        """Takes a label away."""
+        """Removes a label."""
         with self.connection.client() as client:
             client.delete_registered_model_alias(model_name, label)
 
-    def _described(self, versions: Sequence["ModelVersion"], labels: Mapping[str, int]) -> list[RegisteredVersion]:
+    def _versions(self, versions: Sequence["ModelVersion"], labels: Mapping[str, int]) -> list[RegisteredVersion]:
         metrics = self._metrics([item.run_id for item in versions if item.run_id])
         return [
             RegisteredVersion(
@@ -184,7 +188,7 @@ class MlflowRegistry:
                 labels=sorted(label for label, version in labels.items() if version == int(item.version)),
                 run_id=item.run_id or "",
                 tags=dict(item.tags),
-                metrics={**metrics.get(item.run_id, {}), **_registered_figures(item.tags)},
+                metrics={**metrics.get(item.run_id, {}), **_registered_metrics(item.tags)},
                 created_millis=int(item.creation_timestamp),
             )
             for item in versions
@@ -195,29 +199,29 @@ class MlflowRegistry:
         metrics: dict[str, Mapping[str, float]] = {}
         with self.connection.client() as client:
             experiments = [found.experiment_id for found in client.search_experiments()] if run_ids else []
-            for start in range(0, len(run_ids), _RUNS_A_SEARCH):
-                names = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _RUNS_A_SEARCH])
-                runs = client.search_runs(experiments, f"attributes.run_id IN ({names})", max_results=_RUNS_A_SEARCH)
+            for start in range(0, len(run_ids), _RUNS_PER_SEARCH):
+                names = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _RUNS_PER_SEARCH])
+                runs = client.search_runs(experiments, f"attributes.run_id IN ({names})", max_results=_RUNS_PER_SEARCH)
                 metrics |= {run.info.run_id: run.data.metrics for run in runs}
         return metrics
 
 
 @contextmanager
-def _tokens_checked(token: str) -> Iterator[None]:
-    """Blames the token of a page where MLflow does."""
+def _checked_token(token: str) -> Iterator[None]:
+    """Maps MLflow's error for an invalid page token."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
         if token and "page token" in str(error).lower():
-            raise InvalidRequest([("page_token", "must be the next_page_token of an answer before")]) from error
+            raise InvalidRequest([("page_token", "must be the next_page_token of a previous page")]) from error
         raise
 
 
-def _registered_figures(tags: Mapping[str, str]) -> dict[str, float]:
-    """How well the weights that were registered predict: a training may have gone on after them, and got worse."""
+def _registered_metrics(tags: Mapping[str, str]) -> dict[str, float]:
+    """Metrics of the registered weights, which need not be those of the training's last step."""
     with suppress(KeyError, ValueError):
-        if math.isfinite(loss := float(tags["gpt2.validation_loss"])):
-            return predictive_figures(loss)
+        if math.isfinite(loss := float(tags[fact_tag(VALIDATION_LOSS)])):
+            return quality_metrics(loss)
     return {}

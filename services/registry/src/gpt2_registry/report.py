@@ -1,32 +1,32 @@
-"""The report of a model: one page that needs nothing else, with what it is, how it was trained and what it writes.
+"""The report of a model: one self-contained HTML page with its metrics, training curves, samples and lineage.
 
-It is kept in the model's MLflow run beside `curves.png`, `lineage.json` and `samples.txt`, and opens anywhere: no
-scripts, no other files, and a content policy that lets a browser load nothing.
+It lies in the model's MLflow run beside `curves.png`, `lineage.json` and `samples.txt`. It has no scripts, and its
+content security policy lets a browser load nothing.
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from gpt2_contracts.metrics import VALIDATION_LOSS, perplexity
+from gpt2_contracts.model import ModelDescription
+from gpt2_registry.ancestors import Ancestor
 from gpt2_registry.curves import Curves
-from gpt2_registry.lineage import Ancestor
-from gpt2_registry.registration import SAMPLES_FILE, ModelFacts
+from gpt2_registry.model_metadata import SAMPLES_FILE, ModelMetadata
 
 REPORT_FILE = "report.html"
 CURVES_FILE = "curves.png"
 LINEAGE_FILE = "lineage.json"
 
-_GREATEST_EXPONENT = 700.0
 _SHORT_DIGEST = 12
-_LONGEST_VALUE = 300
+_MAX_VALUE = 300
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --quiet: light-dark(#555, #aaa); }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; padding: 0; list-style: none; }
-.figures strong { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
+.metrics { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; padding: 0; list-style: none; }
+.metrics strong { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
 .warning { border-inline-start: 4px solid light-dark(#b3261e, #ff8a80); padding: .2rem 1rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; } .quiet { color: var(--quiet); }
 .curves { background: #fff; border-radius: 6px; padding: .5rem; } .curves svg { max-width: 100%; height: auto; }
@@ -38,35 +38,37 @@ pre { border-inline-start: 3px solid var(--line); padding-inline-start: 1rem; }
 """
 
 
-def write_report(folder: Path, model_name: str, facts: ModelFacts, curves: Curves, lineage: Sequence[Ancestor]) -> None:
-    """Writes the report's files into a folder: each only where there is something to say.
+def write_report(
+    folder: Path, model_name: str, metadata: ModelMetadata, curves: Curves, lineage: Sequence[Ancestor]
+) -> None:
+    """Writes the report's files into a folder, without those that would be empty.
 
     Args:
-        folder: Where to; made when it is missing.
+        folder: Where; created when it is missing.
         model_name: Name in the registry.
-        facts: What the model says of itself.
-        curves: The course of its training.
-        lineage: The model, then what it was made from.
+        metadata: The model.
+        curves: Curves of its training.
+        lineage: The model and its ancestors.
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps([item.to_json() for item in lineage], indent=2, ensure_ascii=False)
     (folder / LINEAGE_FILE).write_text(content, encoding="utf-8")
-    if samples := facts.samples_text():
+    if samples := metadata.samples_text():
         (folder / SAMPLES_FILE).write_text(samples, encoding="utf-8")
-    if picture := curves.png():
-        (folder / CURVES_FILE).write_bytes(picture)
-    (folder / REPORT_FILE).write_text(report_html(model_name, facts, curves, lineage), encoding="utf-8")
+    if plots := curves.png():
+        (folder / CURVES_FILE).write_bytes(plots)
+    (folder / REPORT_FILE).write_text(report_html(model_name, metadata, curves, lineage), encoding="utf-8")
 
 
-def report_html(model_name: str, facts: ModelFacts, curves: Curves, lineage: Sequence[Ancestor]) -> str:
+def report_html(model_name: str, metadata: ModelMetadata, curves: Curves, lineage: Sequence[Ancestor]) -> str:
     """The page."""
     sections = (
-        "".join(f'<p class="warning"><strong>Warning:</strong> {escape(text)}</p>' for text in facts.warnings),
-        _figures(facts),
+        "".join(f'<p class="warning"><strong>Warning:</strong> {escape(text)}</p>' for text in metadata.warnings),
+        _metrics(metadata.description),
         _section("Training", _curves(curves)),
-        _section("Samples", "".join(f'<pre dir="auto">{escape(text)}</pre>' for text in facts.samples())),
+        _section("Samples", "".join(f'<pre dir="auto">{escape(text)}</pre>' for text in metadata.description.samples)),
         _section("Made from", _lineage(lineage)),
-        _section("Parameters", _table(("parameter", "value"), sorted(facts.parameters().items()))),
+        _section("Parameters", _table(("parameter", "value"), sorted(metadata.parameters().items()))),
     )
     return f"""<!doctype html>
 <html lang="en">
@@ -79,36 +81,36 @@ def report_html(model_name: str, facts: ModelFacts, curves: Curves, lineage: Seq
 </head>
 <body>
 <h1 dir="auto">{escape(model_name)}</h1>
-<p class="quiet">GPT-2 · model {facts.artifact.digest[:_SHORT_DIGEST]}</p>
+<p class="quiet">GPT-2 · model {metadata.artifact.digest[:_SHORT_DIGEST]}</p>
 {"".join(sections)}
 </body>
 </html>
 """
 
 
-def _figures(facts: ModelFacts) -> str:
-    """The figures that matter most, each with its unit."""
-    loss = facts.validation_loss
+def _metrics(model: ModelDescription) -> str:
+    """The main metrics, each with its unit."""
+    loss = model.validation_loss
     shown = [
-        (_figure(loss), "validation loss, nats per token"),
-        ("" if loss is None else f"{math.exp(min(loss, _GREATEST_EXPONENT)):,.2f}", "perplexity"),
-        (_figure(facts.initial_validation_loss), "validation loss before training"),
-        (_figure(facts.last_validation_loss), "validation loss at the end of the training"),
-        (_count(facts.provenance.get("parameters")), "parameters"),
-        (_count(facts.provenance.get("step")), "steps"),
-        (_count(facts.provenance.get("last_step")), "steps at the end of the training"),
+        (_decimal(loss), "validation loss, nats per token"),
+        ("" if loss is None else f"{perplexity(loss):,.2f}", "perplexity"),
+        (_decimal(model.initial_validation_loss), "validation loss before training"),
+        (_decimal(model.last_validation_loss), "validation loss at the end of the training"),
+        (_count(model.parameters), "parameters"),
+        (_count(model.step), "steps"),
+        (_count(model.last_step), "steps at the end of the training"),
     ]
     items = (f"<li><strong>{escape(value)}</strong> {words}</li>" for value, words in shown if value)
-    return f'<ul class="figures">{"".join(items)}</ul>'
+    return f'<ul class="metrics">{"".join(items)}</ul>'
 
 
 def _curves(curves: Curves) -> str:
-    picture = curves.svg()
-    if not picture:
+    plots = curves.svg()
+    if not plots:
         return ""
-    points = curves.points("validation_loss")
-    said = f"Validation loss over {len(points)} measurements." if points else "No validation loss was logged."
-    return f'<div class="curves" role="img" aria-label="Curves of the training. {said}">{picture}</div>'
+    points = curves.points(VALIDATION_LOSS)
+    summary = f"Validation loss over {len(points)} measurements." if points else "No validation loss was logged."
+    return f'<div class="curves" role="img" aria-label="Curves of the training. {summary}">{plots}</div>'
 
 
 def _lineage(lineage: Sequence[Ancestor]) -> str:
@@ -128,7 +130,7 @@ def _lineage(lineage: Sequence[Ancestor]) -> str:
 
 def _facts(content: Mapping[str, str], names: Iterable[str] | None = None) -> str:
     chosen = sorted(content) if names is None else [name for name in names if content.get(name)]
-    return "; ".join(f"{name} {str(content[name])[:_LONGEST_VALUE]}" for name in chosen)
+    return "; ".join(f"{name} {str(content[name])[:_MAX_VALUE]}" for name in chosen)
 
 
 def _section(title: str, content: str) -> str:
@@ -143,9 +145,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _figure(value: float | None) -> str:
+def _decimal(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _count(value: object) -> str:
-    return f"{value:,.0f}" if isinstance(value, int | float) else ""
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"

@@ -1,32 +1,33 @@
-"""The gRPC face of the registry. Translates messages; decides nothing."""
+"""The registry as a service: its stage, the checks of it, and its other gRPC calls."""
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import grpc.aio
 import sqlalchemy as sql
 from google.protobuf.json_format import ParseDict
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
-from gpt2.registry.v1 import registry_service_pb2_grpc
 from gpt2_common.artifacts import ArtifactStore
 from gpt2_common.errors import Unavailable
-from gpt2_common.events.cloudevent import CloudEvent
 from gpt2_common.events.outbox import add_to_outbox
-from gpt2_common.jobs.manager import JobManager
+from gpt2_common.identity import current_caller
+from gpt2_common.jobs.checks import StageChecks
+from gpt2_common.jobs.definition import Work
 from gpt2_common.jobs.service import page_size
-from gpt2_common.server import ServiceDefinition, ServiceSurroundings
+from gpt2_common.server import ServiceContext, ServiceDefinition
+from gpt2_contracts.artifact import EVALUATION
+from gpt2_contracts.evaluation import Measurement
+from gpt2_contracts.events import CloudEvent
 from gpt2_registry import validation
 from gpt2_registry.comparison import compare
-from gpt2_registry.evaluations import Evaluation, Measurement, evaluations, record
-from gpt2_registry.jobs import REGISTER_MODEL
+from gpt2_registry.evaluations import Evaluation, evaluations, record
+from gpt2_registry.label_lock import LabelLock
+from gpt2_registry.label_rules import LabelRules
 from gpt2_registry.labels import LabelChange, Labels
 from gpt2_registry.mlflow_connection import MlflowConnection
 from gpt2_registry.mlflow_registry import MlflowRegistry, RegisteredVersion
-from gpt2_registry.rules import LabelRules
 from gpt2_registry.settings import RegistrySettings
 
 _CALL_SECONDS = 60.0
@@ -34,36 +35,22 @@ _CALL_SECONDS = 60.0
 Result = TypeVar("Result")
 
 
-class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
-    """Serves gpt2.registry.v1.RegistryService.
+class RegistryServicer:
+    """Answers the calls of gpt2.registry.v1.RegistryService that start no job.
 
     Args:
-        jobs: Where jobs are started.
         artifacts: Which URIs are allowed.
         registry: The models.
         labels: Their labels.
-        rules: Which labels there are.
     """
 
-    def __init__(
-        self, jobs: JobManager, artifacts: ArtifactStore, registry: MlflowRegistry, labels: Labels, rules: LabelRules
-    ) -> None:
-        self._jobs = jobs
+    def __init__(self, artifacts: ArtifactStore, registry: MlflowRegistry, labels: Labels) -> None:
         self._artifacts = artifacts
         self._registry = registry
         self._labels = labels
-        self._rules = rules
-
-    async def RegisterModel(self, request: pb.RegisterModelRequest, context: Any) -> pb.RegisterModelResponse:  # noqa: ARG002
-        """Starts a registration."""
-        problems = validation.register_problems(request, self._artifacts.require_allowed)
-        if request.label and not problems:
-            self._rules.require_known(request.label)
-        return pb.RegisterModelResponse(job=await self._jobs.start(REGISTER_MODEL, request, problems))
 
     async def GetModelVersion(self, request: pb.GetModelVersionRequest, context: Any) -> pb.GetModelVersionResponse:  # noqa: ARG002
         """Returns one version."""
-        validation.require(validation.get_problems(request))
         version = await _in_thread(self._get, request)
         return pb.GetModelVersionResponse(model_version=_message(version))
 
@@ -73,7 +60,6 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> pb.ListModelVersionsResponse:
         """Lists versions, newest first."""
-        validation.require(validation.list_problems(request))
         size = page_size(request.page_size)
         versions, token = await _in_thread(self._registry.page, request.model_name, size, request.page_token)
         return pb.ListModelVersionsResponse(model_versions=map(_message, versions), next_page_token=token)
@@ -88,8 +74,7 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         return pb.ListModelsResponse(models=messages, next_page_token=token)
 
     async def CompareModels(self, request: pb.CompareModelsRequest, context: Any) -> pb.CompareModelsResponse:  # noqa: ARG002
-        """Puts versions side by side."""
-        validation.require(validation.compare_problems(request))
+        """Compares versions."""
         found = await _in_thread(compare, self._registry, request.model_name, request.versions)
         return pb.CompareModelsResponse(
             model_versions=map(_message, found.versions),
@@ -100,7 +85,7 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
             evaluations=[
                 pb.ComparedEvaluation(
                     measurement=_measurement(item.measurement),
-                    figures=[pb.ComparedMetric(name=name, values=values) for name, values in item.figures],
+                    metrics=[pb.ComparedMetric(name=name, values=values) for name, values in item.metrics],
                 )
                 for item in found.evaluations
             ],
@@ -111,21 +96,19 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         request: pb.RecordEvaluationRequest,
         context: Any,  # noqa: ARG002
     ) -> pb.RecordEvaluationResponse:
-        """Records what was measured of a version's model."""
-        validation.require(validation.record_problems(request, self._artifacts.require_allowed))
+        """Records an evaluation of a version's model."""
+        validation.require(validation.evaluation_problems(request, self._artifacts.require_allowed))
         version = await _in_thread(self._record, request)
         return pb.RecordEvaluationResponse(model_version=_message(version))
 
     async def SetLabel(self, request: pb.SetLabelRequest, context: Any) -> pb.SetLabelResponse:  # noqa: ARG002
-        """Gives a label to a version."""
-        validation.require(validation.set_label_problems(request))
+        """Sets a label on a version."""
         previous = await _in_thread(self._labels.set, _change(request), request.version)
         version = await _in_thread(self._registry.version, request.model_name, request.version)
         return pb.SetLabelResponse(model_version=_message(version), previous_version=previous)
 
     async def ClearLabel(self, request: pb.ClearLabelRequest, context: Any) -> pb.ClearLabelResponse:  # noqa: ARG002
-        """Takes a label away."""
-        validation.require(validation.clear_label_problems(request))
+        """Removes a label."""
         return pb.ClearLabelResponse(previous_version=await _in_thread(self._labels.clear, _change(request)))
 
     async def ListLabelChanges(
@@ -134,7 +117,6 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> pb.ListLabelChangesResponse:
         """Lists the changes of labels, newest first."""
-        validation.require(validation.list_label_changes_problems(request))
         entries = await _in_thread(self._labels.history, request.model_name, request.label)
         return pb.ListLabelChangesResponse(changes=[ParseDict(entry, pb.LabelChange()) for entry in entries])
 
@@ -143,13 +125,12 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         request: pb.DeleteModelVersionRequest,
         context: Any,  # noqa: ARG002
     ) -> pb.DeleteModelVersionResponse:
-        """Deletes a version that holds no label."""
-        validation.require(validation.delete_problems(request))
+        """Deletes a version that has no label."""
         await _in_thread(self._labels.delete_version, request.model_name, request.version)
         return pb.DeleteModelVersionResponse()
 
     def _record(self, request: pb.RecordEvaluationRequest) -> RegisteredVersion:
-        evaluation = self._artifacts.open("evaluation_uri", request.evaluation_uri, "evaluation", verify=True)
+        evaluation = self._artifacts.open("evaluation_uri", request.evaluation_uri, EVALUATION, verify=True)
         now = time.time_ns() // 1_000_000
         record(self._registry, request.model_name, request.version, evaluation, now)
         return self._registry.version(request.model_name, request.version)
@@ -161,18 +142,21 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
 
 
 async def _in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Calls what asks MLflow in a thread. Raises Unavailable when MLflow is too slow."""
+    """Runs a function that calls MLflow in a thread. Raises Unavailable when MLflow is too slow."""
     try:
         async with asyncio.timeout(_CALL_SECONDS):
             return await asyncio.to_thread(function, *arguments)
     except TimeoutError:
         raise Unavailable(
-            f"MLflow did not answer in {_CALL_SECONDS:.0f} s: look at its load, or at GPT2_MLFLOW_TRACKING_URI"
+            f"MLflow did not answer in {_CALL_SECONDS:.0f} s: check its load, or "
+            "set GPT2_MLFLOW_TRACKING_URI to another server"
         ) from None
 
 
 def _change(request: pb.SetLabelRequest | pb.ClearLabelRequest) -> LabelChange:
-    return LabelChange(model_name=request.model_name, label=request.label, actor=request.actor, reason=request.reason)
+    """The change that a call requests. Raises PermissionDenied where the caller may not name another actor."""
+    actor = current_caller().acting_for(request.actor.strip())
+    return LabelChange(model_name=request.model_name, label=request.label, actor=actor, reason=request.reason)
 
 
 def _message(version: RegisteredVersion) -> pb.ModelVersion:
@@ -193,7 +177,7 @@ def _message(version: RegisteredVersion) -> pb.ModelVersion:
 def _evaluation(evaluation: Evaluation) -> pb.Evaluation:
     message = pb.Evaluation(
         measurement=_measurement(evaluation.measurement),
-        figures=evaluation.figures,
+        metrics=evaluation.metrics,
         evaluation_uri=evaluation.evaluation_uri,
     )
     message.record_time.FromMilliseconds(evaluation.recorded_millis)
@@ -201,7 +185,7 @@ def _evaluation(evaluation: Evaluation) -> pb.Evaluation:
 
 
 def _measurement(measurement: Measurement) -> pb.Measurement:
-    return pb.Measurement(**asdict(measurement))
+    return pb.Measurement(**measurement.to_json())
 
 
 def _publisher(engine: sql.Engine, wake_relay: Callable[[], None]) -> Callable[[CloudEvent], None]:
@@ -213,19 +197,24 @@ def _publisher(engine: sql.Engine, wake_relay: Callable[[], None]) -> Callable[[
     return publish
 
 
-def _add_servicer(surroundings: ServiceSurroundings[RegistrySettings], server: grpc.aio.Server) -> RegistryServicer:
-    registry = MlflowRegistry(MlflowConnection(surroundings.settings.mlflow_tracking_uri))
-    rules = LabelRules.parse(surroundings.settings.label_rules)
-    labels = Labels(registry, rules, _publisher(surroundings.engine, surroundings.wake_relay))
-    servicer = RegistryServicer(surroundings.jobs, surroundings.artifacts, registry, labels, rules)
-    registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server)
-    return servicer
+def _servicer(context: ServiceContext[RegistrySettings]) -> RegistryServicer:
+    registry = MlflowRegistry(MlflowConnection(context.settings.mlflow_tracking_uri))
+    rules = LabelRules.parse(context.settings.label_rules)
+    lock = LabelLock(context.engine, context.settings.lease_seconds)
+    labels = Labels(registry, rules, _publisher(context.engine, context.wake_relay), lock)
+    return RegistryServicer(context.artifacts, registry, labels)
+
+
+def _checks(settings: RegistrySettings, _artifacts: ArtifactStore) -> Mapping[str, StageChecks]:
+    rules = LabelRules.parse(settings.label_rules)
+    return {"RegisterModel": StageChecks(request=lambda request: validation.register_problems(request, rules))}
 
 
 REGISTRY = ServiceDefinition(
     name="registry",
-    grpc_service=pb.DESCRIPTOR.services_by_name["RegistryService"].full_name,
+    grpc_service=pb.DESCRIPTOR.services_by_name["RegistryService"],
     settings=RegistrySettings,
-    kinds=(REGISTER_MODEL,),
-    add_servicer=_add_servicer,
+    work={"RegisterModel": Work("gpt2_registry.jobs:register_model")},
+    checks=_checks,
+    servicer=_servicer,
 )

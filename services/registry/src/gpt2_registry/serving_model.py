@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 COLUMN = "prompt"
-"""Column of a data frame with the texts to go on from."""
+"""Column of a data frame with the prompts."""
 
 _UNNAMED, _SECOND_UNNAMED = 0, 1
 _MAX_BATCH = 64
@@ -33,34 +33,36 @@ class Number:
 
     Args:
         default: Value where none is sent.
-        low: Least value.
-        high: Greatest value.
-        low_is_out: Whether the least value itself is refused.
+        minimum: Smallest value.
+        maximum: Largest value.
+        exclusive_minimum: Whether the minimum itself is refused.
     """
 
     default: int | float
-    low: int | float
-    high: int | float
-    low_is_out: bool = False
+    minimum: int | float
+    maximum: int | float
+    exclusive_minimum: bool = False
 
     def check(self, name: str, value: Any) -> int | float:
         """The value as an int or float of Python. Raises MlflowException."""
         whole = isinstance(self.default, int)
         kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-        fits = isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
-        if not fits or (self.low_is_out and value == self.low):
+        fits = isinstance(value, kinds) and not isinstance(value, bool) and self.minimum <= value <= self.maximum
+        if not fits or (self.exclusive_minimum and value == self.minimum):
             found = "null" if value is None else reprlib.repr(value)
             style = "," if whole else "g"
-            low = f"{'over' if self.low_is_out else 'from'} {self.low:{style}}"
+            low = f"{'over' if self.exclusive_minimum else 'from'} {self.minimum:{style}}"
             kind = "a whole number" if whole else "a number"
-            refuse(f"{name}: must be {kind} {low} to {self.high:{style}}, not {found}; leave it out for {self.default}")
+            refuse(
+                f"{name}: must be {kind} {low} to {self.maximum:{style}}, not {found}; leave it out for {self.default}"
+            )
         return int(value) if whole else float(value)
 
 
 NUMBERS: Mapping[str, Number] = {
     "temperature": Number(1.0, 0.0, float(np.finfo(np.float32).max)),
     "top_k": Number(40, 0, 2**31 - 1),
-    "top_p": Number(1.0, 0.0, 1.0, low_is_out=True),
+    "top_p": Number(1.0, 0.0, 1.0, exclusive_minimum=True),
     "max_tokens": Number(128, 1, 1_000_000),
     "seed": Number(0, -(2**63), 2**63 - 1),
     "repetition_penalty": Number(1.0, 0.01, 100.0),

@@ -1,4 +1,4 @@
-"""What the registry can be told: the common settings, and where MLflow is."""
+"""Settings of the registry: the common ones, the MLflow server, and the label rules."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from gpt2_common.settings import ServiceSettings
-from gpt2_registry.rules import LabelRules
+from gpt2_registry.label_rules import LabelRules
 
 
 def _plain_http_uri(value: str) -> str:

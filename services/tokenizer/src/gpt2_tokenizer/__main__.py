@@ -1,4 +1,4 @@
-"""`python -m gpt2_tokenizer`: serves the tokenizer until it is told to stop."""
+"""`python -m gpt2_tokenizer`: serves the tokenizer until SIGTERM."""
 
 from gpt2_common.server import main
 from gpt2_tokenizer.service import SERVICE

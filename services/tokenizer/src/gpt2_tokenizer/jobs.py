@@ -9,19 +9,24 @@ from gpt2_common.artifacts import Artifact
 from gpt2_common.errors import NotFound
 from gpt2_common.hub import SCHEME, HubAddress
 from gpt2_common.jobs.context import JobContext, output
-from gpt2_common.jobs.definition import JobKind
-from gpt2_common.vocabulary.artifact import OPENAI, OPENAI_SHA256, TOKENIZER, commit_vocabulary
+from gpt2_common.vocabulary.files import commit_vocabulary
 from gpt2_common.vocabulary.importing import TOKENIZER_FILES, import_vocabulary
 from gpt2_common.vocabulary.vocabulary import Vocabulary
-from gpt2_tokenizer.cores import available_cores
+from gpt2_contracts import openai
+from gpt2_contracts.artifact import CORPUS, DATASET, TOKENIZER
+from gpt2_contracts.corpus import CorpusCounts
 from gpt2_tokenizer.corpus.reading import read_batches
-from gpt2_tokenizer.corpus.sampling import DEFAULT_SAMPLE_BYTES, least_share_of
-from gpt2_tokenizer.dataset import encoding
+from gpt2_tokenizer.corpus.selection import (
+    DEFAULT_SAMPLE_BYTES,
+    DEFAULT_VALIDATION_FRACTION,
+    hash_fractions,
+    min_sample_fraction,
+)
+from gpt2_tokenizer.dataset import pipeline
 from gpt2_tokenizer.dataset.local import limit_library_threads
-from gpt2_tokenizer.dataset.split import DEFAULT_VALIDATION_FRACTION, shares
-from gpt2_tokenizer.download import TokenizerDownload, download_url, is_download
 from gpt2_tokenizer.settings import TokenizerSettings
-from gpt2_tokenizer.training import DEFAULT_MIN_FREQUENCY, DEFAULT_VOCABULARY, train_vocabulary
+from gpt2_tokenizer.vocabulary.download import TokenizerDownload, download_url, is_download
+from gpt2_tokenizer.vocabulary.training import DEFAULT_MIN_FREQUENCY, DEFAULT_VOCABULARY, train_vocabulary
 
 Context = JobContext[TokenizerSettings]
 Outputs = Sequence[artifact_pb2.Artifact]
@@ -34,7 +39,7 @@ def train_tokenizer(request: pb.TrainTokenizerRequest, context: Context) -> Outp
 
 
 def import_tokenizer(request: pb.ImportTokenizerRequest, context: Context) -> Outputs:
-    """Takes an existing tokenizer over."""
+    """Imports an existing tokenizer."""
     made = context.committed(TOKENIZER, TOKENIZER)
     if made is None:
         context.report("importing", 0, 1, "tokenizers")
@@ -46,23 +51,23 @@ def import_tokenizer(request: pb.ImportTokenizerRequest, context: Context) -> Ou
 
 def encode_corpus(request: pb.EncodeCorpusRequest, context: Context) -> Outputs:
     """Encodes a corpus."""
-    made = context.committed(encoding.OUTPUT, "dataset")
+    made = context.committed(DATASET, DATASET)
     if made is None:
-        corpus = context.open("corpus_uri", request.corpus_uri, "corpus")
+        corpus = context.open("corpus_uri", request.corpus_uri, CORPUS)
         tokenizer = context.open("tokenizer_uri", request.tokenizer_uri, TOKENIZER, verify=True)
         fraction = request.validation_fraction or DEFAULT_VALIDATION_FRACTION
         beam = tuple(request.beam_options) if request.engine == pb.ENGINE_BEAM else None
-        options = encoding.EncodingOptions(validation_fraction=fraction, beam_options=beam)
-        made = encoding.write_dataset(context, corpus, tokenizer, options)
-    return [output(encoding.OUTPUT, made)]
+        options = pipeline.EncodingOptions(validation_fraction=fraction, beam_options=beam)
+        made = pipeline.write_dataset(context, corpus, tokenizer, options)
+    return [output(DATASET, made)]
 
 
 def _train(request: pb.TrainTokenizerRequest, context: Context) -> Artifact:
-    corpus = context.open("corpus_uri", request.corpus_uri, "corpus")
-    limit_library_threads(context.settings.encode_workers or available_cores())
-    least_share = least_share_of(corpus, request.sample_bytes or DEFAULT_SAMPLE_BYTES, context.check_cancelled)
+    corpus = context.open("corpus_uri", request.corpus_uri, CORPUS)
+    limit_library_threads(context.settings.encode_threads)
+    min_fraction = min_sample_fraction(corpus, request.sample_bytes or DEFAULT_SAMPLE_BYTES, context.check_cancelled)
     vocabulary = train_vocabulary(
-        lambda: _watched(corpus, least_share, context),
+        lambda: _sampled_texts(corpus, min_fraction, context),
         request.vocabulary_size or DEFAULT_VOCABULARY,
         request.min_frequency or DEFAULT_MIN_FREQUENCY,
         request.special_tokens,
@@ -70,19 +75,19 @@ def _train(request: pb.TrainTokenizerRequest, context: Context) -> Artifact:
     return _commit(context, vocabulary, [corpus])
 
 
-def _watched(corpus: Artifact, least_share: float, context: Context) -> Iterator[str]:
-    """Yields the texts to learn from, and looks after progress and cancellation."""
-    total = corpus.manifest.counts.get("documents", 0)
+def _sampled_texts(corpus: Artifact, min_fraction: float, context: Context) -> Iterator[str]:
+    """Yields the texts to train on; reports progress and checks for cancellation between batches."""
+    total = CorpusCounts.from_counts(corpus.manifest.counts).documents
     for batch in read_batches(corpus):
         context.check_cancelled()
         context.report("counting", batch.begin, total, "documents")
-        yield from (batch.only(shares(batch.encoded()) >= least_share) if least_share else batch).texts
+        yield from (batch.only(hash_fractions(batch.encoded()) >= min_fraction) if min_fraction else batch).texts
     context.report("counting", total, total, "documents")
     context.report("merging")
 
 
 def _fetched(uri: str, context: Context) -> tuple[str, str]:
-    """The folder or file to import, after a download where the request asks for one, and what it came from."""
+    """Returns the folder or file to import, downloaded where its URI is remote, and the URI of its origin."""
     if uri.startswith(SCHEME):
         return _from_hub(HubAddress.parse(uri), context)
     if not is_download(uri):
@@ -94,7 +99,7 @@ def _fetched(uri: str, context: Context) -> tuple[str, str]:
         folder=context.work / "download",
         timeout_seconds=settings.download_timeout_seconds,
         check_cancelled=context.check_cancelled,
-        known_sha256=OPENAI_SHA256 if uri == OPENAI else {},
+        known_sha256=openai.TOKENIZER_SHA256 if uri == openai.TOKENIZER_NAME else {},
     )
     return source.run().as_uri(), uri
 
@@ -126,25 +131,3 @@ def _commit(
     context.check_cancelled()
     with context.create(TOKENIZER, TOKENIZER, parents) as writer:
         return commit_vocabulary(writer, vocabulary, source)
-
-
-TRAIN_TOKENIZER = JobKind(
-    name="TrainTokenizer",
-    request=pb.TrainTokenizerRequest,
-    function="gpt2_tokenizer.jobs:train_tokenizer",
-    settings=TokenizerSettings,
-    inputs={"corpus_uri": "corpus"},
-)
-IMPORT_TOKENIZER = JobKind(
-    name="ImportTokenizer",
-    request=pb.ImportTokenizerRequest,
-    function="gpt2_tokenizer.jobs:import_tokenizer",
-    settings=TokenizerSettings,
-)
-ENCODE_CORPUS = JobKind(
-    name="EncodeCorpus",
-    request=pb.EncodeCorpusRequest,
-    function="gpt2_tokenizer.jobs:encode_corpus",
-    settings=TokenizerSettings,
-    inputs={"corpus_uri": "corpus", "tokenizer_uri": "tokenizer"},
-)

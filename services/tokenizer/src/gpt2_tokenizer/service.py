@@ -1,77 +1,66 @@
-"""The gRPC face of the tokenizer. Translates messages; decides nothing."""
+"""The tokenizer as a service: its stages, their checks, and its other gRPC calls."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
-import grpc.aio
-
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
-from gpt2.tokenizer.v1 import tokenizer_service_pb2_grpc
+from gpt2_catalogue import Stage, catalogue
 from gpt2_common.artifacts import ArtifactStore
 from gpt2_common.errors import InvalidRequest
-from gpt2_common.jobs.manager import JobManager
-from gpt2_common.server import ServiceDefinition, ServiceSurroundings
+from gpt2_common.jobs.checks import StageChecks, Validator
+from gpt2_common.jobs.definition import Work
+from gpt2_common.server import ServiceContext, ServiceDefinition
 from gpt2_tokenizer import validation
-from gpt2_tokenizer.download import download_url, is_download
-from gpt2_tokenizer.jobs import ENCODE_CORPUS, IMPORT_TOKENIZER, TRAIN_TOKENIZER
-from gpt2_tokenizer.opened import OpenedTokenizers
+from gpt2_tokenizer.encoding.encoder import EncoderCache
 from gpt2_tokenizer.settings import TokenizerSettings
 
 
-class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
-    """Serves gpt2.tokenizer.v1.TokenizerService.
+class TokenizerServicer:
+    """Answers the calls of gpt2.tokenizer.v1.TokenizerService that start no job.
 
     Args:
-        jobs: Where jobs are started.
-        artifacts: Where artifacts are read.
-        settings: What the service may do.
+        context: The service's context.
     """
 
-    def __init__(self, jobs: JobManager, artifacts: ArtifactStore, settings: TokenizerSettings) -> None:
-        self._settings = settings
-        self._jobs = jobs
-        self._artifacts = artifacts
-        self._opened = OpenedTokenizers(artifacts)
-
-    async def TrainTokenizer(self, request: pb.TrainTokenizerRequest, context: Any) -> pb.TrainTokenizerResponse:  # noqa: ARG002
-        """Starts the training of a tokenizer."""
-        problems = validation.train_problems(request)
-        if not problems:
-            await self._require_artifact("corpus_uri", request.corpus_uri, "corpus")
-        return pb.TrainTokenizerResponse(job=await self._jobs.start(TRAIN_TOKENIZER, request, problems))
-
-    async def ImportTokenizer(self, request: pb.ImportTokenizerRequest, context: Any) -> pb.ImportTokenizerResponse:  # noqa: ARG002
-        """Starts the import of a tokenizer."""
-        problems = validation.import_problems(request)
-        if not problems and is_download(request.uri):
-            download_url(request.uri, self._settings)
-        elif not problems:
-            self._artifacts.require_allowed("uri", request.uri)
-        return pb.ImportTokenizerResponse(job=await self._jobs.start(IMPORT_TOKENIZER, request, problems))
-
-    async def EncodeCorpus(self, request: pb.EncodeCorpusRequest, context: Any) -> pb.EncodeCorpusResponse:  # noqa: ARG002
-        """Starts the encoding of a corpus."""
-        problems = validation.encode_corpus_problems(request)
-        if not problems:
-            await self._require_artifact("corpus_uri", request.corpus_uri, "corpus")
-            await self._require_artifact("tokenizer_uri", request.tokenizer_uri, "tokenizer")
-        return pb.EncodeCorpusResponse(job=await self._jobs.start(ENCODE_CORPUS, request, problems))
+    def __init__(self, context: ServiceContext[TokenizerSettings]) -> None:
+        self._encoders = EncoderCache(context.artifacts)
 
     async def Encode(self, request: pb.EncodeRequest, context: Any) -> pb.EncodeResponse:  # noqa: ARG002
         """Encodes one text."""
-        _refuse(validation.encode_problems(request))
-        encoder = await asyncio.to_thread(self._opened.get, request.tokenizer_uri)
+        encoder = await asyncio.to_thread(self._encoders.get, request.tokenizer_uri)
         return pb.EncodeResponse(token_ids=await asyncio.to_thread(encoder.encode, request.text))
 
     async def Decode(self, request: pb.DecodeRequest, context: Any) -> pb.DecodeResponse:  # noqa: ARG002
         """Decodes token ids."""
-        encoder = await asyncio.to_thread(self._opened.get, request.tokenizer_uri)
+        encoder = await asyncio.to_thread(self._encoders.get, request.tokenizer_uri)
         _refuse(validation.decode_problems(request.token_ids, encoder.vocabulary_size))
         data = await asyncio.to_thread(encoder.decode, request.token_ids)
         return pb.DecodeResponse(text=data.decode("utf-8", errors="replace"), data=data)
 
-    async def _require_artifact(self, field: str, uri: str, kind: str) -> None:
-        await asyncio.to_thread(self._artifacts.read_manifest, field, uri, kind)
+
+def _checks(settings: TokenizerSettings, artifacts: ArtifactStore) -> Mapping[str, StageChecks]:
+    def import_problems(request: pb.ImportTokenizerRequest) -> validation.Problems:
+        return validation.import_problems(request, settings, artifacts.require_allowed)
+
+    def require_inputs(stage: Stage) -> Validator:
+        def check(request: Any) -> validation.Problems:
+            for item in stage.inputs:
+                artifacts.read_manifest(item.field, getattr(request, item.field), item.kind)
+            return []
+
+        return check
+
+    stages = catalogue().stages
+    return {
+        "TrainTokenizer": StageChecks(
+            request=validation.train_problems, inputs=require_inputs(stages["TrainTokenizer"])
+        ),
+        "ImportTokenizer": StageChecks(request=import_problems),
+        "EncodeCorpus": StageChecks(
+            request=validation.encode_corpus_problems, inputs=require_inputs(stages["EncodeCorpus"])
+        ),
+    }
 
 
 def _refuse(problems: validation.Problems) -> None:
@@ -79,16 +68,15 @@ def _refuse(problems: validation.Problems) -> None:
         raise InvalidRequest(problems)
 
 
-def _add_servicer(surroundings: ServiceSurroundings[TokenizerSettings], server: grpc.aio.Server) -> TokenizerServicer:
-    servicer = TokenizerServicer(surroundings.jobs, surroundings.artifacts, surroundings.settings)
-    tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, server)
-    return servicer
-
-
 SERVICE = ServiceDefinition(
     name="tokenizer",
-    grpc_service="gpt2.tokenizer.v1.TokenizerService",
+    grpc_service=pb.DESCRIPTOR.services_by_name["TokenizerService"],
     settings=TokenizerSettings,
-    kinds=[TRAIN_TOKENIZER, IMPORT_TOKENIZER, ENCODE_CORPUS],
-    add_servicer=_add_servicer,
+    work={
+        "TrainTokenizer": Work("gpt2_tokenizer.jobs:train_tokenizer"),
+        "ImportTokenizer": Work("gpt2_tokenizer.jobs:import_tokenizer"),
+        "EncodeCorpus": Work("gpt2_tokenizer.jobs:encode_corpus"),
+    },
+    checks=_checks,
+    servicer=TokenizerServicer,
 )

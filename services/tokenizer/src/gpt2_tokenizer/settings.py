@@ -1,8 +1,13 @@
-"""What the tokenizer can be told: the common settings, how it encodes, and where it may download from."""
+"""Settings of the tokenizer: the common ones, how it encodes, and where it may download from."""
+
+import os
+from pathlib import Path
 
 from pydantic import Field
 
 from gpt2_common.settings import ServiceSettings
+
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 class TokenizerSettings(ServiceSettings):
@@ -18,10 +23,33 @@ class TokenizerSettings(ServiceSettings):
         pattern="^https?://.+",
         description="Folder with OpenAI's models by size; a mirror of it will do.",
     )
-    download_timeout_seconds: float = Field(30.0, gt=0, description="Longest silence of a download.")
+    download_timeout_seconds: float = Field(
+        30.0, gt=0, description="Maximum seconds without data from the server of a download."
+    )
+
+    @property
+    def encode_threads(self) -> int:
+        """Threads that encode, 1 or more: `encode_workers`, or the cores available."""
+        return self.encode_workers or available_cores()
 
     @property
     def download_urls(self) -> tuple[str, ...]:
         """URLs under which a request may have tokenizers downloaded: OpenAI's, and the allowed roots on the web."""
         further = (root for root in self.roots if root.startswith(("http://", "https://")))
         return (self.openai_base_url.rstrip("/"), *further)
+
+
+def available_cores(cgroup: Path = _CGROUP) -> int:
+    """Returns the cores that this process may use, 1 or more: by its affinity and by the CPU quota of its container.
+
+    Args:
+        cgroup: Folder of the control group (version 2), whose `cpu.max` holds the quota.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            cores = min(cores, -(-int(quota) // int(period)))
+    except (OSError, ValueError, ZeroDivisionError):
+        pass
+    return max(1, cores)

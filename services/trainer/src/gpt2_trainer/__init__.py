@@ -1,1 +1,1 @@
-"""The trainer: GPT-2 itself, trained, exported and heard."""
+"""The trainer service: imports, trains, evaluates and exports GPT-2 models, and generates text."""

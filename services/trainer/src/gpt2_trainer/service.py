@@ -1,110 +1,48 @@
-"""The trainer's gRPC face. Translates messages; decides nothing."""
+"""The trainer as a service: its stages, their checks, and its other gRPC calls."""
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-import grpc.aio
-
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
-from gpt2.trainer.v1 import trainer_service_pb2_grpc
-from gpt2_common.errors import InvalidRequest, NotFound
-from gpt2_common.jobs.definition import JobKind
-from gpt2_common.server import ServiceDefinition, ServiceSurroundings
-from gpt2_trainer import requests
+from gpt2_common.artifacts import ArtifactStore
+from gpt2_common.errors import InvalidRequest
+from gpt2_common.jobs.checks import StageChecks
+from gpt2_common.jobs.definition import Work
+from gpt2_common.server import ServiceContext, ServiceDefinition
+from gpt2_contracts.artifact import MODEL
+from gpt2_trainer import validation
 from gpt2_trainer.admission import admission_problems
-from gpt2_trainer.generation.messages import GenerationTask
-from gpt2_trainer.generation.pool import GenerationPool
-from gpt2_trainer.heap import KEPT_HEAP
+from gpt2_trainer.configuration.sampling import resolve_sampling_config
+from gpt2_trainer.configuration.training import Problems
+from gpt2_trainer.generation.worker_messages import GenerationTask, WorkerOptions
+from gpt2_trainer.generation.worker_pool import WorkerPool
+from gpt2_trainer.memory import MALLOC_ENVIRONMENT
 from gpt2_trainer.settings import TrainerSettings
-from gpt2_trainer.training_requests import device_problems, train_problems, trainjob_problems
-from gpt2_trainer.trainjobs.launching import sweep_trainjobs, trainer_launcher
-
-IMPORT_CHECKPOINT = JobKind(
-    name="ImportCheckpoint",
-    request=pb.ImportCheckpointRequest,
-    function="gpt2_trainer.jobs.import_checkpoint:import_checkpoint",
-    settings=TrainerSettings,
-)
-TRAIN_MODEL = JobKind(
-    name="TrainModel",
-    request=pb.TrainModelRequest,
-    function="gpt2_trainer.jobs.train:train_model",
-    settings=TrainerSettings,
-    environment=KEPT_HEAP,
-    inputs={"dataset_uri": "dataset", "checkpoint_uri": "checkpoint"},
-)
-EXPORT_MODEL = JobKind(
-    name="ExportModel",
-    request=pb.ExportModelRequest,
-    function="gpt2_trainer.jobs.export:export_model",
-    settings=TrainerSettings,
-    inputs={"checkpoint_uri": "checkpoint"},
-)
-EVALUATE_MODEL = JobKind(
-    name="EvaluateModel",
-    request=pb.EvaluateModelRequest,
-    function="gpt2_trainer.jobs.evaluate:evaluate_model",
-    settings=TrainerSettings,
-)
+from gpt2_trainer.trainjobs.launcher import sweep_trainjobs, trainer_launcher
 
 _DEFAULT_TOKENS = 128
 
 
-class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
-    """Serves gpt2.trainer.v1.TrainerService.
+class TrainerServicer:
+    """Answers the calls of gpt2.trainer.v1.TrainerService that start no job.
 
     Args:
-        surroundings: Jobs and artifacts of the service.
+        artifacts: Where models are.
         pool: Generates text.
     """
 
-    def __init__(self, surroundings: ServiceSurroundings[TrainerSettings], pool: GenerationPool) -> None:
-        self._jobs = surroundings.jobs
-        self._artifacts = surroundings.artifacts
-        self._settings = surroundings.settings
+    def __init__(self, artifacts: ArtifactStore, pool: WorkerPool) -> None:
+        self._artifacts = artifacts
         self._pool = pool
-
-    async def ImportCheckpoint(self, request: pb.ImportCheckpointRequest, context: Any) -> pb.ImportCheckpointResponse:  # noqa: ARG002
-        """Starts an import."""
-        job = await self._jobs.start(IMPORT_CHECKPOINT, request, requests.import_problems(request))
-        return pb.ImportCheckpointResponse(job=job)
-
-    async def TrainModel(self, request: pb.TrainModelRequest, context: Any) -> pb.TrainModelResponse:  # noqa: ARG002
-        """Starts a training."""
-        problems = train_problems(request) + device_problems(request, self._settings.keras_backend)
-        if self._settings.training_backend == "trainjob":
-            problems += trainjob_problems(request, self._settings.trainjob_gpus)
-        if not problems and not await self._exists(request.job.job_id):
-            memory = self._settings.admitted_bytes
-            problems = await asyncio.to_thread(admission_problems, request, self._artifacts, memory)
-        job = await self._jobs.start(TRAIN_MODEL, request, problems)
-        return pb.TrainModelResponse(job=job)
-
-    async def _exists(self, job_id: str) -> bool:
-        """Whether a start call is a repeated one: its job is there, whatever has become of its inputs."""
-        try:
-            return bool(job_id) and bool(await self._jobs.get(job_id))
-        except NotFound:
-            return False
-
-    async def ExportModel(self, request: pb.ExportModelRequest, context: Any) -> pb.ExportModelResponse:  # noqa: ARG002
-        """Starts an export."""
-        job = await self._jobs.start(EXPORT_MODEL, request, requests.export_problems(request))
-        return pb.ExportModelResponse(job=job)
-
-    async def EvaluateModel(self, request: pb.EvaluateModelRequest, context: Any) -> pb.EvaluateModelResponse:  # noqa: ARG002
-        """Starts an evaluation."""
-        job = await self._jobs.start(EVALUATE_MODEL, request, requests.evaluation_problems(request))
-        return pb.EvaluateModelResponse(job=job)
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:  # noqa: ARG002
         """Streams text."""
-        if problems := requests.generate_problems(request):
+        if problems := validation.generate_problems(request):
             raise InvalidRequest(problems)
-        model = await asyncio.to_thread(self._artifacts.open, "model_uri", request.model_uri, "model")
+        model = await asyncio.to_thread(self._artifacts.open, "model_uri", request.model_uri, MODEL)
         # Closed at once when the call is cancelled, so that the work stops then and not when memory is tidied up.
         async with aclosing(self._pool.generate(model.digest, model.folder, _task(request))) as pieces:
             async for piece in pieces:
@@ -121,34 +59,56 @@ def _task(request: pb.GenerateRequest) -> GenerationTask:
         prompts=tuple(request.prompts) or (request.prompt,),
         max_tokens=request.max_tokens or _DEFAULT_TOKENS,
         samples=request.samples or 1,
-        sampling=requests.sampling_options(request.sampling),
+        sampling=resolve_sampling_config(request.sampling),
         seed=request.seed if request.HasField("seed") else secrets.randbits(63),
         stops=tuple(request.stop),
     )
 
 
-def _add_servicer(surroundings: ServiceSurroundings[TrainerSettings], server: grpc.aio.Server) -> TrainerServicer:
-    settings = surroundings.settings
-    pool = GenerationPool(
-        settings.generate_backend,
-        settings.generate_precision,
-        settings.generate_idle_seconds,
-        settings.generate_models,
+def _servicer(context: ServiceContext[TrainerSettings]) -> TrainerServicer:
+    settings = context.settings
+    options = WorkerOptions(
+        backend=settings.generate_backend,
+        precision=settings.generate_precision,
+        compile_cache=settings.compile_cache,
     )
-    surroundings.on_stop.callback(pool.close)
+    pool = WorkerPool(options, settings.generate_idle_seconds, settings.generate_models)
+    context.on_stop.callback(pool.close)
     if settings.training_backend == "trainjob":
-        sweep = asyncio.create_task(sweep_trainjobs(settings, surroundings.jobs))
-        surroundings.on_stop.callback(sweep.cancel)
-    servicer = TrainerServicer(surroundings, pool)
-    trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server)
-    return servicer
+        sweep = asyncio.create_task(sweep_trainjobs(settings, context.jobs))
+        context.on_stop.callback(sweep.cancel)
+    return TrainerServicer(context.artifacts, pool)
+
+
+def _checks(settings: TrainerSettings, artifacts: ArtifactStore) -> Mapping[str, StageChecks]:
+    def training(request: pb.TrainModelRequest) -> Problems:
+        problems = validation.train_problems(request) + validation.backend_problems(request, settings.keras_backend)
+        if settings.training_backend == "trainjob":
+            problems += validation.trainjob_problems(request, settings.trainjob_gpus)
+        return problems
+
+    def training_inputs(request: pb.TrainModelRequest) -> Problems:
+        return admission_problems(request, artifacts, settings.admitted_bytes)
+
+    allowed = artifacts.require_allowed
+    return {
+        "ImportCheckpoint": StageChecks(request=lambda request: validation.import_problems(request, allowed)),
+        "TrainModel": StageChecks(request=training, inputs=training_inputs),
+        "EvaluateModel": StageChecks(request=lambda request: validation.evaluation_problems(request, allowed)),
+    }
 
 
 TRAINER = ServiceDefinition(
     name="trainer",
-    grpc_service=pb.DESCRIPTOR.services_by_name["TrainerService"].full_name,
+    grpc_service=pb.DESCRIPTOR.services_by_name["TrainerService"],
     settings=TrainerSettings,
-    kinds=(IMPORT_CHECKPOINT, TRAIN_MODEL, EXPORT_MODEL, EVALUATE_MODEL),
-    add_servicer=_add_servicer,
+    work={
+        "ImportCheckpoint": Work("gpt2_trainer.jobs.import_checkpoint:import_checkpoint"),
+        "TrainModel": Work("gpt2_trainer.jobs.train:train_model", environment=MALLOC_ENVIRONMENT),
+        "ExportModel": Work("gpt2_trainer.jobs.export:export_model"),
+        "EvaluateModel": Work("gpt2_trainer.jobs.evaluate:evaluate_model"),
+    },
+    checks=_checks,
+    servicer=_servicer,
     launcher=trainer_launcher,
 )

@@ -5,7 +5,7 @@
     .peers/bin/python services/trainer/tests/peers/logits.py kerashub FOLDER
 
 The first writes a small model of random weights (seed 1) as ExportModel does. The others load it with
-`transformers`, and its weights into KerasHub's GPT2Backbone, each in a process of its own, as PyTorch and TensorFlow do
+`transformers`, and its weights into KerasHub's GPT2Backbone, each in its own process, as PyTorch and TensorFlow do
 not go together. Each writes `<name>.npy` and `<name>.json` beside itself: the versions of the packages, and the digests
 of the files that were loaded. To be run again when the export changes.
 """

@@ -1,7 +1,8 @@
 """A stand-in for a cluster with Kubeflow Trainer: its API over HTTP, its pods local processes.
 
 It allows what the Role of the manifests allows, takes TrainJobs that fit Kubeflow's own schema, and makes a pod again
-as a Job does: not when it has ended with 0 or 1, and `backoff_limit` times otherwise.
+as a Job does: not when it has ended with 0 or 1, and `backoff_limit` times otherwise. A deleted TrainJob is gone at
+once, and its pods when their processes have ended. `tests/cluster` has the real controllers.
 """
 
 import json
@@ -12,9 +13,11 @@ import sys
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -25,7 +28,7 @@ COMPONENT = Path(__file__).resolve().parents[4] / "orchestration" / "kubernetes"
 TOKEN = "canary-token-of-the-service-account"
 PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/[^/]+/namespaces/gpt2/"
-    r"(?P<kind>trainjobs|pods)(/(?P<name>[^/]+))?(?P<log>/log)?"
+    r"(?P<kind>trainjobs|jobsets|jobs|pods)(/(?P<name>[^/]+))?(?P<log>/log)?"
 )
 
 
@@ -55,6 +58,10 @@ class Run:
     pods: list[Pod] = field(default_factory=list)
     deleted: bool = False
 
+    def lives(self):
+        """Whether one of its pods still runs."""
+        return any(pod.process is not None and pod.process.poll() is None for pod in self.pods)
+
 
 class Cluster:
     """The stand-in, until it is closed.
@@ -78,8 +85,10 @@ class Cluster:
             for group in rule["apiGroups"]
             for resource in rule["resources"]
         }
-        self.called, self.created, self.runs = set(), [], {}
+        self.called, self.created, self.runs, self.deleted = set(), [], {}, []
         self.backoff_limit, self.outages, self.log_outages, self.pulls_images = 0, 0, 0, True
+        self.refusal = ""
+        self.streams, self.silent_streams = count(), 0
         self.lock = threading.RLock()
         credentials = folder / "credentials"
         credentials.mkdir()
@@ -98,13 +107,15 @@ class Cluster:
     def close(self):
         self.server.shutdown()
         self.server.server_close()
-        for run in self.runs.values():
+        for run in [*self.runs.values(), *self.deleted]:
             for pod in run.pods:
                 if pod.process is not None and pod.process.poll() is None:
                     pod.process.kill()
                     pod.process.wait()
 
     def create(self, content):
+        if self.refusal:
+            return 403, {"kind": "Status", "reason": "Forbidden", "message": self.refusal}
         problems = [] if self.validator is None else [error.message for error in self.validator.iter_errors(content)]
         name = content["metadata"]["name"]
         if problems or not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > 40:
@@ -112,7 +123,7 @@ class Cluster:
         with self.lock:
             if name in self.runs:
                 return 409, {"reason": "AlreadyExists"}
-            content["metadata"]["uid"] = uuid.uuid4().hex
+            content["metadata"] |= {"uid": uuid.uuid4().hex, "resourceVersion": "1"}
             self.created.append(content)
             self.runs[name] = Run(content)
             self._add_pod(self.runs[name])
@@ -137,28 +148,35 @@ class Cluster:
             return {**run.content, "status": status}
 
     def find(self, name):
-        """A TrainJob; None when there is none, or it was deleted and its pods are gone."""
+        """A TrainJob; None when there is none, or it was deleted."""
         with self.lock:
-            run = self.runs.get(name)
-            if (
-                run is not None
-                and run.deleted
-                and all(p.process is None or p.process.poll() is not None for p in run.pods)
-            ):
-                del self.runs[name]
-                return None
-            return run
+            return self.runs.get(name)
 
-    def delete(self, run, uid):
+    def pods_of(self, name):
+        """The pods with a TrainJob's label: also those of one that was deleted, until they have ended."""
+        with self.lock:
+            found = [run for run in self.deleted if run.content["metadata"]["name"] == name and run.lives()]
+            return [pod for run in [*found, *filter(None, [self.runs.get(name)])] for pod in run.pods]
+
+    def delete(self, run, uid, policy):
+        assert policy == "Background", "Kubeflow Trainer makes the pods of a terminating TrainJob again"
         with self.lock:
             if uid and uid != run.content["metadata"]["uid"]:
                 return 409, {"reason": "Conflict"}
-            if not run.deleted:
-                run.deleted = True
-                for pod in run.pods:
-                    if pod.process is not None:
-                        pod.process.terminate()
+            run.deleted = True
+            self.deleted.append(self.runs.pop(run.content["metadata"]["name"]))
+            for pod in run.pods:
+                if pod.process is not None:
+                    pod.process.terminate()
             return 200, {}
+
+    def fall_silent(self):
+        """Has the open streams neither end nor bring anything, as a NAT does that has forgotten their connections."""
+        self.silent_streams = next(self.streams)
+
+    def passes(self, stream):
+        """Whether what is written to a stream arrives."""
+        return stream >= self.silent_streams
 
     def _reconcile(self, run):
         last = run.pods[-1]
@@ -203,14 +221,19 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != f"Bearer {TOKEN}" or place is None:
             return self.answer(401 if place else 404, {})
         kind = place["kind"] + (place["log"] or "")
-        verb = {"POST": "create", "DELETE": "delete"}.get(self.command, "get" if place["name"] else "list")
+        reading = "get" if place["name"] else "watch" if "watch" in query else "list"
+        verb = {"POST": "create", "DELETE": "delete"}.get(self.command, reading)
         cluster.called.add((verb, place["group"] or "", kind))
         if (verb, place["group"] or "", kind) not in cluster.allowed:
-            return self.answer(403, {"message": f"may not {verb} {kind}"})
+            return self.answer(403, {"message": f'{kind} is forbidden: User "trainer" cannot {verb} resource "{kind}"'})
         if place["kind"] == "pods":
             return self.pods(place["name"], query)
+        if place["kind"] != "trainjobs":
+            return self.answer(200, {"items": []})
         if verb == "create":
             return self.answer(*cluster.create(content))
+        if verb == "watch":
+            return self.watch(query["fieldSelector"].removeprefix("metadata.name="), float(query["timeoutSeconds"]))
         if verb == "list":
             key, _, value = query["labelSelector"].partition("=")
             found = [
@@ -221,7 +244,9 @@ class _Handler(BaseHTTPRequestHandler):
         if run is None:
             return self.answer(404, {"reason": "NotFound"})
         if verb == "delete":
-            return self.answer(*cluster.delete(run, content.get("preconditions", {}).get("uid", "")))
+            return self.answer(
+                *cluster.delete(run, content.get("preconditions", {}).get("uid", ""), content["propagationPolicy"])
+            )
         return self.answer(200, cluster.state(run))
 
     do_GET = do_POST = do_DELETE = handle_call  # noqa: N815 - names of http.server
@@ -230,8 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name is None:
             key, _, value = query["labelSelector"].partition("=")
             assert key == "jobset.sigs.k8s.io/jobset-name"
-            run = self.cluster.runs.get(value)
-            return self.answer(200, {"items": [pod.describe() for pod in run.pods] if run else []})
+            return self.answer(200, {"items": [pod.describe() for pod in self.cluster.pods_of(value)]})
         [pod] = [pod for run in list(self.cluster.runs.values()) for pod in run.pods if pod.name == name]
         if self.cluster.log_outages:
             self.cluster.log_outages -= 1
@@ -241,17 +265,34 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b"gpt2-trainer: {a line that begins before the part of the log that is kept\n")
+        stream = next(self.cluster.streams)
         with pod.log.open("rb") as log:
             while True:
                 ended = pod.process.poll() is not None
                 chunk = log.read()
                 try:
-                    self.wfile.write(chunk)
+                    if self.cluster.passes(stream):
+                        self.wfile.write(chunk)
                 except OSError:
                     return None
-                if ended and not chunk:
+                if self.cluster.passes(stream) and ((ended and not chunk) or "true" not in query["follow"]):
                     return None
                 time.sleep(0.02)
+
+    def watch(self, name, seconds):
+        self.send_response(200)
+        self.end_headers()
+        stream, before, until = next(self.cluster.streams), None, time.monotonic() + seconds
+        with suppress(OSError):
+            while time.monotonic() < until or not self.cluster.passes(stream):
+                run = self.cluster.find(name)
+                event = {"type": "DELETED"} if run is None else {"type": "MODIFIED", "object": self.cluster.state(run)}
+                if event != before and self.cluster.passes(stream):
+                    self.wfile.write(json.dumps(event).encode() + b"\n")
+                before = event
+                if run is None:
+                    return
+                time.sleep(0.05)
 
     def answer(self, status, content):
         text = json.dumps(content).encode()

@@ -9,6 +9,9 @@ import numpy as np
 from gpt2_trainer.model.backend import select_backend
 from gpt2_trainer.model.weights import cut_vocabulary, pad_vocabulary
 
+ROUNDED = ("embed", "matmul", "layer_norm", "gelu", "attention", "causal_attention")
+"""Kernels whose results have the compute dtype; those of the others are float32."""
+
 
 def cache_variables(cache):
     """Most tests compile what another has compiled before."""
@@ -27,54 +30,55 @@ def start_backend(name, cache, devices=1):
     select_backend(name)
 
 
-def network_logits(architecture, weights, token_ids, padded=True, **options):
+def model_logits(architecture, weights, token_ids, padded=True, fast=False, **options):
+    """Logits of the reference, or of the kernels that are chosen for this backend."""
     from keras import ops
 
-    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.kernels.selection import create_model
+    from gpt2_trainer.model.gpt2 import GPT2
 
     weights = pad_vocabulary(weights, architecture) if padded else weights
-    return ops.convert_to_numpy(Network(architecture=architecture, **options).logits(weights, token_ids))
+    model = create_model(architecture, **options) if fast else GPT2(architecture=architecture, **options)
+    return ops.convert_to_numpy(model.logits(weights, token_ids))
 
 
-def train_steps(architecture, weights, options, batches, with_slots=False, **network_options):
+def train_steps(architecture, weights, options, batches, with_slots=False, **model_options):
     """Trains a few steps. Returns the weights, and loss, gradient norm and learning rate of each step.
 
-    With slots, it also returns the slots after each step, and whether each step was made.
+    With slots, it also returns the slots after each step, and whether each step was applied.
     """
-    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.kernels.selection import create_model
+    from gpt2_trainer.training.executor import create_executor
     from gpt2_trainer.training.step import TrainingStep
-    from gpt2_trainer.training.stepper import create_stepper
 
-    network = Network(architecture=architecture, precision=options.precision, **network_options)
-    stepper = create_stepper(TrainingStep(network, options), pad_vocabulary(weights, architecture), None)
+    model = create_model(architecture, options.precision, training=True, **model_options)
+    executor = create_executor(TrainingStep(model, options), pad_vocabulary(weights, architecture), None)
     results, slots = [], []
     for number, batch in enumerate(batches):
-        results.append(stepper.train(number, *batch))
+        results.append(executor.train(number, *batch))
         if with_slots:
-            slots.append(cut_vocabulary(stepper.slots(), architecture))
-    figures = [(float(item.loss), float(item.gradient_norm), float(item.learning_rate)) for item in results]
-    trained = cut_vocabulary(stepper.weights(), architecture)
-    return (trained, figures, slots, [bool(item.made) for item in results]) if with_slots else (trained, figures)
+            slots.append(cut_vocabulary(executor.slots(), architecture))
+    metrics = [(float(item.loss), float(item.gradient_norm), float(item.learning_rate)) for item in results]
+    trained = cut_vocabulary(executor.weights(), architecture)
+    return (trained, metrics, slots, [bool(item.applied) for item in results]) if with_slots else (trained, metrics)
 
 
 def continued_training(architecture, weights, options, batches, cut):
-    """Weights after a training's steps, and after those of one that goes on from what was saved after `cut` steps."""
-    from gpt2_trainer.model.network import Network
+    """Weights after a training's steps, and after those of one that resumes from what was saved after `cut` steps."""
+    from gpt2_trainer.kernels.selection import create_model
+    from gpt2_trainer.training.executor import create_executor
     from gpt2_trainer.training.step import TrainingStep
-    from gpt2_trainer.training.stepper import create_stepper
 
-    network = Network(
-        architecture=architecture, precision=options.precision, rematerialise=options.memory_saving_gradients
-    )
-    step, weights = TrainingStep(network, options), pad_vocabulary(weights, architecture)
-    stepper, found = create_stepper(step, weights, None), []
+    model = create_model(architecture, options.precision, training=True, remat=options.gradient_checkpointing)
+    step, weights = TrainingStep(model, options), pad_vocabulary(weights, architecture)
+    executor, found = create_executor(step, weights, None), []
     for number, batch in enumerate(batches):
         if number == cut:
-            resumed = create_stepper(step, stepper.weights(), stepper.slots())
-        stepper.train(number, *batch)
+            resumed = create_executor(step, executor.weights(), executor.slots())
+        executor.train(number, *batch)
     for number, batch in enumerate(batches[cut:], start=cut):
         resumed.train(number, *batch)
-    found = [cut_vocabulary(item.weights(), architecture) for item in (stepper, resumed)]
+    found = [cut_vocabulary(item.weights(), architecture) for item in (executor, resumed)]
     return tuple(found)
 
 
@@ -82,11 +86,11 @@ def dropout_masks(options, step, part, shapes):
     """What values of 1 become at places of layers, {(place, layer): shape}, in a micro-batch of a step."""
     from keras import ops
 
-    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.kernels.selection import create_model
     from gpt2_trainer.training.step import TrainingStep
     from trainer_support.data import small_architecture
 
-    dropout = TrainingStep(Network(architecture=small_architecture()), options)._dropout(step, part)
+    dropout = TrainingStep(create_model(small_architecture(), training=True), options)._dropout(step, part)
     return {
         (place, layer): ops.convert_to_numpy(dropout.apply(ops.ones(shape, options.precision), place, layer))
         for (place, layer), shape in shapes.items()
@@ -97,40 +101,40 @@ def random_operations(architecture, weights, options, batch):
     """How many operations of a compiled training step draw random numbers."""
     import keras
 
-    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.kernels.selection import create_model
+    from gpt2_trainer.training.executor import create_executor
     from gpt2_trainer.training.step import TrainingStep
-    from gpt2_trainer.training.stepper import create_stepper
 
-    step = TrainingStep(Network(architecture=architecture), options)
-    stepper = create_stepper(step, pad_vocabulary(weights, architecture), None)
+    step = TrainingStep(create_model(architecture, training=True), options)
+    executor = create_executor(step, pad_vocabulary(weights, architecture), None)
     if keras.config.backend() == "jax":
-        lowered = stepper._update.lower(stepper._trained, stepper._slots, stepper._frozen, np.int32(0), *batch)
+        lowered = executor._update.lower(executor._trained, executor._slots, executor._frozen, np.int32(0), *batch)
         return lowered.as_text().count("threefry")
-    graph = stepper._train.get_concrete_function().graph.as_graph_def()
+    graph = executor._train.get_concrete_function().graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     return sum("Random" in node.op for node in nodes)
 
 
-def validation_losses(architecture, weights, options, inputs, targets, **network_options):
-    from gpt2_trainer.model.network import Network
+def validation_losses(architecture, weights, options, inputs, targets, **model_options):
+    from gpt2_trainer.kernels.selection import create_model
+    from gpt2_trainer.training.executor import create_executor
     from gpt2_trainer.training.step import TrainingStep
-    from gpt2_trainer.training.stepper import create_stepper
 
-    step = TrainingStep(Network(architecture=architecture, **network_options), options)
-    return create_stepper(step, pad_vocabulary(weights, architecture), None).validate(inputs, targets)
+    step = TrainingStep(create_model(architecture, training=True, **model_options), options)
+    return create_executor(step, pad_vocabulary(weights, architecture), None).validate(inputs, targets)
 
 
 def step_layouts(architecture, weights, options):
     """Devices, and the shape of the part that each of them has, of every weight and slot after a step."""
-    from gpt2_trainer.model.network import Network
+    from gpt2_trainer.kernels.selection import create_model
+    from gpt2_trainer.training.executor import create_executor
     from gpt2_trainer.training.step import TrainingStep
-    from gpt2_trainer.training.stepper import create_stepper
 
-    network = Network(architecture=architecture, precision=options.precision)
-    stepper = create_stepper(TrainingStep(network, options), pad_vocabulary(weights, architecture), None)
+    model = create_model(architecture, options.precision, training=True)
+    executor = create_executor(TrainingStep(model, options), pad_vocabulary(weights, architecture), None)
     batch = np.zeros((2, options.batch_size, options.context_length), np.int32)
-    stepper.train(0, *batch)
-    tensors = stepper.tensors() | stepper._slots
+    executor.train(0, *batch)
+    tensors = executor.tensors() | executor._slots
     return {name: (len(value.devices()), value.sharding.shard_shape(value.shape)) for name, value in tensors.items()}
 
 
@@ -147,18 +151,18 @@ def first_slots(options, weights):
 
 
 def guard_decisions(options, before, asked):
-    """Whether updates of losses and norms are made, after others that were."""
+    """Whether updates with losses and norms are applied, after others that were."""
     from keras import ops
 
-    from gpt2_trainer.training import guard
+    from gpt2_trainer.training import spike_detection
 
     def tensors(values):
         return [ops.convert_to_tensor(np.float32(value)) for value in values]
 
-    state = _tensors(guard.first_guard())
+    state = _tensors(spike_detection.initial_statistics())
     for values in before:
-        state = guard.next_guard(state, *tensors(values))
-    return [bool(guard.is_harmless(options, state, *tensors(values))) for values in asked]
+        state = spike_detection.updated_statistics(state, *tensors(values))
+    return [bool(spike_detection.should_apply(options, state, *tensors(values))) for values in asked]
 
 
 def _tensors(values):
@@ -185,7 +189,7 @@ def optimizer_updates(options, weights, gradients, elements=None):
 
 
 def after_a_skipped_update(options, weights, gradients):
-    """Weights and slots after an update that made slots, and after one more that is not to be made."""
+    """Weights and slots after an update that made slots, and after one more that is skipped."""
     from gpt2_trainer.training import optimizer
 
     elements = {name: value.size for name, value in weights.items()}
@@ -232,44 +236,44 @@ def clipped(gradients, greatest):
 def generated(architecture, weights, prompt, samples, count, sampling, seed, precision="float32"):
     """Tokens [samples, count] of the decoder."""
     from gpt2_trainer.generation.decoder import Decoder
-    from gpt2_trainer.model.network import Network
 
-    decoder = Decoder(Network(architecture=architecture, precision=precision))
+    decoder = Decoder(architecture, precision)
     tokens = decoder.generate(decoder.load(weights), prompt, samples, sampling, seed)
     return np.stack(list(islice(tokens, count)), axis=1)
 
 
-def paired_products(rows, matrix):
+def packed_products(rows, matrix):
     """Products of rows, one at a time, and a matrix of bfloat16 bit patterns; bytes that the program takes besides."""
     import jax
     import ml_dtypes
 
-    from gpt2_trainer.model import paired
+    from gpt2_trainer.kernels import packed_bfloat16
 
-    pairs = paired.pair(jax.numpy.asarray(matrix.view(ml_dtypes.bfloat16)))
-    if pairs is None:
+    packed = packed_bfloat16.pack(jax.numpy.asarray(matrix.view(ml_dtypes.bfloat16)))
+    if packed is None:
         return None
-    program = jax.jit(paired.multiply, static_argnums=2).lower(rows[0], pairs, matrix.shape[1]).compile()
-    return [np.asarray(program(row, pairs)) for row in rows], program.memory_analysis().temp_size_in_bytes
+    program = jax.jit(packed_bfloat16.multiply_row, static_argnums=2).lower(rows[0], packed, matrix.shape[1]).compile()
+    return [np.asarray(program(row, packed)) for row in rows], program.memory_analysis().temp_size_in_bytes
 
 
-def drawn(logits, count, temperature, top_k, top_p):
+def drawn(logits, count, sampling):
     """Tokens that so many samples of seed 0 draw at the first position."""
     from keras import ops
 
-    from gpt2_trainer.generation.noise import stream_keys
-    from gpt2_trainer.generation.sampling import draw
+    from gpt2_trainer.generation.gumbel_noise import stream_keys
+    from gpt2_trainer.generation.sampling import SamplingTensors, draw
 
     seed = ops.zeros((2,), "uint32")
     keys = stream_keys((seed[0], seed[1]), np.arange(count, dtype=np.int32))
-    return ops.convert_to_numpy(draw(ops.convert_to_tensor(logits), keys, np.int32(0), temperature, top_k, top_p))
+    scalars = SamplingTensors.of(sampling)
+    return ops.convert_to_numpy(draw(ops.convert_to_tensor(logits), keys, np.int32(0), scalars))
 
 
 def encrypted(key, counter):
     """Threefry of words, as lists of Python's integers."""
     from keras import ops
 
-    from gpt2_trainer.generation.noise import threefry
+    from gpt2_trainer.generation.gumbel_noise import threefry
 
     words = [ops.convert_to_tensor(np.asarray([word], np.uint32)) for word in (*key, *counter)]
     return [int(ops.convert_to_numpy(word)[0]) for word in threefry(tuple(words[:2]), tuple(words[2:]))]
@@ -336,12 +340,11 @@ def served_samples(folder, cases):
 def generated_cases(architecture, weights, cases, precision="float32"):
     """Token ids of each sample up to the end token, prompt after prompt, for each case.
 
-    A case is prompts of one length, samples, tokens, SamplingOptions and seed.
+    A case is prompts of one length, samples, tokens, SamplingConfig and seed.
     """
     from gpt2_trainer.generation.decoder import Decoder
-    from gpt2_trainer.model.network import Network
 
-    decoder = Decoder(Network(architecture=architecture, precision=precision))
+    decoder = Decoder(architecture, precision)
     loaded, end = decoder.load(weights), architecture.end_token_id
     texts = []
     for prompts, samples, count, sampling, seed in cases:
@@ -354,10 +357,13 @@ def generated_cases(architecture, weights, cases, precision="float32"):
 def penalized(logits, history, length, penalty, ngram_size):
     from keras import ops
 
+    from gpt2_trainer.configuration.sampling import SamplingConfig
     from gpt2_trainer.generation.penalties import penalize
+    from gpt2_trainer.generation.sampling import SamplingTensors
 
     logits, history = ops.convert_to_tensor(logits), ops.convert_to_tensor(history)
-    return ops.convert_to_numpy(penalize(logits, history, np.int32(length), np.float32(penalty), np.int32(ngram_size)))
+    scalars = SamplingTensors.of(SamplingConfig(repetition_penalty=penalty, no_repeat_ngram_size=ngram_size))
+    return ops.convert_to_numpy(penalize(logits, history, np.int32(length), scalars))
 
 
 def write_openai_checkpoint(folder, variables):
@@ -386,6 +392,45 @@ def run_job(module, function, request_type, request, folder, job_id, **settings)
     except PipelineError as error:
         return {"error": {"type": type(error).__name__, "message": str(error)}}
     return {item.name: {"uri": item.uri, "digest": item.digest, **item.properties} for item in outputs}
+
+
+def suspend_job(phase, step, module, function, request_type, request, folder, job_id, **settings):
+    """Runs a job until it reports a phase at a step, where its service suspends it."""
+    import importlib
+
+    from gpt2.trainer.v1 import trainer_service_pb2
+    from gpt2_common.errors import JobSuspended
+    from trainer_support.jobs import make_context
+
+    context = make_context(Path(folder), job_id, **settings)
+    report = context.report
+
+    def report_and_suspend(now, done=0, *arguments):
+        report(now, done, *arguments)
+        if (now, done) == (phase, step):
+            context.interruption.suspend()
+
+    context.report = report_and_suspend
+    try:
+        getattr(importlib.import_module(module), function)(
+            getattr(trainer_service_pb2, request_type).FromString(request), context
+        )
+    except JobSuspended:
+        return True
+    return False
+
+
+def run_job_with_default(name, value, *job, **settings):
+    """Runs a job as `run_job` in a version that has another default of a training's configuration."""
+    from gpt2_trainer.configuration.training import ResolvedTrainingConfig
+
+    defaults = ResolvedTrainingConfig.__init__.__kwdefaults__
+    before = defaults[name]
+    defaults[name] = value
+    try:
+        return run_job(*job, **settings)
+    finally:
+        defaults[name] = before
 
 
 def import_from_memory(folder, root):
@@ -436,63 +481,75 @@ def reads_of_flipped(folder, name, most):
     return outcomes
 
 
-def gradients_both_ways(name, values, towards, **options):
-    """Results and gradients of a function of the model: as it has them, and as differentiation of NumPy's way does.
+def kernel_and_reference(name, values, upstream, dtype="float32", compiled=True, options=None):
+    """Results and gradients of a kernel as it is chosen for this backend, and of the reference with automatic ones.
+
+    Args:
+        name: A field of `Kernels`.
+        values: Arguments that gradients are taken by; matrices become tensors of the dtype, vectors stay float32.
+        upstream: The result's gradient.
+        compiled: Choose the kernels of functions that XLA compiles as a whole.
+        options: `constants` of the call by name, and `arguments` after the values.
 
     Returns:
-        Two lists, each with the result and the gradients of the arguments.
+        Two lists of float32 arrays, each the result and the gradients by the values.
     """
     import keras
     from keras import ops
 
-    from gpt2_trainer.model import activations, backend
+    from gpt2_trainer.kernels.selection import select_kernels
+    from gpt2_trainer.model.gpt2 import REFERENCE
 
-    def plain_norm(hidden, gain, bias):
-        centred = hidden - ops.mean(hidden, axis=-1, keepdims=True)
-        variance = ops.mean(ops.square(centred), axis=-1, keepdims=True) + options.get("epsilon", 1e-5)
-        return centred / ops.sqrt(variance) * gain + bias
+    arguments, constants = (options or {}).get("arguments", ()), (options or {}).get("constants", {})
+    kernels = select_kernels(dtype, 8, compiled=compiled)
+    tensors = [ops.convert_to_tensor(value, dtype if value.ndim > 1 else "float32") for value in values]
+    upstream = ops.convert_to_tensor(upstream, dtype if name in ROUNDED else "float32")
 
-    def plain_shares(scores):
-        return ops.softmax(ops.where(options["mask"], scores * np.float32(options["factor"]), -1e9), axis=-1)
+    def differentiated(operation):
+        def function(*tensors):
+            return operation(*tensors, *arguments, **constants)
 
-    def plain_gelu(hidden, bias):
-        inner = hidden + bias
-        if options.get("exact"):
-            return 0.5 * inner * (1 + ops.erf(inner / np.float32(np.sqrt(2))))
-        return 0.5 * inner * (1 + ops.tanh(np.float32(np.sqrt(2 / np.pi)) * (inner + 0.044715 * inner**3)))
-
-    exact, plain = {
-        "norm": (activations.norm, plain_norm),
-        "attention_shares": (activations.attention_shares, plain_shares),
-        "gelu": (activations.gelu, plain_gelu),
-        "linear": (backend.linear, ops.matmul),
-    }[name]
-
-    def ours(*values):
-        return exact(*values, **options)
-
-    def differentiated(function):
         if keras.config.backend() == "jax":
             import jax
 
-            result, pull_back = jax.vjp(function, *map(ops.convert_to_tensor, values))
-            gradients = pull_back(ops.convert_to_tensor(towards))
+            result, pull_back = jax.vjp(function, *tensors)
+            gradients = pull_back(upstream)
         else:
             import tensorflow as tf
 
-            arguments = [tf.constant(value) for value in values]
             with tf.GradientTape() as tape:
-                tape.watch(arguments)
-                result = function(*arguments)
-            gradients = tape.gradient(result, arguments, tf.constant(towards))
-        return [ops.convert_to_numpy(value) for value in (result, *gradients)]
+                tape.watch(tensors)
+                result = function(*tensors)
+            gradients = [tf.convert_to_tensor(value) for value in tape.gradient(result, tensors, upstream)]
+        return [ops.convert_to_numpy(ops.cast(value, "float32")) for value in (result, *gradients)]
 
-    return differentiated(ours), differentiated(plain)
+    return differentiated(getattr(kernels, name)), differentiated(getattr(REFERENCE, name))
+
+
+def kernel_names():
+    from dataclasses import fields
+
+    from gpt2_trainer.model.gpt2 import Kernels
+
+    return [field.name for field in fields(Kernels)]
+
+
+def token_losses_both_ways(hidden, embedding, targets, vocabulary_size, max_logits):
+    """Losses and whether each target is the likeliest, by the chosen kernel and by the reference."""
+    from keras import ops
+
+    from gpt2_trainer.kernels.selection import select_kernels
+    from gpt2_trainer.model.gpt2 import REFERENCE
+
+    tensors = [ops.convert_to_tensor(value) for value in (hidden, embedding, targets)]
+    kernels = select_kernels("float32", 8, max_logits=max_logits)
+    found = [one.token_losses(*tensors, vocabulary_size) for one in (kernels, REFERENCE)]
+    return [[ops.convert_to_numpy(value) for value in pair] for pair in found]
 
 
 def summed_rows(values):
     from keras import ops
 
-    from gpt2_trainer.model.backend import row_sums
+    from gpt2_trainer.kernels.primitives import row_sums
 
     return ops.convert_to_numpy(row_sums(ops.convert_to_tensor(values)))

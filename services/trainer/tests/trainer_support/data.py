@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from gpt2_common.artifacts import Artifact, ArtifactWriter
+from gpt2_common.vocabulary.byte_symbols import byte_of_symbol
 from gpt2_common.vocabulary.files import write_vocabulary
-from gpt2_common.vocabulary.vocabulary import END_TOKEN, Vocabulary
+from gpt2_common.vocabulary.vocabulary import Vocabulary
+from gpt2_contracts.tokenizer import END_TOKEN
 from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
 from gpt2_trainer.formats.checkpoint import Checkpoint, TrainingState, write_checkpoint
-from gpt2_trainer.generation.text import byte_of_character
 from gpt2_trainer.model.weights import initial_weights
 
 TOKENIZER_DIGEST = "5" * 64
@@ -19,7 +20,7 @@ MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "a"), ("a", "n"), ("Ã"
 
 
 def vocabulary() -> dict[str, int]:
-    tokens = [*sorted(byte_of_character()), *("".join(merge) for merge in MERGES), END_TOKEN]
+    tokens = [*sorted(byte_of_symbol()), *("".join(merge) for merge in MERGES), END_TOKEN]
     return {token: number for number, token in enumerate(tokens)}
 
 

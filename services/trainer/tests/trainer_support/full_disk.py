@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gpt2_common.errors import ResourceExhausted
 from gpt2_trainer.formats.checkpoint import Checkpoint, TrainingState
-from gpt2_trainer.training.checkpoints import CheckpointFolder
+from gpt2_trainer.training.checkpoint_manager import CheckpointManager
 from trainer_support.data import random_weights, small_architecture
 
 if __name__ == "__main__":
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     architecture = small_architecture(n_layer=1)
     weights = random_weights(architecture)
     slots = {f"first_moment/{name}": value for name, value in weights.items()}
-    folder = CheckpointFolder(root / "checkpoints", keep=1000, tokenizer=None)
+    folder = CheckpointManager(root / "checkpoints", keep=1000, tokenizer=None)
     message = ""
     for step in range(1, 1000):
         state = TrainingState(step=step)
@@ -24,5 +24,5 @@ if __name__ == "__main__":
             message = error.message
             break
     left = sorted(path.name for path in (root / "checkpoints").iterdir())
-    newest = CheckpointFolder(root / "checkpoints", keep=1000, tokenizer=None).newest()
+    newest = CheckpointManager(root / "checkpoints", keep=1000, tokenizer=None).newest()
     print(json.dumps({"message": message, "left": left, "newest": newest.state.step, "failed": step}))

@@ -40,10 +40,10 @@ def train_and_die(request: bytes, folder: str, backend: str, phase: str, step: i
     In the phase `writing` that is when a checkpoint's files are there, and its manifest is not.
     """
     from gpt2_trainer.jobs.train import train_model
-    from gpt2_trainer.training import checkpoints
+    from gpt2_trainer.training import checkpoint_manager
 
     context = make_context(Path(folder), keras_backend=backend)
-    report, write = context.report, checkpoints.write_checkpoint
+    report, write = context.report, checkpoint_manager.write_checkpoint
 
     def report_and_die(now: str, done: float = 0, *arguments: object) -> None:
         report(now, done, *arguments)
@@ -55,7 +55,7 @@ def train_and_die(request: bytes, folder: str, backend: str, phase: str, step: i
         if phase == "writing" and checkpoint.state.step == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    context.report, checkpoints.write_checkpoint = report_and_die, write_and_die
+    context.report, checkpoint_manager.write_checkpoint = report_and_die, write_and_die
     train_model(pb.TrainModelRequest.FromString(request), context)
 
 

@@ -49,15 +49,15 @@ def logits(weights, token_ids, n_layer, n_head, drop=undropped, **relative):
         factor = 1 / np.sqrt(size) if relative.get("scale_attn_weights", True) else 1
         if relative.get("scale_attn_by_inverse_layer_idx"):
             factor = factor / (layer + 1)
-        shares = []
+        attended = []
         for head in range(n_head):
             columns = slice(head * size, (head + 1) * size)
             scores = queries[..., columns] @ keys[..., columns].transpose(0, 2, 1) * factor
-            shares.append(softmax(scores * mask - 1e10 * (1 - mask)))
-        shares = drop(np.stack(shares, axis=1), "attention", layer)
+            attended.append(softmax(scores * mask - 1e10 * (1 - mask)))
+        attended = drop(np.stack(attended, axis=1), "attention", layer)
         for head in range(n_head):
             columns = slice(head * size, (head + 1) * size)
-            mixed[..., columns] = shares[:, head] @ values[..., columns]
+            mixed[..., columns] = attended[:, head] @ values[..., columns]
         added = mixed @ part["attn.c_proj.weight"] + part["attn.c_proj.bias"]
         hidden = hidden + drop(added, "attention_output", layer)
         inner = norm(hidden, part["ln_2.weight"], part["ln_2.bias"], epsilon)
@@ -70,12 +70,12 @@ def logits(weights, token_ids, n_layer, n_head, drop=undropped, **relative):
 
 def losses(weights, token_ids, targets, n_layer, n_head, drop=undropped, **relative):
     """Mean cross-entropy of each row."""
-    chances = softmax(logits(weights, token_ids, n_layer, n_head, drop, **relative))
-    return -np.log(np.take_along_axis(chances, targets[..., None], axis=-1))[..., 0].mean(axis=-1)
+    probabilities = softmax(logits(weights, token_ids, n_layer, n_head, drop, **relative))
+    return -np.log(np.take_along_axis(probabilities, targets[..., None], axis=-1))[..., 0].mean(axis=-1)
 
 
 def greedy(weights, prompt, count, n_layer, n_head, n_ctx, **relative):
-    """Goes on from a prompt with a full recomputation for each token, by the decoder's rule for full contexts."""
+    """Continues a prompt with a full recomputation for each token, by the decoder's rule for full contexts."""
     context, made = list(prompt)[-n_ctx:], []
     for _ in range(count):
         if len(context) > n_ctx:
@@ -85,19 +85,19 @@ def greedy(weights, prompt, count, n_layer, n_head, n_ctx, **relative):
     return made
 
 
-def penalized(scores, tokens, penalty, ngram_size):
-    """Scores [vocabulary] after the tokens seen so far, as `transformers`' two logits processors leave them."""
-    scores = scores.astype(np.float64).copy()
+def penalized(logits, tokens, penalty, ngram_size):
+    """Logits [vocabulary] after the tokens seen so far, as `transformers`' two logits processors leave them."""
+    logits = logits.astype(np.float64).copy()
     for token in set(tokens):
-        scores[token] = scores[token] * penalty if scores[token] < 0 else scores[token] / penalty
+        logits[token] = logits[token] * penalty if logits[token] < 0 else logits[token] / penalty
     if ngram_size and len(tokens) + 1 >= ngram_size:
         followers = {}
         for place in range(len(tokens) - ngram_size + 1):
             *beginning, last = tokens[place : place + ngram_size]
             followers.setdefault(tuple(beginning), []).append(last)
         end = tuple(tokens[len(tokens) - ngram_size + 1 :])
-        scores[followers.get(end, [])] = -np.inf
-    return scores
+        logits[followers.get(end, [])] = -np.inf
+    return logits
 
 
 def greedy_penalized(weights, prompt, count, n_layer, n_head, n_ctx, penalty, ngram_size):
@@ -107,8 +107,8 @@ def greedy_penalized(weights, prompt, count, n_layer, n_head, n_ctx, penalty, ng
     for _ in range(count):
         if len(context) > n_ctx:
             context = context[-max(1, n_ctx // 2) :]
-        scores = logits(weights, np.array([context]), n_layer, n_head)[0, -1]
-        tokens.append(int(penalized(scores, tokens, penalty, ngram_size).argmax()))
+        after = logits(weights, np.array([context]), n_layer, n_head)[0, -1]
+        tokens.append(int(penalized(after, tokens, penalty, ngram_size).argmax()))
         context.append(tokens[-1])
     return tokens[start:]
 

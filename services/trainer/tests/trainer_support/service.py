@@ -36,10 +36,12 @@ class Trainer:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self._port()}")
         self.trainer = trainer_service_pb2_grpc.TrainerServiceStub(self.channel)
         self.jobs = jobs_service_pb2_grpc.JobsServiceStub(self.channel)
-        health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest(), timeout=60, wait_for_ready=True)
+        health_pb2_grpc.HealthStub(self.channel).Check(
+            health_pb2.HealthCheckRequest(), timeout=240, wait_for_ready=True
+        )
 
     def _port(self):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             for line in self.log.read_text().splitlines():
                 if '"port": ' in line:
@@ -49,7 +51,7 @@ class Trainer:
 
     def finish(self, job):
         request = jobs_service_pb2.WatchJobRequest(job_id=job.job_id)
-        *_, last = (answer.job for answer in self.jobs.WatchJob(request, timeout=120))
+        *_, last = (answer.job for answer in self.jobs.WatchJob(request, timeout=600))
         return last
 
     def generate(self, **arguments):

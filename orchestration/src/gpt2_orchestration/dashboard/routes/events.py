@@ -17,7 +17,7 @@ class EventRoutes:
     """The stream.
 
     Args:
-        changes: Hears of them.
+        changes: Receives them.
     """
 
     def __init__(self, changes: Changes) -> None:

@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from gpt2_orchestration.dashboard.describing import Json
+from gpt2_orchestration.client.proxies import open_url, web_proxy_note
+from gpt2_orchestration.client.services import Services, event_problem
+from gpt2_orchestration.dashboard.serialization import Json
 from gpt2_orchestration.dashboard.settings import DashboardSettings
-from gpt2_orchestration.proxies import open_url, web_proxy_note
-from gpt2_orchestration.services import Services
 
 _SECONDS = 5.0
 
@@ -20,7 +20,7 @@ class HealthRoutes:
     """The calls that are about health.
 
     Args:
-        services: Whom to ask.
+        services: The services to poll.
         settings: Where the servers beside them are.
     """
 
@@ -33,13 +33,16 @@ class HealthRoutes:
         return [Route("/services", self.show_all)]
 
     def show_all(self, request: Request) -> JSONResponse:  # noqa: ARG002
-        """Each service, Kafka and TensorBoard: whether it answers, and what to do where it does not."""
+        """Each service, Kafka and TensorBoard: whether it answers, and events reach it, and what to do where not."""
         answers = self._services.ask(lambda client: client.describe())
         services = []
         for name, client in self._services.clients.items():
             error = answers.errors.get(name)
-            version = "" if error else answers.found[name].version
-            services.append(_entry(name, client.address, str(error or ""), version))
+            if error:
+                services.append(_entry(name, client.address, str(error)))
+                continue
+            about = answers.found[name]
+            services.append(_entry(name, client.address, event_problem(about.events), about.version))
         kafka, tensorboard = self._settings.kafka_bootstrap_servers, self._settings.tensorboard_uri
         services.append(_checked("kafka", kafka, "GPT2_KAFKA_BOOTSTRAP_SERVERS", _ask_kafka))
         services.append(_checked("tensorboard", tensorboard, "GPT2_TENSORBOARD_URI", _ask_tensorboard))

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from typing import Annotated
 
+import grpc
 from google.protobuf import json_format
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
@@ -10,11 +11,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from gpt2_orchestration.client import NotFoundError
-from gpt2_orchestration.dashboard.describing import Json, shorten
+from gpt2_contracts.events import EventAttributes
+from gpt2_orchestration.client.dead_letters import DeadLetter, list_letters, replay
+from gpt2_orchestration.client.event_log import event_message
+from gpt2_orchestration.client.service_client import NotFoundError
 from gpt2_orchestration.dashboard.routes.bodies import Body, read_body
-from gpt2_orchestration.dead_letters import DeadLetter, list_letters, replay
-from gpt2_orchestration.event_log import event_message, text_headers
+from gpt2_orchestration.dashboard.serialization import Json, shorten
 
 
 class ReplayBody(Body):
@@ -54,22 +56,23 @@ class LetterRoutes:
     def _replay(self, places: frozenset[str]) -> int:
         chosen = [letter for letter in list_letters(self._servers, self._topic) if letter.place in places]
         if len(chosen) < len(places):
-            raise NotFoundError("the broker does not keep all of these any more: read the list again")
+            message = "the broker does not keep all of these any more: read the list again"
+            raise NotFoundError(message, grpc.StatusCode.NOT_FOUND)
         return replay(self._servers, chosen)
 
 
 def _describe(letter: DeadLetter) -> Json:
-    headers = text_headers(letter.record)
+    attributes = EventAttributes.from_headers(letter.record.headers)
     return {
         "place": letter.place,
         "topic": letter.topic,
         "consumer": letter.consumer,
         "reason": shorten(letter.reason),
         "time": letter.time or None,
-        "type": shorten(headers.get("ce_type", "")),
-        "subject": shorten(headers.get("ce_subject", "")),
+        "type": shorten(attributes.type),
+        "subject": shorten(attributes.subject),
         "bytes": len(letter.record.value or b""),
-        "payload": shorten(_payload(headers.get("ce_type", ""), letter.record.value or b"")),
+        "payload": shorten(_payload(attributes.type, letter.record.value or b"")),
     }
 
 

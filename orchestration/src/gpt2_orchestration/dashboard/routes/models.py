@@ -1,4 +1,4 @@
-"""Registered models: listed, compared, shown with the history of their labels; labels moved and taken away."""
+"""Models: their versions, side by side, and their labels, which are set and removed."""
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -7,13 +7,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
-from gpt2_orchestration.client import ServiceClient
-from gpt2_orchestration.dashboard.describing import describe_change, describe_comparison, describe_version
+from gpt2_orchestration.client.registered_models import list_models
+from gpt2_orchestration.client.service_client import ServiceClient
 from gpt2_orchestration.dashboard.routes.bodies import Body, read_body
-from gpt2_orchestration.registered_models import list_models
+from gpt2_orchestration.dashboard.serialization import describe_change, describe_comparison, describe_version
 
-_MOST_VERSIONS = 200
-_MOST_CHANGES = 500
+_MAX_VERSIONS = 200
+_MAX_CHANGES = 500
 
 
 class LabelBody(Body):
@@ -22,7 +22,8 @@ class LabelBody(Body):
     label: str
     version: int
     """Number of the version that gets it; 0 to take it away."""
-    actor: str
+    actor: str = ""
+    """Whom to record, for whom the dashboard's token must be allowed to act; empty: the dashboard itself."""
     reason: str = ""
 
 
@@ -30,7 +31,7 @@ class ModelRoutes:
     """The calls that are about models.
 
     Args:
-        registry: Who knows them.
+        registry: Client of the registry.
     """
 
     def __init__(self, registry: ServiceClient) -> None:
@@ -56,7 +57,7 @@ class ModelRoutes:
     def show(self, request: Request) -> JSONResponse:
         """One model."""
         name = request.path_params["name"]
-        asked = pb.ListModelVersionsRequest(model_name=name, page_size=_MOST_VERSIONS)
+        asked = pb.ListModelVersionsRequest(model_name=name, page_size=_MAX_VERSIONS)
         page = self._registry.call("ListModelVersions", asked)
         changes = self._registry.call("ListLabelChanges", pb.ListLabelChangesRequest(model_name=name)).changes
         return JSONResponse(
@@ -64,7 +65,7 @@ class ModelRoutes:
                 "name": name,
                 "versions": [describe_version(version) for version in page.model_versions],
                 "more": bool(page.next_page_token),
-                "changes": [describe_change(change) for change in changes[:_MOST_CHANGES]],
+                "changes": [describe_change(change) for change in changes[:_MAX_CHANGES]],
             }
         )
 

@@ -1,14 +1,14 @@
 // A line chart: axes with units, the values under the pointer or the arrow keys, and all of them as a table.
 
 import { element, svg } from "./elements.js";
-import { axisFigures, count, figure, words } from "./text.js";
+import { axisLabels, count, figure, words } from "./text.js";
 
 const HEIGHT = 200;
 const LEFT = 56;
 const RIGHT = 12;
 const TOP = 8;
 const BOTTOM = 24;
-const MOST_ROWS = 200;
+const MAX_ROWS = 200;
 
 export class Chart {
   constructor(title, unit) {
@@ -75,7 +75,7 @@ export class Chart {
     this.x = (step) => LEFT + share(step, firstStep, lastStep) * (width - LEFT - RIGHT);
     this.y = (value) => TOP + (1 - share(value, low, high)) * (HEIGHT - TOP - BOTTOM);
 
-    const labels = axisFigures(ticks);
+    const labels = axisLabels(ticks);
     const grid = ticks.map((tick, index) => [
       svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: this.y(tick), y2: this.y(tick) }),
       svg("text", { class: "tick", x: LEFT - 6, y: this.y(tick) + 4, "text-anchor": "end" }, labels[index]),
@@ -126,7 +126,7 @@ export class Chart {
 
   fillTable() {
     if (!this.values.open) return;
-    const stride = Math.ceil(this.steps.length / MOST_ROWS);
+    const stride = Math.ceil(this.steps.length / MAX_ROWS);
     const chosen = this.steps.filter((_, index) => (this.steps.length - 1 - index) % stride === 0);
     const head = element("tr", {}, ["step", ...this.series.map(({ name }) => words(name))].map((name) => element("th", { scope: "col" }, name)));
     const lines = chosen.map((step) => element("tr", {}, element("th", { scope: "row" }, count(step)), this.bySeries.map((values) => element("td", {}, figure(values.get(step))))));

@@ -1,10 +1,10 @@
-// Jobs and runs as they are told of: put together, their state and progress shown.
+// Jobs and runs from lists and live changes: merged, with their state and progress.
 
 import { element, foreign, hidden } from "./elements.js";
 import { counted, count, duration, figure, secondsBetween, words } from "./text.js";
 
 const UNFINISHED = ["queued", "running"];
-const SIGNS = { succeeded: "✓", failed: "✕", cancelled: "–", running: "▸", queued: "…", "to come": "" };
+const SIGNS = { succeeded: "✓", failed: "✕", cancelled: "–", running: "▸", queued: "…", "next": "" };
 
 /** The stage's name: the second part of the job's id, or its start call. */
 export function stageName(job) {
@@ -15,12 +15,12 @@ export function isUnfinished(job) {
   return UNFINISHED.includes(job.state);
 }
 
-/** State and stages to come of a run, as `gpt2 runs` has them. */
+/** State and remaining stages of a run, as in `gpt2 runs`. */
 export function summarise(run) {
   const last = run.jobs.at(-1);
-  run.to_come = last.to_come;
+  run.remaining_stages = last.remaining_stages;
   if (run.jobs.some(isUnfinished)) run.state = "running";
-  else if (last.state === "succeeded" && last.to_come.length) run.state = "waiting";
+  else if (last.state === "succeeded" && last.remaining_stages.length) run.state = "waiting";
   else run.state = last.state;
 }
 
@@ -35,7 +35,7 @@ export function mergeJob(run, job) {
   return true;
 }
 
-/** Keeps what an answer lacks: jobs of services that are away, and changes that the stream has told of meanwhile. */
+/** Keeps what an answer lacks: jobs of services that are away, and changes that the stream has brought in the meantime. */
 export function keepKnown(run, before) {
   for (const job of before?.jobs ?? []) mergeJob(run, job);
 }
@@ -47,7 +47,7 @@ export function stateBadge(state) {
 /** The stages of a run as a strip of signs. */
 export function strip(run) {
   const done = run.jobs.map((job) => [stageName(job), job.state]);
-  const all = [...done, ...run.to_come.map((name) => [words(name), "to come"])];
+  const all = [...done, ...run.remaining_stages.map((name) => [words(name), "next"])];
   return element(
     "ol",
     { class: "strip", "aria-label": "Stages" },

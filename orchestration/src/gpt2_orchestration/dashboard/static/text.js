@@ -1,4 +1,4 @@
-// Figures, times and names for people.
+// Numbers, times and names for people.
 
 const DIRECTIONS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g;
 const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -24,8 +24,8 @@ export function figure(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-/** The figures of an axis, written alike: small ones with a power of ten where all are small. */
-export function axisFigures(ticks) {
+/** The tick labels of an axis, written alike: small ones with a power of ten where all are small. */
+export function axisLabels(ticks) {
   const allSmall = Math.max(...ticks.map(Math.abs)) < 0.001;
   return ticks.map((tick) => {
     if (tick === 0 || Math.abs(tick) >= 0.001) return figure(tick);

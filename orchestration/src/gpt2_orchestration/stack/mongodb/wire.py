@@ -99,7 +99,7 @@ class _Connection(socketserver.StreamRequestHandler):
             return {**self.server.answer(command), "ok": 1.0}
         except CommandError as error:
             return {"ok": 0.0, "errmsg": error.message, "code": error.code, **error.details}
-        except Exception as error:  # noqa: BLE001 - the client is told, and the server lives
+        except Exception as error:  # noqa: BLE001 - the client gets the error, the server keeps running
             return {"ok": 0.0, "errmsg": f"{type(error).__name__}: {error}", "code": _INTERNAL_ERROR}
 
     def _send(self, request: int, code: int, body: bytes) -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from gpt2.jobs.v1 import job_pb2 as gpt2_dot_jobs_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgpt2/events/v1/events.proto\x12\x0egpt2.events.v1\x1a\x16gpt2/jobs/v1/job.proto\"b\n\x0fJobStateChanged\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\x12/\n\x0eprevious_state\x18\x02 \x01(\x0e\x32\x17.gpt2.jobs.v1.Job.State\"\x80\x01\n\x11ModelLabelChanged\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x18\n\x10previous_version\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgpt2/events/v1/events.proto\x12\x0egpt2.events.v1\x1a\x16gpt2/jobs/v1/job.proto\"b\n\x0fJobStateChanged\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\x12/\n\x0eprevious_state\x18\x02 \x01(\x0e\x32\x17.gpt2.jobs.v1.Job.State\"\x90\x01\n\x11ModelLabelChanged\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x18\n\x10previous_version\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0e\n\x06job_id\x18\x07 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,5 +35,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSTATECHANGED']._serialized_start=71
   _globals['_JOBSTATECHANGED']._serialized_end=169
   _globals['_MODELLABELCHANGED']._serialized_start=172
-  _globals['_MODELLABELCHANGED']._serialized_end=300
+  _globals['_MODELLABELCHANGED']._serialized_end=316
 # @@protoc_insertion_point(module_scope)

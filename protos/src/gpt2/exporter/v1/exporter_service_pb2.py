@@ -23,39 +23,85 @@ _sym_db = _symbol_database.Default()
 
 
 from gpt2.jobs.v1 import job_pb2 as gpt2_dot_jobs_dot_v1_dot_job__pb2
+from gpt2.jobs.v1 import stage_pb2 as gpt2_dot_jobs_dot_v1_dot_stage__pb2
+from gpt2.validation.v1 import rules_pb2 as gpt2_dot_validation_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'gpt2/exporter/v1/exporter_service.proto\x12\x10gpt2.exporter.v1\x1a\x16gpt2/jobs/v1/job.proto\"\xa1\x02\n\x0bMongoSource\x12\x12\n\nconnection\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x13\n\x0b\x63ollections\x18\x03 \x03(\t\x12\x12\n\ntext_field\x18\x04 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\x12\x13\n\x0btitle_field\x18\x06 \x01(\t\x12\x10\n\x08template\x18\x07 \x01(\t\x12\x12\n\nprojection\x18\x08 \x01(\t\x12\r\n\x05limit\x18\t \x01(\x03\x12\x39\n\x0fread_preference\x18\n \x01(\x0e\x32 .gpt2.exporter.v1.ReadPreference\x12\x1b\n\x0elist_separator\x18\x0b \x01(\tH\x00\x88\x01\x01\x42\x11\n\x0f_list_separator\"\x92\x01\n\x0f\x44ocumentOptions\x12\x36\n\rnormalization\x18\x01 \x01(\x0e\x32\x1f.gpt2.exporter.v1.Normalization\x12\x16\n\x0emin_characters\x18\x02 \x01(\x03\x12\x16\n\x0emax_characters\x18\x03 \x01(\x03\x12\x17\n\x0f\x64rop_duplicates\x18\x04 \x01(\x08\"\xff\x01\n\x13\x45xportCorpusRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12-\n\x06source\x18\x02 \x01(\x0b\x32\x1d.gpt2.exporter.v1.MongoSource\x12\x10\n\x08snapshot\x18\x03 \x01(\t\x12\x14\n\x0cmax_rejected\x18\x04 \x01(\x03\x12\x1a\n\x12max_rejected_share\x18\x05 \x01(\x01\x12\x34\n\tdocuments\x18\x06 \x01(\x0b\x32!.gpt2.exporter.v1.DocumentOptions\x12\x18\n\x10since_corpus_uri\x18\x07 \x01(\t\"6\n\x14\x45xportCorpusResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"\xe5\x03\n\x12ImportFilesRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x0c\n\x04uris\x18\x02 \x03(\t\x12\x12\n\ntext_field\x18\x03 \x01(\t\x12\x10\n\x08\x65ncoding\x18\x04 \x01(\t\x12\x14\n\x0cmax_rejected\x18\x05 \x01(\x03\x12\x1a\n\x12max_rejected_share\x18\x06 \x01(\x01\x12\x34\n\tdocuments\x18\x07 \x01(\x0b\x32!.gpt2.exporter.v1.DocumentOptions\x12-\n\ttext_unit\x18\x08 \x01(\x0e\x32\x1a.gpt2.exporter.v1.TextUnit\x12\x39\n\x0f\x65ncoding_errors\x18\t \x01(\x0e\x32 .gpt2.exporter.v1.EncodingErrors\x12\x15\n\rcsv_delimiter\x18\n \x01(\t\x12\x17\n\ncsv_header\x18\x0b \x01(\x08H\x00\x88\x01\x01\x12\x1a\n\x12\x64ocument_separator\x18\x0c \x01(\t\x12\x17\n\x0f\x64ocuments_field\x18\r \x01(\t\x12\x1b\n\x0elist_separator\x18\x0e \x01(\tH\x01\x88\x01\x01\x42\r\n\x0b_csv_headerB\x11\n\x0f_list_separator\"5\n\x13ImportFilesResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"F\n\x15\x44\x65scribeSourceRequest\x12-\n\x06source\x18\x01 \x01(\x0b\x32\x1d.gpt2.exporter.v1.MongoSource\"=\n\x16\x44\x65scribeSourceResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\x03*\xda\x01\n\x0eReadPreference\x12\x1f\n\x1bREAD_PREFERENCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17READ_PREFERENCE_PRIMARY\x10\x01\x12%\n!READ_PREFERENCE_PRIMARY_PREFERRED\x10\x02\x12\x1d\n\x19READ_PREFERENCE_SECONDARY\x10\x03\x12\'\n#READ_PREFERENCE_SECONDARY_PREFERRED\x10\x04\x12\x1b\n\x17READ_PREFERENCE_NEAREST\x10\x05*E\n\rNormalization\x12\x1d\n\x19NORMALIZATION_UNSPECIFIED\x10\x00\x12\x15\n\x11NORMALIZATION_NFC\x10\x01*f\n\x08TextUnit\x12\x19\n\x15TEXT_UNIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eTEXT_UNIT_FILE\x10\x01\x12\x17\n\x13TEXT_UNIT_PARAGRAPH\x10\x02\x12\x12\n\x0eTEXT_UNIT_LINE\x10\x03*\x84\x01\n\x0e\x45ncodingErrors\x12\x1f\n\x1b\x45NCODING_ERRORS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45NCODING_ERRORS_STRICT\x10\x01\x12\x1b\n\x17\x45NCODING_ERRORS_REPLACE\x10\x02\x12\x18\n\x14\x45NCODING_ERRORS_SKIP\x10\x03\x32\xb1\x02\n\x0f\x45xporterService\x12]\n\x0c\x45xportCorpus\x12%.gpt2.exporter.v1.ExportCorpusRequest\x1a&.gpt2.exporter.v1.ExportCorpusResponse\x12Z\n\x0bImportFiles\x12$.gpt2.exporter.v1.ImportFilesRequest\x1a%.gpt2.exporter.v1.ImportFilesResponse\x12\x63\n\x0e\x44\x65scribeSource\x12\'.gpt2.exporter.v1.DescribeSourceRequest\x1a(.gpt2.exporter.v1.DescribeSourceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'gpt2/exporter/v1/exporter_service.proto\x12\x10gpt2.exporter.v1\x1a\x16gpt2/jobs/v1/job.proto\x1a\x18gpt2/jobs/v1/stage.proto\x1a\x1egpt2/validation/v1/rules.proto\"\xd7\x05\n\x0bMongoSource\x12Y\n\nconnection\x18\x01 \x01(\tBE\xba\xd5\x18\x41\x1a?\n\r[A-Za-z0-9_]+\x12,a connection\'s name: letters, digits and \'_\' @\x12i\n\x08\x64\x61tabase\x18\x02 \x01(\tBW\xba\xd5\x18S\x08\x01\x1aO\n\x15[^/\\\\. \"$*<>:|?\\x00]+\x12\x34the name of a MongoDB database, without /\\. \"$*<>:|? ?\x12\x61\n\x0b\x63ollections\x18\x03 \x03(\tBL\xba\xd5\x18H\x08\x01\x1a@\n\x19[^.$\\x00]+(\\.[^.$\\x00]+)*\x12 the name of a MongoDB collection(\xff\x01\"\x02\x18\x01\x12m\n\ntext_field\x18\x04 \x01(\tBY\xba\xd5\x18U\x1aS\n)[^.$\\x00][^.\\x00]*(\\.[^.$\\x00][^.\\x00]*)*\x12&the path of a field, such as body.text\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\x12o\n\x0btitle_field\x18\x06 \x01(\tBZ\xba\xd5\x18V\x1aT\n)[^.$\\x00][^.\\x00]*(\\.[^.$\\x00][^.\\x00]*)*\x12\'the path of a field, such as body.title\x12\x10\n\x08template\x18\x07 \x01(\t\x12\x12\n\nprojection\x18\x08 \x01(\t\x12\x1e\n\x05limit\x18\t \x01(\x03\x42\x0f\xba\xd5\x18\x0b\x12\t\t\x00\x00\x00\x00\x00\x00\x00\x00\x12\x39\n\x0fread_preference\x18\n \x01(\x0e\x32 .gpt2.exporter.v1.ReadPreference\x12\x1b\n\x0elist_separator\x18\x0b \x01(\tH\x00\x88\x01\x01\x42\x11\n\x0f_list_separator\"\xb4\x01\n\x0f\x44ocumentOptions\x12\x36\n\rnormalization\x18\x01 \x01(\x0e\x32\x1f.gpt2.exporter.v1.Normalization\x12\'\n\x0emin_characters\x18\x02 \x01(\x03\x42\x0f\xba\xd5\x18\x0b\x12\t\t\x00\x00\x00\x00\x00\x00\x00\x00\x12\'\n\x0emax_characters\x18\x03 \x01(\x03\x42\x0f\xba\xd5\x18\x0b\x12\t\t\x00\x00\x00\x00\x00\x00\x00\x00\x12\x17\n\x0f\x64rop_duplicates\x18\x04 \x01(\x08\"\xb5\x02\n\x13\x45xportCorpusRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x35\n\x06source\x18\x02 \x01(\x0b\x32\x1d.gpt2.exporter.v1.MongoSourceB\x06\xba\xd5\x18\x02\x08\x01\x12\x10\n\x08snapshot\x18\x03 \x01(\t\x12%\n\x0cmax_rejected\x18\x04 \x01(\x03\x42\x0f\xba\xd5\x18\x0b\x12\t\t\x00\x00\x00\x00\x00\x00\xf0\xbf\x12\x37\n\x15max_rejected_fraction\x18\x05 \x01(\x01\x42\x18\xba\xd5\x18\x14\x12\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x19\x00\x00\x00\x00\x00\x00\xf0?\x12\x34\n\tdocuments\x18\x06 \x01(\x0b\x32!.gpt2.exporter.v1.DocumentOptions\x12\x18\n\x10since_corpus_uri\x18\x07 \x01(\t\"6\n\x14\x45xportCorpusResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"\x91\x07\n\x12ImportFilesRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x14\n\x04uris\x18\x02 \x03(\tB\x06\xba\xd5\x18\x02\x08\x01\x12m\n\ntext_field\x18\x03 \x01(\tBY\xba\xd5\x18U\x1aS\n)[^.$\\x00][^.\\x00]*(\\.[^.$\\x00][^.\\x00]*)*\x12&the path of a field, such as body.text\x12\x1a\n\x08\x65ncoding\x18\x04 \x01(\tB\x08\xba\xd5\x18\x04\x1a\x02 @\x12%\n\x0cmax_rejected\x18\x05 \x01(\x03\x42\x0f\xba\xd5\x18\x0b\x12\t\t\x00\x00\x00\x00\x00\x00\xf0\xbf\x12\x37\n\x15max_rejected_fraction\x18\x06 \x01(\x01\x42\x18\xba\xd5\x18\x14\x12\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x19\x00\x00\x00\x00\x00\x00\xf0?\x12\x34\n\tdocuments\x18\x07 \x01(\x0b\x32!.gpt2.exporter.v1.DocumentOptions\x12-\n\ttext_unit\x18\x08 \x01(\x0e\x32\x1a.gpt2.exporter.v1.TextUnit\x12\x39\n\x0f\x65ncoding_errors\x18\t \x01(\x0e\x32 .gpt2.exporter.v1.EncodingErrors\x12v\n\rcsv_delimiter\x18\n \x01(\tB_\xba\xd5\x18[\x1aY\n\x10[^\"\\r\\n\\x00]|\\\\t\x12\x45one character, such as ;, or \\t for a tab, and no quote or line break\x12\x17\n\ncsv_header\x18\x0b \x01(\x08H\x00\x88\x01\x01\x12n\n\x12\x64ocument_separator\x18\x0c \x01(\tBR\xba\xd5\x18N\x1aL\n\x15[\\s\\S]*[^\\r\\n][\\s\\S]*\x12\x33more than line breaks, for which there is text_unit\x12s\n\x0f\x64ocuments_field\x18\r \x01(\tBZ\xba\xd5\x18V\x1aT\n)[^.$\\x00][^.\\x00]*(\\.[^.$\\x00][^.\\x00]*)*\x12\'the path of a field, such as body.texts\x12\x1b\n\x0elist_separator\x18\x0e \x01(\tH\x01\x88\x01\x01\x42\r\n\x0b_csv_headerB\x11\n\x0f_list_separator\"5\n\x13ImportFilesResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"N\n\x15\x44\x65scribeSourceRequest\x12\x35\n\x06source\x18\x01 \x01(\x0b\x32\x1d.gpt2.exporter.v1.MongoSourceB\x06\xba\xd5\x18\x02\x08\x01\"=\n\x16\x44\x65scribeSourceResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\x03*\xda\x01\n\x0eReadPreference\x12\x1f\n\x1bREAD_PREFERENCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17READ_PREFERENCE_PRIMARY\x10\x01\x12%\n!READ_PREFERENCE_PRIMARY_PREFERRED\x10\x02\x12\x1d\n\x19READ_PREFERENCE_SECONDARY\x10\x03\x12\'\n#READ_PREFERENCE_SECONDARY_PREFERRED\x10\x04\x12\x1b\n\x17READ_PREFERENCE_NEAREST\x10\x05*E\n\rNormalization\x12\x1d\n\x19NORMALIZATION_UNSPECIFIED\x10\x00\x12\x15\n\x11NORMALIZATION_NFC\x10\x01*f\n\x08TextUnit\x12\x19\n\x15TEXT_UNIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eTEXT_UNIT_FILE\x10\x01\x12\x17\n\x13TEXT_UNIT_PARAGRAPH\x10\x02\x12\x12\n\x0eTEXT_UNIT_LINE\x10\x03*\x84\x01\n\x0e\x45ncodingErrors\x12\x1f\n\x1b\x45NCODING_ERRORS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45NCODING_ERRORS_STRICT\x10\x01\x12\x1b\n\x17\x45NCODING_ERRORS_REPLACE\x10\x02\x12\x18\n\x14\x45NCODING_ERRORS_SKIP\x10\x03\x32\xfe\x02\n\x0f\x45xporterService\x12\x99\x01\n\x0c\x45xportCorpus\x12%.gpt2.exporter.v1.ExportCorpusRequest\x1a&.gpt2.exporter.v1.ExportCorpusResponse\":\xc2\xd5\x18\x36\n*\n\x0csince_corpus\x12\x06\x63orpus\x1a\x10since_corpus_uri \x01\x12\x08\n\x06\x63orpus\x12j\n\x0bImportFiles\x12$.gpt2.exporter.v1.ImportFilesRequest\x1a%.gpt2.exporter.v1.ImportFilesResponse\"\x0e\xc2\xd5\x18\n\x12\x08\n\x06\x63orpus\x12\x63\n\x0e\x44\x65scribeSource\x12\'.gpt2.exporter.v1.DescribeSourceRequest\x1a(.gpt2.exporter.v1.DescribeSourceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gpt2.exporter.v1.exporter_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_READPREFERENCE']._serialized_start=1519
-  _globals['_READPREFERENCE']._serialized_end=1737
-  _globals['_NORMALIZATION']._serialized_start=1739
-  _globals['_NORMALIZATION']._serialized_end=1808
-  _globals['_TEXTUNIT']._serialized_start=1810
-  _globals['_TEXTUNIT']._serialized_end=1912
-  _globals['_ENCODINGERRORS']._serialized_start=1915
-  _globals['_ENCODINGERRORS']._serialized_end=2047
-  _globals['_MONGOSOURCE']._serialized_start=86
-  _globals['_MONGOSOURCE']._serialized_end=375
-  _globals['_DOCUMENTOPTIONS']._serialized_start=378
-  _globals['_DOCUMENTOPTIONS']._serialized_end=524
-  _globals['_EXPORTCORPUSREQUEST']._serialized_start=527
-  _globals['_EXPORTCORPUSREQUEST']._serialized_end=782
-  _globals['_EXPORTCORPUSRESPONSE']._serialized_start=784
-  _globals['_EXPORTCORPUSRESPONSE']._serialized_end=838
-  _globals['_IMPORTFILESREQUEST']._serialized_start=841
-  _globals['_IMPORTFILESREQUEST']._serialized_end=1326
-  _globals['_IMPORTFILESRESPONSE']._serialized_start=1328
-  _globals['_IMPORTFILESRESPONSE']._serialized_end=1381
-  _globals['_DESCRIBESOURCEREQUEST']._serialized_start=1383
-  _globals['_DESCRIBESOURCEREQUEST']._serialized_end=1453
-  _globals['_DESCRIBESOURCERESPONSE']._serialized_start=1455
-  _globals['_DESCRIBESOURCERESPONSE']._serialized_end=1516
-  _globals['_EXPORTERSERVICE']._serialized_start=2050
-  _globals['_EXPORTERSERVICE']._serialized_end=2355
+  _globals['_MONGOSOURCE'].fields_by_name['connection']._loaded_options = None
+  _globals['_MONGOSOURCE'].fields_by_name['connection']._serialized_options = b'\272\325\030A\032?\n\r[A-Za-z0-9_]+\022,a connection\'s name: letters, digits and \'_\' @'
+  _globals['_MONGOSOURCE'].fields_by_name['database']._loaded_options = None
+  _globals['_MONGOSOURCE'].fields_by_name['database']._serialized_options = b'\272\325\030S\010\001\032O\n\025[^/\\\\. \"$*<>:|?\\x00]+\0224the name of a MongoDB database, without /\\. \"$*<>:|? ?'
+  _globals['_MONGOSOURCE'].fields_by_name['collections']._loaded_options = None
+  _globals['_MONGOSOURCE'].fields_by_name['collections']._serialized_options = b'\272\325\030H\010\001\032@\n\031[^.$\\x00]+(\\.[^.$\\x00]+)*\022 the name of a MongoDB collection(\377\001\"\002\030\001'
+  _globals['_MONGOSOURCE'].fields_by_name['text_field']._loaded_options = None
+  _globals['_MONGOSOURCE'].fields_by_name['text_field']._serialized_options = b'\272\325\030U\032S\n)[^.$\\x00][^.\\x00]*(\\.[^.$\\x00][^.\\x00]*)*\022&the path of a field, such as body.text'
+  _globals['_MONGOSOURCE'].fields_by_name['title_field']._loaded_options = None
+  _globals['_MONGOSOURCE'].fields_by_name['title_field']._serialized_options = b'\272\325\030V\032T\n)[^.$\\x00][^.\\x00]*(\\.[^.$\\x00][^.\\x00]*)*\022\'the path of a field, such as body.title'
+  _globals['_MONGOSOURCE'].fields_by_name['limit']._loaded_options = None
+  _globals['_MONGOSOURCE'].fields_by_name['limit']._serialized_options = b'\272\325\030\013\022\t\t\000\000\000\000\000\000\000\000'
+  _globals['_DOCUMENTOPTIONS'].fields_by_name['min_characters']._loaded_options = None
+  _globals['_DOCUMENTOPTIONS'].fields_by_name['min_characters']._serialized_options = b'\272\325\030\013\022\t\t\000\000\000\000\000\000\000\000'
+  _globals['_DOCUMENTOPTIONS'].fields_by_name['max_characters']._loaded_options = None
+  _globals['_DOCUMENTOPTIONS'].fields_by_name['max_characters']._serialized_options = b'\272\325\030\013\022\t\t\000\000\000\000\000\000\000\000'
+  _globals['_EXPORTCORPUSREQUEST'].fields_by_name['source']._loaded_options = None
+  _globals['_EXPORTCORPUSREQUEST'].fields_by_name['source']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_EXPORTCORPUSREQUEST'].fields_by_name['max_rejected']._loaded_options = None
+  _globals['_EXPORTCORPUSREQUEST'].fields_by_name['max_rejected']._serialized_options = b'\272\325\030\013\022\t\t\000\000\000\000\000\000\360\277'
+  _globals['_EXPORTCORPUSREQUEST'].fields_by_name['max_rejected_fraction']._loaded_options = None
+  _globals['_EXPORTCORPUSREQUEST'].fields_by_name['max_rejected_fraction']._serialized_options = b'\272\325\030\024\022\022\t\000\000\000\000\000\000\000\000\031\000\000\000\000\000\000\360?'
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['uris']._loaded_options = None
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['uris']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['text_field']._loaded_options = None
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['text_field']._serialized_options = b'\272\325\030U\032S\n)[^.$\\x00][^.\\x00]*(\\.[^.$\\x00][^.\\x00]*)*\022&the path of a field, such as body.text'
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['encoding']._loaded_options = None
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['encoding']._serialized_options = b'\272\325\030\004\032\002 @'
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['max_rejected']._loaded_options = None
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['max_rejected']._serialized_options = b'\272\325\030\013\022\t\t\000\000\000\000\000\000\360\277'
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['max_rejected_fraction']._loaded_options = None
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['max_rejected_fraction']._serialized_options = b'\272\325\030\024\022\022\t\000\000\000\000\000\000\000\000\031\000\000\000\000\000\000\360?'
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['csv_delimiter']._loaded_options = None
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['csv_delimiter']._serialized_options = b'\272\325\030[\032Y\n\020[^\"\\r\\n\\x00]|\\\\t\022Eone character, such as ;, or \\t for a tab, and no quote or line break'
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['document_separator']._loaded_options = None
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['document_separator']._serialized_options = b'\272\325\030N\032L\n\025[\\s\\S]*[^\\r\\n][\\s\\S]*\0223more than line breaks, for which there is text_unit'
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['documents_field']._loaded_options = None
+  _globals['_IMPORTFILESREQUEST'].fields_by_name['documents_field']._serialized_options = b'\272\325\030V\032T\n)[^.$\\x00][^.\\x00]*(\\.[^.$\\x00][^.\\x00]*)*\022\'the path of a field, such as body.texts'
+  _globals['_DESCRIBESOURCEREQUEST'].fields_by_name['source']._loaded_options = None
+  _globals['_DESCRIBESOURCEREQUEST'].fields_by_name['source']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_EXPORTERSERVICE'].methods_by_name['ExportCorpus']._loaded_options = None
+  _globals['_EXPORTERSERVICE'].methods_by_name['ExportCorpus']._serialized_options = b'\302\325\0306\n*\n\014since_corpus\022\006corpus\032\020since_corpus_uri \001\022\010\n\006corpus'
+  _globals['_EXPORTERSERVICE'].methods_by_name['ImportFiles']._loaded_options = None
+  _globals['_EXPORTERSERVICE'].methods_by_name['ImportFiles']._serialized_options = b'\302\325\030\n\022\010\n\006corpus'
+  _globals['_READPREFERENCE']._serialized_start=2539
+  _globals['_READPREFERENCE']._serialized_end=2757
+  _globals['_NORMALIZATION']._serialized_start=2759
+  _globals['_NORMALIZATION']._serialized_end=2828
+  _globals['_TEXTUNIT']._serialized_start=2830
+  _globals['_TEXTUNIT']._serialized_end=2932
+  _globals['_ENCODINGERRORS']._serialized_start=2935
+  _globals['_ENCODINGERRORS']._serialized_end=3067
+  _globals['_MONGOSOURCE']._serialized_start=144
+  _globals['_MONGOSOURCE']._serialized_end=871
+  _globals['_DOCUMENTOPTIONS']._serialized_start=874
+  _globals['_DOCUMENTOPTIONS']._serialized_end=1054
+  _globals['_EXPORTCORPUSREQUEST']._serialized_start=1057
+  _globals['_EXPORTCORPUSREQUEST']._serialized_end=1366
+  _globals['_EXPORTCORPUSRESPONSE']._serialized_start=1368
+  _globals['_EXPORTCORPUSRESPONSE']._serialized_end=1422
+  _globals['_IMPORTFILESREQUEST']._serialized_start=1425
+  _globals['_IMPORTFILESREQUEST']._serialized_end=2338
+  _globals['_IMPORTFILESRESPONSE']._serialized_start=2340
+  _globals['_IMPORTFILESRESPONSE']._serialized_end=2393
+  _globals['_DESCRIBESOURCEREQUEST']._serialized_start=2395
+  _globals['_DESCRIBESOURCEREQUEST']._serialized_end=2473
+  _globals['_DESCRIBESOURCERESPONSE']._serialized_start=2475
+  _globals['_DESCRIBESOURCERESPONSE']._serialized_end=2536
+  _globals['_EXPORTERSERVICE']._serialized_start=3070
+  _globals['_EXPORTERSERVICE']._serialized_end=3452
 # @@protoc_insertion_point(module_scope)

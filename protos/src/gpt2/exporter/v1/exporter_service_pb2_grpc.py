@@ -57,26 +57,26 @@ class ExporterServiceServicer(object):
     """
 
     def ExportCorpus(self, request, context):
-        """Starts a job that exports the documents of MongoDB collections. Output: `corpus`. It holds every document of the
-        snapshot once, or the job fails with DATA_LOSS; documents deleted meanwhile may be missing. A document's `id` is its
-        `_id`: hexadecimal for an ObjectId, a string as it is, others in Extended JSON; a string that would read as one of
-        the others, such as "1", is in quotes. `source` is `mongodb:<database>.<collection>`, with `<connection>/` before
-        the database where one is named.
+        """Starts a job that exports the documents of MongoDB collections. The corpus holds every document of the snapshot once,
+        or the job fails with DATA_LOSS; documents deleted meanwhile may be missing. A document's `id` is its `_id`:
+        hexadecimal for an ObjectId, a string as it is, others in Extended JSON; a string that would read as one of the
+        others, such as "1", is in quotes. `source` is `mongodb:<database>.<collection>`, with `<connection>/` before the
+        database where one is named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportFiles(self, request, context):
-        """Starts a job that reads text files. Output: `corpus`.
+        """Starts a job that reads text files.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DescribeSource(self, request, context):
-        """Says what an export would see now. The snapshot it returns, given to ExportCorpus, fixes what is exported
-        and changes when documents are added or deleted, so that a cache can tell old data from new.
+        """Describes the current state of a source. The snapshot that it returns, given to ExportCorpus, fixes what is
+        exported. It changes when documents are added or deleted, so it can be part of a cache key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

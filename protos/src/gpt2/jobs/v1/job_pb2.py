@@ -26,31 +26,42 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from gpt2.artifacts.v1 import artifact_pb2 as gpt2_dot_artifacts_dot_v1_dot_artifact__pb2
+from gpt2.validation.v1 import rules_pb2 as gpt2_dot_validation_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gpt2/jobs/v1/job.proto\x12\x0cgpt2.jobs.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a gpt2/artifacts/v1/artifact.proto\"\xb4\x05\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.gpt2.jobs.v1.Job.State\x12(\n\x08progress\x18\x06 \x01(\x0b\x32\x16.gpt2.jobs.v1.Progress\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x07outputs\x18\x0c \x03(\x0b\x32\x1b.gpt2.artifacts.v1.Artifact\x12!\n\x05\x65rror\x18\r \x01(\x0b\x32\x12.google.rpc.Status\x12\x16\n\x0erequest_digest\x18\x0e \x01(\t\x12\x10\n\x08revision\x18\x0f \x01(\x03\x12\x18\n\x10\x63\x61ncel_requested\x18\x10 \x01(\x08\x12#\n\x04plan\x18\x11 \x01(\x0b\x32\x15.gpt2.jobs.v1.RunPlan\x12\x10\n\x08warnings\x18\x12 \x03(\t\"\x7f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\"\x92\x01\n\x07RunPlan\x12*\n\x06stages\x18\x01 \x03(\x0b\x32\x1a.gpt2.jobs.v1.PlannedStage\x12.\n\tartifacts\x18\x02 \x03(\x0b\x32\x1b.gpt2.artifacts.v1.Artifact\x12+\n\x05\x63\x61use\x18\x03 \x01(\x0b\x32\x1c.gpt2.jobs.v1.EventReference\"U\n\x0cPlannedStage\x12\r\n\x05start\x18\x01 \x01(\t\x12(\n\x07request\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04name\x18\x03 \x01(\t\",\n\x0e\x45ventReference\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"\xb8\x01\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x01\x12\r\n\x05total\x18\x03 \x01(\x01\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x0c\n\x04rate\x18\x05 \x01(\x01\x12\x34\n\x07metrics\x18\x06 \x03(\x0b\x32#.gpt2.jobs.v1.Progress.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"g\n\nJobOptions\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x14\n\x0cretry_failed\x18\x03 \x01(\x08\x12#\n\x04plan\x18\x04 \x01(\x0b\x32\x15.gpt2.jobs.v1.RunPlanb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gpt2/jobs/v1/job.proto\x12\x0cgpt2.jobs.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a gpt2/artifacts/v1/artifact.proto\x1a\x1egpt2/validation/v1/rules.proto\"\xf0\x05\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.gpt2.jobs.v1.Job.State\x12(\n\x08progress\x18\x06 \x01(\x0b\x32\x16.gpt2.jobs.v1.Progress\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x07outputs\x18\x0c \x03(\x0b\x32\x1b.gpt2.artifacts.v1.Artifact\x12!\n\x05\x65rror\x18\r \x01(\x0b\x32\x12.google.rpc.Status\x12\x16\n\x0erequest_digest\x18\x0e \x01(\t\x12\x10\n\x08revision\x18\x0f \x01(\x03\x12\x18\n\x10\x63\x61ncel_requested\x18\x10 \x01(\x08\x12#\n\x04plan\x18\x11 \x01(\x0b\x32\x15.gpt2.jobs.v1.RunPlan\x12\x10\n\x08warnings\x18\x12 \x03(\t\x12\r\n\x05\x61\x63tor\x18\x13 \x01(\t\x12+\n\x06inputs\x18\x14 \x03(\x0b\x32\x1b.gpt2.artifacts.v1.Artifact\"\x7f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\"\x9c\x01\n\x07RunPlan\x12\x34\n\x06stages\x18\x01 \x03(\x0b\x32\x1a.gpt2.jobs.v1.PlannedStageB\x08\xba\xd5\x18\x04\"\x02\x10 \x12.\n\tartifacts\x18\x02 \x03(\x0b\x32\x1b.gpt2.artifacts.v1.Artifact\x12+\n\x05\x63\x61use\x18\x03 \x01(\x0b\x32\x1c.gpt2.jobs.v1.EventReference\"\xa6\x01\n\x0cPlannedStage\x12\x15\n\x05start\x18\x01 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\x12(\n\x07request\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12U\n\x04name\x18\x03 \x01(\tBG\xba\xd5\x18\x43\x1a\x41\n\x1a[A-Za-z0-9][A-Za-z0-9._-]*\x12!letters, digits, \'.\', \'_\' and \'-\' c\",\n\x0e\x45ventReference\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"\xb8\x01\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x01\x12\r\n\x05total\x18\x03 \x01(\x01\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x0c\n\x04rate\x18\x05 \x01(\x01\x12\x34\n\x07metrics\x18\x06 \x03(\x0b\x32#.gpt2.jobs.v1.Progress.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xbf\x02\n\nJobOptions\x12\x9c\x01\n\x06job_id\x18\x01 \x01(\tB\x8b\x01\xba\xd5\x18\x86\x01\x1a\x83\x01\n8[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?\x12\x44letters, digits, \'.\', \'_\' and \'-\' in at most two parts joined by \'/\' \xc8\x01\x12W\n\x06run_id\x18\x02 \x01(\tBG\xba\xd5\x18\x43\x1a\x41\n\x1a[A-Za-z0-9][A-Za-z0-9._-]*\x12!letters, digits, \'.\', \'_\' and \'-\' d\x12\x14\n\x0cretry_failed\x18\x03 \x01(\x08\x12#\n\x04plan\x18\x04 \x01(\x0b\x32\x15.gpt2.jobs.v1.RunPlanb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gpt2.jobs.v1.job_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RUNPLAN'].fields_by_name['stages']._loaded_options = None
+  _globals['_RUNPLAN'].fields_by_name['stages']._serialized_options = b'\272\325\030\004\"\002\020 '
+  _globals['_PLANNEDSTAGE'].fields_by_name['start']._loaded_options = None
+  _globals['_PLANNEDSTAGE'].fields_by_name['start']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_PLANNEDSTAGE'].fields_by_name['name']._loaded_options = None
+  _globals['_PLANNEDSTAGE'].fields_by_name['name']._serialized_options = b'\272\325\030C\032A\n\032[A-Za-z0-9][A-Za-z0-9._-]*\022!letters, digits, \'.\', \'_\' and \'-\' c'
   _globals['_PROGRESS_METRICSENTRY']._loaded_options = None
   _globals['_PROGRESS_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_JOB']._serialized_start=163
-  _globals['_JOB']._serialized_end=855
-  _globals['_JOB_STATE']._serialized_start=728
-  _globals['_JOB_STATE']._serialized_end=855
-  _globals['_RUNPLAN']._serialized_start=858
-  _globals['_RUNPLAN']._serialized_end=1004
-  _globals['_PLANNEDSTAGE']._serialized_start=1006
-  _globals['_PLANNEDSTAGE']._serialized_end=1091
-  _globals['_EVENTREFERENCE']._serialized_start=1093
-  _globals['_EVENTREFERENCE']._serialized_end=1137
-  _globals['_PROGRESS']._serialized_start=1140
-  _globals['_PROGRESS']._serialized_end=1324
-  _globals['_PROGRESS_METRICSENTRY']._serialized_start=1278
-  _globals['_PROGRESS_METRICSENTRY']._serialized_end=1324
-  _globals['_JOBOPTIONS']._serialized_start=1326
-  _globals['_JOBOPTIONS']._serialized_end=1429
+  _globals['_JOBOPTIONS'].fields_by_name['job_id']._loaded_options = None
+  _globals['_JOBOPTIONS'].fields_by_name['job_id']._serialized_options = b'\272\325\030\206\001\032\203\001\n8[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?\022Dletters, digits, \'.\', \'_\' and \'-\' in at most two parts joined by \'/\' \310\001'
+  _globals['_JOBOPTIONS'].fields_by_name['run_id']._loaded_options = None
+  _globals['_JOBOPTIONS'].fields_by_name['run_id']._serialized_options = b'\272\325\030C\032A\n\032[A-Za-z0-9][A-Za-z0-9._-]*\022!letters, digits, \'.\', \'_\' and \'-\' d'
+  _globals['_JOB']._serialized_start=195
+  _globals['_JOB']._serialized_end=947
+  _globals['_JOB_STATE']._serialized_start=820
+  _globals['_JOB_STATE']._serialized_end=947
+  _globals['_RUNPLAN']._serialized_start=950
+  _globals['_RUNPLAN']._serialized_end=1106
+  _globals['_PLANNEDSTAGE']._serialized_start=1109
+  _globals['_PLANNEDSTAGE']._serialized_end=1275
+  _globals['_EVENTREFERENCE']._serialized_start=1277
+  _globals['_EVENTREFERENCE']._serialized_end=1321
+  _globals['_PROGRESS']._serialized_start=1324
+  _globals['_PROGRESS']._serialized_end=1508
+  _globals['_PROGRESS_METRICSENTRY']._serialized_start=1462
+  _globals['_PROGRESS_METRICSENTRY']._serialized_end=1508
+  _globals['_JOBOPTIONS']._serialized_start=1511
+  _globals['_JOBOPTIONS']._serialized_end=1830
 # @@protoc_insertion_point(module_scope)

@@ -38,33 +38,33 @@ class Job(_message.Message):
         STATE_UNSPECIFIED: Job._State.ValueType  # 0
         """Never sent by a service."""
         STATE_QUEUED: Job._State.ValueType  # 1
-        """Accepted and waiting for a free place. Next: RUNNING or CANCELLED."""
+        """Accepted, and waiting to run. Next: RUNNING or CANCELLED."""
         STATE_RUNNING: Job._State.ValueType  # 2
-        """At work in a process of its own. Next: SUCCEEDED, FAILED or CANCELLED; QUEUED when its service restarts."""
+        """Runs in a separate process. Next: SUCCEEDED, FAILED or CANCELLED; QUEUED when its service restarts."""
         STATE_SUCCEEDED: Job._State.ValueType  # 3
-        """Ended well; `outputs` is complete."""
+        """Completed; `outputs` is complete."""
         STATE_FAILED: Job._State.ValueType  # 4
-        """Ended badly; `error` says why and what to do."""
+        """Failed; `error` has the reason and what to do."""
         STATE_CANCELLED: Job._State.ValueType  # 5
-        """Ended by CancelJob; nothing of it can be opened as an artifact."""
+        """Cancelled; it has no outputs."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """Where a job is in its life. SUCCEEDED, FAILED and CANCELLED are final,
-        except that a start call with `retry_failed` queues a FAILED or CANCELLED job again.
+        """State of a job. SUCCEEDED, FAILED and CANCELLED are final, except that a start call with `retry_failed` requeues a
+        FAILED or CANCELLED job.
         """
 
     STATE_UNSPECIFIED: Job.State.ValueType  # 0
     """Never sent by a service."""
     STATE_QUEUED: Job.State.ValueType  # 1
-    """Accepted and waiting for a free place. Next: RUNNING or CANCELLED."""
+    """Accepted, and waiting to run. Next: RUNNING or CANCELLED."""
     STATE_RUNNING: Job.State.ValueType  # 2
-    """At work in a process of its own. Next: SUCCEEDED, FAILED or CANCELLED; QUEUED when its service restarts."""
+    """Runs in a separate process. Next: SUCCEEDED, FAILED or CANCELLED; QUEUED when its service restarts."""
     STATE_SUCCEEDED: Job.State.ValueType  # 3
-    """Ended well; `outputs` is complete."""
+    """Completed; `outputs` is complete."""
     STATE_FAILED: Job.State.ValueType  # 4
-    """Ended badly; `error` says why and what to do."""
+    """Failed; `error` has the reason and what to do."""
     STATE_CANCELLED: Job.State.ValueType  # 5
-    """Ended by CancelJob; nothing of it can be opened as an artifact."""
+    """Cancelled; it has no outputs."""
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
@@ -84,27 +84,35 @@ class Job(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Name of the job, unique in its service, chosen by the caller or made by the service."""
     run_id: _builtins.str
-    """The run of a whole pipeline that this job belongs to; its own job id where the caller named none."""
+    """The pipeline run that this job belongs to; the job id if the caller named none."""
     service: _builtins.str
-    """Service that runs it: exporter, tokenizer, trainer or registry."""
+    """Short name of the service that runs it, such as `trainer`."""
     kind: _builtins.str
     """The start call that created it, such as `TrainModel`."""
     state: Global___Job.State.ValueType
-    """Where it is in its life."""
+    """Current state."""
     attempt: _builtins.int
-    """Attempts begun so far; 0 while the first has not begun."""
+    """Number of attempts started so far."""
     request_digest: _builtins.str
     """SHA-256 of the request without its `job` options, in lower-case hexadecimal."""
     revision: _builtins.int
-    """Counts the changes of this job, from 1. A greater revision is newer."""
+    """Number of changes of this job, from 1. A higher revision is newer."""
     cancel_requested: _builtins.bool
-    """True once CancelJob was accepted, while the work is still stopping."""
+    """Whether cancellation was requested and the work is still stopping."""
+    actor: _builtins.str
+    """Authenticated caller that created it: the name of a client token or of a client certificate; `shared token` or
+    `unauthenticated` if no name is authenticated. Stages that events start inherit it from the job before them. It
+    does not change when a run is continued; a caller that corrects the request or plan of the job becomes its actor.
+    Set by the services.
+    """
     @_builtins.property
     def progress(self) -> Global___Progress:
-        """How far it is. Its last value stays when the job has ended."""
+        """Progress. The last value is kept when the job has ended."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -124,7 +132,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
-        """What it made. Set in SUCCEEDED only."""
+        """Artifacts that it made. Set in SUCCEEDED only."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
@@ -134,12 +142,20 @@ class Job(_message.Message):
 
     @_builtins.property
     def plan(self) -> Global___RunPlan:
-        """What follows when it has succeeded, and what the stages before it have made. Unset for a job that stands alone."""
+        """The stages that follow when it has succeeded, and the artifacts of the stages before it. Unset for a job outside a
+        planned run.
+        """
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What went wrong without ending it, in the order in which it was found, such as a training whose loss rose. Each
-        text is here once; 20 at most. They stay when the job has ended, however it ended, and when it is retried.
+        """Warnings, oldest first, such as that the loss of a training rose. Each text occurs once; at most 20 are kept, also
+        after the job has ended or was retried.
+        """
+
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
+        """Artifacts that its request names, with the names and kinds of the stage's declared inputs and their URIs; with their
+        digests when it has SUCCEEDED. Empty for a job that a version of the service without this field created.
         """
 
     def __init__(
@@ -163,10 +179,12 @@ class Job(_message.Message):
         cancel_requested: _builtins.bool = ...,
         plan: Global___RunPlan | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        actor: _builtins.str = ...,
+        inputs: _abc.Iterable[_artifact_pb2.Artifact] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "plan", b"plan", "progress", b"progress", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "job_id", b"job_id", "kind", b"kind", "outputs", b"outputs", "plan", b"plan", "progress", b"progress", "request_digest", b"request_digest", "revision", b"revision", "run_id", b"run_id", "service", b"service", "start_time", b"start_time", "state", b"state", "update_time", b"update_time", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "inputs", b"inputs", "job_id", b"job_id", "kind", b"kind", "outputs", b"outputs", "plan", b"plan", "progress", b"progress", "request_digest", b"request_digest", "revision", b"revision", "run_id", b"run_id", "service", b"service", "start_time", b"start_time", "state", b"state", "update_time", b"update_time", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -174,9 +192,9 @@ Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class RunPlan(_message.Message):
-    """The rest of a run that events drive: when a job has SUCCEEDED, the service that takes the first of these stages starts
-    it as the job `<run id>/<stage name>`, with the rest as its plan. A job that FAILED or was CANCELLED ends the run
-    there; JobsService.ContinueRun takes it up again.
+    """The remaining stages of an event-driven run: when a job has SUCCEEDED, the service of the first of these stages
+    starts it as the job `<run id>/<stage name>`, with the rest as its plan. A job that FAILED or was CANCELLED stops the
+    run; JobsService.ContinueRun resumes it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -186,17 +204,17 @@ class RunPlan(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedStage]:
-        """The stages that are still to come, in order: 32 and 256 KiB at most."""
+        """The remaining stages, in order; at most 256 KiB."""
 
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
-        """What earlier stages have made. A stage takes from here, by name, the artifacts that its request does not name; of two
-        with the same name, the later. Filled in by the services; a caller may name artifacts to begin with.
+        """Artifacts of earlier stages. A stage takes its inputs that its request does not name from here by their names; of
+        two with the same name, the later one. Filled in by the services; a caller may name initial artifacts.
         """
 
     @_builtins.property
     def cause(self) -> Global___EventReference:
-        """The event that started the job. Set by the services; callers leave it out."""
+        """The event that started the job. Set by the services; callers must not set it."""
 
     def __init__(
         self,
@@ -215,7 +233,7 @@ Global___RunPlan: _TypeAlias = RunPlan  # noqa: Y015
 
 @_typing.final
 class PlannedStage(_message.Message):
-    """A stage that is to come."""
+    """A planned stage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -225,13 +243,12 @@ class PlannedStage(_message.Message):
     start: _builtins.str
     """Its start call, such as `TrainModel`. Required."""
     name: _builtins.str
-    """Name of the stage, unique in its run; same characters as a part of `job_id`. Default: the start call's name in lower
-    case with dashes, such as `train-model`.
-    """
+    """Name of the stage, unique in its run. Default: the start call's name in lower case with dashes, such as `train-model`."""
     @_builtins.property
     def request(self) -> _struct_pb2.Struct:
-        """The request of that call in its JSON form, without `job` and without the URIs that earlier stages give. What is wrong
-        inside is found by the service that takes the stage, when it is due: the stage then is FAILED, and the run ends there.
+        """The request of that call in its JSON form, without `job` and without the URIs of artifacts of earlier stages. It is
+        validated when the plan is accepted, by ValidateStage, except for checks that need data. Those are made when the
+        stage starts: if one fails, the stage is FAILED and the run stops.
         """
 
     def __init__(
@@ -251,14 +268,14 @@ Global___PlannedStage: _TypeAlias = PlannedStage  # noqa: Y015
 
 @_typing.final
 class EventReference(_message.Message):
-    """Names an event: `ce_source` and `ce_id` of CloudEvents."""
+    """Identifies an event: `ce_source` and `ce_id` of CloudEvents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """Who said it, such as `/gpt2/exporter`."""
+    """Producer of the event, such as `/gpt2/exporter`."""
     id: _builtins.str
     """Its id, unique for its source."""
     def __init__(
@@ -277,7 +294,7 @@ Global___EventReference: _TypeAlias = EventReference  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
-    """How far a job is."""
+    """Progress of a job."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -308,18 +325,18 @@ class Progress(_message.Message):
     RATE_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
-    """What it is doing now, in a few words, such as `reading` or `training`."""
+    """Current phase, such as `reading` or `training`."""
     done: _builtins.float
-    """Units done in this phase."""
+    """Completed units of this phase."""
     total: _builtins.float
-    """Units in this phase altogether; 0 while unknown."""
+    """Total units of this phase; 0 if unknown."""
     unit: _builtins.str
-    """What is counted, such as `documents`, `bytes` or `steps`."""
+    """Name of the unit, such as `documents`, `bytes` or `steps`."""
     rate: _builtins.float
-    """Units per second, lately; 0 while unknown."""
+    """Current rate in units per second; 0 if unknown."""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Figures worth watching, such as `loss` or `learning_rate`."""
+        """Metrics, such as `loss` or `learning_rate`."""
 
     def __init__(
         self,
@@ -341,7 +358,7 @@ Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class JobOptions(_message.Message):
-    """What every start call says about the job that it creates."""
+    """Options of the job that a start call creates."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -350,22 +367,19 @@ class JobOptions(_message.Message):
     RETRY_FAILED_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """Idempotency key: the same id with the same request returns the job first created; the same id with another
-    request is refused with ALREADY_EXISTS. Letters, digits, `.`, `_` and `-`, in at most two parts joined
-    by `/`, 200 characters at most. Made by the service when empty.
+    """Idempotency key: the same id with the same request returns the job first created; the same id with another request
+    is refused with ALREADY_EXISTS. Default: generated by the service.
     """
     run_id: _builtins.str
-    """The pipeline run that this job belongs to; events of one run keep their order. Same characters as a
-    part of `job_id`, 100 at most. Default: the first part of the job id.
-    """
+    """The pipeline run that this job belongs to; events of one run keep their order. Default: the first part of the job id."""
     retry_failed: _builtins.bool
-    """When the job exists and is FAILED or CANCELLED: queue it again, to continue from what its last attempt finished.
-    Default: return it as it is.
+    """Whether a job that exists and is FAILED or CANCELLED is requeued, to resume from what its last attempt completed.
+    Default: it is returned unchanged.
     """
     @_builtins.property
     def plan(self) -> Global___RunPlan:
-        """What is to follow when the job has succeeded: one call runs a whole pipeline. With it the default `job_id` is
-        `<run_id>/<name of the call>`, as for stages, and a default `run_id` is made where there is none of either.
+        """The stages that follow when the job has succeeded, so that one call runs a pipeline. With a plan the default
+        `job_id` is `<run_id>/<name of the call>`, as for stages, and `run_id` is generated if neither is given.
         """
 
     def __init__(

@@ -22,44 +22,88 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import error_details_pb2 as google_dot_rpc_dot_error__details__pb2
 from gpt2.jobs.v1 import job_pb2 as gpt2_dot_jobs_dot_v1_dot_job__pb2
+from gpt2.validation.v1 import rules_pb2 as gpt2_dot_validation_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgpt2/jobs/v1/jobs_service.proto\x12\x0cgpt2.jobs.v1\x1a\x16gpt2/jobs/v1/job.proto\"\x18\n\x16\x44\x65scribeServiceRequest\"J\n\x17\x44\x65scribeServiceResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05kinds\x18\x03 \x03(\t\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"0\n\x0eGetJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"q\n\x0fListJobsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\'\n\x06states\x18\x02 \x03(\x0e\x32\x17.gpt2.jobs.v1.Job.State\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"L\n\x10ListJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.gpt2.jobs.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"2\n\x10WatchJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"2\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"3\n\x11\x43\x61ncelJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"2\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"4\n\x11\x43\x61ncelRunResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.gpt2.jobs.v1.Job\"$\n\x12\x43ontinueRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"6\n\x13\x43ontinueRunResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.gpt2.jobs.v1.Job2\xba\x04\n\x0bJobsService\x12\x43\n\x06GetJob\x12\x1b.gpt2.jobs.v1.GetJobRequest\x1a\x1c.gpt2.jobs.v1.GetJobResponse\x12I\n\x08ListJobs\x12\x1d.gpt2.jobs.v1.ListJobsRequest\x1a\x1e.gpt2.jobs.v1.ListJobsResponse\x12K\n\x08WatchJob\x12\x1d.gpt2.jobs.v1.WatchJobRequest\x1a\x1e.gpt2.jobs.v1.WatchJobResponse0\x01\x12L\n\tCancelJob\x12\x1e.gpt2.jobs.v1.CancelJobRequest\x1a\x1f.gpt2.jobs.v1.CancelJobResponse\x12L\n\tCancelRun\x12\x1e.gpt2.jobs.v1.CancelRunRequest\x1a\x1f.gpt2.jobs.v1.CancelRunResponse\x12R\n\x0b\x43ontinueRun\x12 .gpt2.jobs.v1.ContinueRunRequest\x1a!.gpt2.jobs.v1.ContinueRunResponse\x12^\n\x0f\x44\x65scribeService\x12$.gpt2.jobs.v1.DescribeServiceRequest\x1a%.gpt2.jobs.v1.DescribeServiceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgpt2/jobs/v1/jobs_service.proto\x12\x0cgpt2.jobs.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/rpc/error_details.proto\x1a\x16gpt2/jobs/v1/job.proto\x1a\x1egpt2/validation/v1/rules.proto\"j\n\x14ValidateStageRequest\x12\x15\n\x05start\x18\x01 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\x12(\n\x07request\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x11\n\tartifacts\x18\x03 \x03(\t\"R\n\x15ValidateStageResponse\x12\x39\n\nviolations\x18\x01 \x03(\x0b\x32%.google.rpc.BadRequest.FieldViolation\"\x18\n\x16\x44\x65scribeServiceRequest\"t\n\x17\x44\x65scribeServiceResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05kinds\x18\x03 \x03(\t\x12(\n\x06\x65vents\x18\x04 \x01(\x0b\x32\x18.gpt2.jobs.v1.EventState\"\x89\x01\n\nEventState\x12\x0f\n\x07problem\x18\x01 \x01(\t\x12\x1d\n\x15seconds_since_healthy\x18\x02 \x01(\x01\x12\x15\n\routbox_events\x18\x03 \x01(\x03\x12\x14\n\x0cwaiting_runs\x18\x04 \x01(\x03\x12\x1e\n\x16oldest_waiting_seconds\x18\x05 \x01(\x01\"\'\n\rGetJobRequest\x12\x16\n\x06job_id\x18\x01 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\"0\n\x0eGetJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"\xb0\x01\n\x0fListJobsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\'\n\x06states\x18\x02 \x03(\x0e\x32\x17.gpt2.jobs.v1.Job.State\x12+\n\tpage_size\x18\x03 \x01(\x05\x42\x18\xba\xd5\x18\x14\x12\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00@\x8f@\x12\x12\n\npage_token\x18\x04 \x01(\t\x12#\n\x04view\x18\x05 \x01(\x0e\x32\x15.gpt2.jobs.v1.JobView\"L\n\x10ListJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.gpt2.jobs.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x0fListRunsRequest\x12\x1a\n\x07run_ids\x18\x01 \x03(\tB\t\xba\xd5\x18\x05\"\x03\x10\xe8\x07\x12+\n\tpage_size\x18\x02 \x01(\x05\x42\x18\xba\xd5\x18\x14\x12\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00@\x8f@\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x10ListRunsResponse\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x18.gpt2.jobs.v1.RunSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x95\x01\n\nRunSummary\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x04jobs\x18\x03 \x03(\x0b\x32\x11.gpt2.jobs.v1.Job\x12\x11\n\tjob_count\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"A\n\x0fWatchJobRequest\x12\x16\n\x06job_id\x18\x01 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"2\n\x10WatchJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"E\n\x10\x43\x61ncelJobRequest\x12\x16\n\x06job_id\x18\x01 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\x12\x19\n\x06reason\x18\x02 \x01(\tB\t\xba\xd5\x18\x05\x1a\x03 \xe8\x07\"3\n\x11\x43\x61ncelJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"E\n\x10\x43\x61ncelRunRequest\x12\x16\n\x06run_id\x18\x01 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\x12\x19\n\x06reason\x18\x02 \x01(\tB\t\xba\xd5\x18\x05\x1a\x03 \xe8\x07\"4\n\x11\x43\x61ncelRunResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.gpt2.jobs.v1.Job\"\xd8\x01\n\x12\x43ontinueRunRequest\x12\x16\n\x06run_id\x18\x01 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\x12\x46\n\x0b\x63orrections\x18\x02 \x03(\x0b\x32\x31.gpt2.jobs.v1.ContinueRunRequest.CorrectionsEntry\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x1aK\n\x10\x43orrectionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\\\n\x13\x43ontinueRunResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.gpt2.jobs.v1.Job\x12$\n\tpublished\x18\x02 \x03(\x0b\x32\x11.gpt2.jobs.v1.Job*J\n\x07JobView\x12\x18\n\x14JOB_VIEW_UNSPECIFIED\x10\x00\x12\x12\n\x0eJOB_VIEW_BASIC\x10\x01\x12\x11\n\rJOB_VIEW_FULL\x10\x02\x32\xdf\x05\n\x0bJobsService\x12\x43\n\x06GetJob\x12\x1b.gpt2.jobs.v1.GetJobRequest\x1a\x1c.gpt2.jobs.v1.GetJobResponse\x12I\n\x08ListJobs\x12\x1d.gpt2.jobs.v1.ListJobsRequest\x1a\x1e.gpt2.jobs.v1.ListJobsResponse\x12I\n\x08ListRuns\x12\x1d.gpt2.jobs.v1.ListRunsRequest\x1a\x1e.gpt2.jobs.v1.ListRunsResponse\x12K\n\x08WatchJob\x12\x1d.gpt2.jobs.v1.WatchJobRequest\x1a\x1e.gpt2.jobs.v1.WatchJobResponse0\x01\x12L\n\tCancelJob\x12\x1e.gpt2.jobs.v1.CancelJobRequest\x1a\x1f.gpt2.jobs.v1.CancelJobResponse\x12L\n\tCancelRun\x12\x1e.gpt2.jobs.v1.CancelRunRequest\x1a\x1f.gpt2.jobs.v1.CancelRunResponse\x12R\n\x0b\x43ontinueRun\x12 .gpt2.jobs.v1.ContinueRunRequest\x1a!.gpt2.jobs.v1.ContinueRunResponse\x12X\n\rValidateStage\x12\".gpt2.jobs.v1.ValidateStageRequest\x1a#.gpt2.jobs.v1.ValidateStageResponse\x12^\n\x0f\x44\x65scribeService\x12$.gpt2.jobs.v1.DescribeServiceRequest\x1a%.gpt2.jobs.v1.DescribeServiceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gpt2.jobs.v1.jobs_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DESCRIBESERVICEREQUEST']._serialized_start=73
-  _globals['_DESCRIBESERVICEREQUEST']._serialized_end=97
-  _globals['_DESCRIBESERVICERESPONSE']._serialized_start=99
-  _globals['_DESCRIBESERVICERESPONSE']._serialized_end=173
-  _globals['_GETJOBREQUEST']._serialized_start=175
-  _globals['_GETJOBREQUEST']._serialized_end=206
-  _globals['_GETJOBRESPONSE']._serialized_start=208
-  _globals['_GETJOBRESPONSE']._serialized_end=256
-  _globals['_LISTJOBSREQUEST']._serialized_start=258
-  _globals['_LISTJOBSREQUEST']._serialized_end=371
-  _globals['_LISTJOBSRESPONSE']._serialized_start=373
-  _globals['_LISTJOBSRESPONSE']._serialized_end=449
-  _globals['_WATCHJOBREQUEST']._serialized_start=451
-  _globals['_WATCHJOBREQUEST']._serialized_end=508
-  _globals['_WATCHJOBRESPONSE']._serialized_start=510
-  _globals['_WATCHJOBRESPONSE']._serialized_end=560
-  _globals['_CANCELJOBREQUEST']._serialized_start=562
-  _globals['_CANCELJOBREQUEST']._serialized_end=612
-  _globals['_CANCELJOBRESPONSE']._serialized_start=614
-  _globals['_CANCELJOBRESPONSE']._serialized_end=665
-  _globals['_CANCELRUNREQUEST']._serialized_start=667
-  _globals['_CANCELRUNREQUEST']._serialized_end=717
-  _globals['_CANCELRUNRESPONSE']._serialized_start=719
-  _globals['_CANCELRUNRESPONSE']._serialized_end=771
-  _globals['_CONTINUERUNREQUEST']._serialized_start=773
-  _globals['_CONTINUERUNREQUEST']._serialized_end=809
-  _globals['_CONTINUERUNRESPONSE']._serialized_start=811
-  _globals['_CONTINUERUNRESPONSE']._serialized_end=865
-  _globals['_JOBSSERVICE']._serialized_start=868
-  _globals['_JOBSSERVICE']._serialized_end=1438
+  _globals['_VALIDATESTAGEREQUEST'].fields_by_name['start']._loaded_options = None
+  _globals['_VALIDATESTAGEREQUEST'].fields_by_name['start']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_GETJOBREQUEST'].fields_by_name['job_id']._loaded_options = None
+  _globals['_GETJOBREQUEST'].fields_by_name['job_id']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_LISTJOBSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTJOBSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272\325\030\024\022\022\t\000\000\000\000\000\000\360?\031\000\000\000\000\000@\217@'
+  _globals['_LISTRUNSREQUEST'].fields_by_name['run_ids']._loaded_options = None
+  _globals['_LISTRUNSREQUEST'].fields_by_name['run_ids']._serialized_options = b'\272\325\030\005\"\003\020\350\007'
+  _globals['_LISTRUNSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTRUNSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272\325\030\024\022\022\t\000\000\000\000\000\000\360?\031\000\000\000\000\000@\217@'
+  _globals['_WATCHJOBREQUEST'].fields_by_name['job_id']._loaded_options = None
+  _globals['_WATCHJOBREQUEST'].fields_by_name['job_id']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_CANCELJOBREQUEST'].fields_by_name['job_id']._loaded_options = None
+  _globals['_CANCELJOBREQUEST'].fields_by_name['job_id']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_CANCELJOBREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_CANCELJOBREQUEST'].fields_by_name['reason']._serialized_options = b'\272\325\030\005\032\003 \350\007'
+  _globals['_CANCELRUNREQUEST'].fields_by_name['run_id']._loaded_options = None
+  _globals['_CANCELRUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_CANCELRUNREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_CANCELRUNREQUEST'].fields_by_name['reason']._serialized_options = b'\272\325\030\005\032\003 \350\007'
+  _globals['_CONTINUERUNREQUEST_CORRECTIONSENTRY']._loaded_options = None
+  _globals['_CONTINUERUNREQUEST_CORRECTIONSENTRY']._serialized_options = b'8\001'
+  _globals['_CONTINUERUNREQUEST'].fields_by_name['run_id']._loaded_options = None
+  _globals['_CONTINUERUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_JOBVIEW']._serialized_start=2054
+  _globals['_JOBVIEW']._serialized_end=2128
+  _globals['_VALIDATESTAGEREQUEST']._serialized_start=200
+  _globals['_VALIDATESTAGEREQUEST']._serialized_end=306
+  _globals['_VALIDATESTAGERESPONSE']._serialized_start=308
+  _globals['_VALIDATESTAGERESPONSE']._serialized_end=390
+  _globals['_DESCRIBESERVICEREQUEST']._serialized_start=392
+  _globals['_DESCRIBESERVICEREQUEST']._serialized_end=416
+  _globals['_DESCRIBESERVICERESPONSE']._serialized_start=418
+  _globals['_DESCRIBESERVICERESPONSE']._serialized_end=534
+  _globals['_EVENTSTATE']._serialized_start=537
+  _globals['_EVENTSTATE']._serialized_end=674
+  _globals['_GETJOBREQUEST']._serialized_start=676
+  _globals['_GETJOBREQUEST']._serialized_end=715
+  _globals['_GETJOBRESPONSE']._serialized_start=717
+  _globals['_GETJOBRESPONSE']._serialized_end=765
+  _globals['_LISTJOBSREQUEST']._serialized_start=768
+  _globals['_LISTJOBSREQUEST']._serialized_end=944
+  _globals['_LISTJOBSRESPONSE']._serialized_start=946
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1022
+  _globals['_LISTRUNSREQUEST']._serialized_start=1024
+  _globals['_LISTRUNSREQUEST']._serialized_end=1134
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1136
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1219
+  _globals['_RUNSUMMARY']._serialized_start=1222
+  _globals['_RUNSUMMARY']._serialized_end=1371
+  _globals['_WATCHJOBREQUEST']._serialized_start=1373
+  _globals['_WATCHJOBREQUEST']._serialized_end=1438
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1440
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1490
+  _globals['_CANCELJOBREQUEST']._serialized_start=1492
+  _globals['_CANCELJOBREQUEST']._serialized_end=1561
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1563
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1614
+  _globals['_CANCELRUNREQUEST']._serialized_start=1616
+  _globals['_CANCELRUNREQUEST']._serialized_end=1685
+  _globals['_CANCELRUNRESPONSE']._serialized_start=1687
+  _globals['_CANCELRUNRESPONSE']._serialized_end=1739
+  _globals['_CONTINUERUNREQUEST']._serialized_start=1742
+  _globals['_CONTINUERUNREQUEST']._serialized_end=1958
+  _globals['_CONTINUERUNREQUEST_CORRECTIONSENTRY']._serialized_start=1883
+  _globals['_CONTINUERUNREQUEST_CORRECTIONSENTRY']._serialized_end=1958
+  _globals['_CONTINUERUNRESPONSE']._serialized_start=1960
+  _globals['_CONTINUERUNRESPONSE']._serialized_end=2052
+  _globals['_JOBSSERVICE']._serialized_start=2131
+  _globals['_JOBSSERVICE']._serialized_end=2866
 # @@protoc_insertion_point(module_scope)

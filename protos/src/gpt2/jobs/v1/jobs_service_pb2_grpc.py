@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class JobsServiceStub(object):
-    """Follows and cancels the jobs of the service that serves it. Every service serves it beside its own.
+    """Lists, watches, cancels and resumes the jobs of a service. Every service serves it in addition to its own.
     """
 
     def __init__(self, channel):
@@ -44,6 +44,11 @@ class JobsServiceStub(object):
                 '/gpt2.jobs.v1.JobsService/ListJobs',
                 request_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
+        self.ListRuns = channel.unary_unary(
+                '/gpt2.jobs.v1.JobsService/ListRuns',
+                request_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ListRunsRequest.SerializeToString,
+                response_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ListRunsResponse.FromString,
                 _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/gpt2.jobs.v1.JobsService/WatchJob',
@@ -65,6 +70,11 @@ class JobsServiceStub(object):
                 request_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ContinueRunRequest.SerializeToString,
                 response_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ContinueRunResponse.FromString,
                 _registered_method=True)
+        self.ValidateStage = channel.unary_unary(
+                '/gpt2.jobs.v1.JobsService/ValidateStage',
+                request_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ValidateStageRequest.SerializeToString,
+                response_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ValidateStageResponse.FromString,
+                _registered_method=True)
         self.DescribeService = channel.unary_unary(
                 '/gpt2.jobs.v1.JobsService/DescribeService',
                 request_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.DescribeServiceRequest.SerializeToString,
@@ -73,11 +83,11 @@ class JobsServiceStub(object):
 
 
 class JobsServiceServicer(object):
-    """Follows and cancels the jobs of the service that serves it. Every service serves it beside its own.
+    """Lists, watches, cancels and resumes the jobs of a service. Every service serves it in addition to its own.
     """
 
     def GetJob(self, request, context):
-        """Returns one job. NOT_FOUND when there is none of that id.
+        """Returns a job. NOT_FOUND if there is none with that id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,41 +100,61 @@ class JobsServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRuns(self, request, context):
+        """Lists runs with their jobs in this service, newest first: by the creation of their first job here, then by id. Each
+        service of a run lists its own jobs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJob(self, request, context):
-        """Sends the job as it is now, then after each change, and closes after a final state. Changes in quick
-        succession may be merged; the final state is always sent.
+        """Streams the current state of a job, then each change, and closes after a final state. Changes in quick succession
+        may be merged; the final state is always sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Asks a job to stop. Returns at once; the job becomes CANCELLED when its work has stopped.
-        FAILED_PRECONDITION when the job has already ended otherwise; no error when it is CANCELLED.
+        """Requests the cancellation of a job. Returns immediately; the job becomes CANCELLED when its work has stopped.
+        FAILED_PRECONDITION if the job has already SUCCEEDED or FAILED; no error if it is CANCELLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Cancels the jobs of a run in this service, and keeps stages of it from starting until ContinueRun. A run is
-        cancelled when each service has been told.
+        """Cancels the jobs of a run in this service, and prevents its stages from starting until ContinueRun. To cancel a
+        run, call it on each service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ContinueRun(self, request, context):
-        """Takes a run up again where it stopped: queues its FAILED and CANCELLED jobs in this service again, each of which goes
-        on from what its last attempt finished. A run is continued when each service has been told.
-        FAILED_PRECONDITION when a stage's request in the plan was wrong, which no repetition makes right.
+        """Resumes a run: requeues its FAILED and CANCELLED jobs in this service, each of which resumes from what its last
+        attempt completed; and publishes again the events of jobs whose next stage is not known to have started. To resume
+        a run, call it on each service. With corrections, requests are changed first, all of them or none: those of stages
+        that FAILED or were CANCELLED, and those of later stages in the plan. FAILED_PRECONDITION if a stage to correct has
+        succeeded or is running, or follows a job that is running, or one that has succeeded and whose next stage is not
+        known to have started: its event may be in flight with the current plan. Those stages can be corrected after
+        CancelRun. FAILED_PRECONDITION also if the request of a stage is invalid and is not corrected.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateStage(self, request, context):
+        """Validates the request of a stage without reading data; starts nothing. The service that accepts a plan calls it for
+        each stage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DescribeService(self, request, context):
-        """Says which service this is. Its version belongs into the key of any cache of its results.
+        """Describes the service. Its version should be part of the key of any cache of its results.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +172,11 @@ def add_JobsServiceServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobsRequest.FromString,
                     response_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'ListRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuns,
+                    request_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ListRunsRequest.FromString,
+                    response_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ListRunsResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -163,6 +198,11 @@ def add_JobsServiceServicer_to_server(servicer, server):
                     request_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ContinueRunRequest.FromString,
                     response_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ContinueRunResponse.SerializeToString,
             ),
+            'ValidateStage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateStage,
+                    request_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ValidateStageRequest.FromString,
+                    response_serializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ValidateStageResponse.SerializeToString,
+            ),
             'DescribeService': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeService,
                     request_deserializer=gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.DescribeServiceRequest.FromString,
@@ -177,7 +217,7 @@ def add_JobsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobsService(object):
-    """Follows and cancels the jobs of the service that serves it. Every service serves it beside its own.
+    """Lists, watches, cancels and resumes the jobs of a service. Every service serves it in addition to its own.
     """
 
     @staticmethod
@@ -224,6 +264,33 @@ class JobsService(object):
             '/gpt2.jobs.v1.JobsService/ListJobs',
             gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobsRequest.SerializeToString,
             gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.jobs.v1.JobsService/ListRuns',
+            gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ListRunsRequest.SerializeToString,
+            gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ListRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -332,6 +399,33 @@ class JobsService(object):
             '/gpt2.jobs.v1.JobsService/ContinueRun',
             gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ContinueRunRequest.SerializeToString,
             gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ContinueRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateStage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gpt2.jobs.v1.JobsService/ValidateStage',
+            gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ValidateStageRequest.SerializeToString,
+            gpt2_dot_jobs_dot_v1_dot_jobs__service__pb2.ValidateStageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -92,16 +92,16 @@ class RegistryServiceServicer(object):
     """
 
     def RegisterModel(self, request, context):
-        """Starts a job that registers a model as a new version. One job makes one version, however often it is retried.
-        Output: `version`, with the properties `model_name`, `version`, `model_uri`, `run_url` and, where a label was asked
-        for, `label_outcome`: `set`, or `not set: ` and why. The version has the same as its tag `gpt2.label_outcome`.
+        """Starts a job that registers a model as a new version. One job makes one version, however often it is retried. The
+        output has the properties `model_name`, `version`, `model_uri`, `run_url` and, if a label was requested,
+        `label_outcome`: `set`, or `not set: ` and the reason. The version has it as its tag `gpt2.label_outcome`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelVersion(self, request, context):
-        """Returns one version. NOT_FOUND when there is none.
+        """Returns one version. NOT_FOUND if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,31 +122,31 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CompareModels(self, request, context):
-        """Puts versions of one model side by side: metrics, the parameters in which they differ, where they come from, samples,
-        and what RecordEvaluation has recorded of them. NOT_FOUND when one is missing.
+        """Compares versions of a model: metrics, parameters that differ, lineage, samples and recorded evaluations. NOT_FOUND
+        if one is missing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordEvaluation(self, request, context):
-        """Records at a version what EvaluateModel has measured of its model; what was measured of it the same way before is
-        replaced. FAILED_PRECONDITION when another model was measured. NOT_FOUND when there is no such version.
+        """Records an evaluation by EvaluateModel at a version; an earlier one of the same measurement is replaced.
+        FAILED_PRECONDITION if it is of another model. NOT_FOUND if there is no such version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetLabel(self, request, context):
-        """Gives a label to a version; the version that held it before loses it. FAILED_PRECONDITION where the rules of the
-        setting GPT2_LABEL_RULES do not allow it.
+        """Sets a label on a version, and clears it from the version that held it before. FAILED_PRECONDITION if the rules of
+        the setting GPT2_LABEL_RULES do not allow it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClearLabel(self, request, context):
-        """Takes a label away from whichever version holds it. NOT_FOUND when none does.
+        """Clears a label from the version that holds it. NOT_FOUND if none does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,7 +160,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModelVersion(self, request, context):
-        """Deletes a version; its run in MLflow stays. FAILED_PRECONDITION while it holds a label. NOT_FOUND when there is none.
+        """Deletes a version; its run in MLflow stays. FAILED_PRECONDITION while it holds a label. NOT_FOUND if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

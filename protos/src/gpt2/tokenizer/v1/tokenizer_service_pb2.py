@@ -23,37 +23,71 @@ _sym_db = _symbol_database.Default()
 
 
 from gpt2.jobs.v1 import job_pb2 as gpt2_dot_jobs_dot_v1_dot_job__pb2
+from gpt2.jobs.v1 import stage_pb2 as gpt2_dot_jobs_dot_v1_dot_stage__pb2
+from gpt2.validation.v1 import rules_pb2 as gpt2_dot_validation_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)gpt2/tokenizer/v1/tokenizer_service.proto\x12\x11gpt2.tokenizer.v1\x1a\x16gpt2/jobs/v1/job.proto\"\xb0\x01\n\x15TrainTokenizerRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x12\n\ncorpus_uri\x18\x02 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\x05\x12\x15\n\rmin_frequency\x18\x04 \x01(\x05\x12\x16\n\x0especial_tokens\x18\x05 \x03(\t\x12\x14\n\x0csample_bytes\x18\x06 \x01(\x03\"8\n\x16TrainTokenizerResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"L\n\x16ImportTokenizerRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x0b\n\x03uri\x18\x02 \x01(\t\"9\n\x17ImportTokenizerResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"\xc5\x01\n\x13\x45ncodeCorpusRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x12\n\ncorpus_uri\x18\x02 \x01(\t\x12\x15\n\rtokenizer_uri\x18\x03 \x01(\t\x12\x1b\n\x13validation_fraction\x18\x04 \x01(\x01\x12)\n\x06\x65ngine\x18\x05 \x01(\x0e\x32\x19.gpt2.tokenizer.v1.Engine\x12\x14\n\x0c\x62\x65\x61m_options\x18\x06 \x03(\t\"6\n\x14\x45ncodeCorpusResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"4\n\rEncodeRequest\x12\x15\n\rtokenizer_uri\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"#\n\x0e\x45ncodeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\"9\n\rDecodeRequest\x12\x15\n\rtokenizer_uri\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\",\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c*C\n\x06\x45ngine\x12\x16\n\x12\x45NGINE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45NGINE_LOCAL\x10\x01\x12\x0f\n\x0b\x45NGINE_BEAM\x10\x02\x32\xe2\x03\n\x10TokenizerService\x12\x65\n\x0eTrainTokenizer\x12(.gpt2.tokenizer.v1.TrainTokenizerRequest\x1a).gpt2.tokenizer.v1.TrainTokenizerResponse\x12h\n\x0fImportTokenizer\x12).gpt2.tokenizer.v1.ImportTokenizerRequest\x1a*.gpt2.tokenizer.v1.ImportTokenizerResponse\x12_\n\x0c\x45ncodeCorpus\x12&.gpt2.tokenizer.v1.EncodeCorpusRequest\x1a\'.gpt2.tokenizer.v1.EncodeCorpusResponse\x12M\n\x06\x45ncode\x12 .gpt2.tokenizer.v1.EncodeRequest\x1a!.gpt2.tokenizer.v1.EncodeResponse\x12M\n\x06\x44\x65\x63ode\x12 .gpt2.tokenizer.v1.DecodeRequest\x1a!.gpt2.tokenizer.v1.DecodeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)gpt2/tokenizer/v1/tokenizer_service.proto\x12\x11gpt2.tokenizer.v1\x1a\x16gpt2/jobs/v1/job.proto\x1a\x18gpt2/jobs/v1/stage.proto\x1a\x1egpt2/validation/v1/rules.proto\"\xc3\x02\n\x15TrainTokenizerRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x1a\n\ncorpus_uri\x18\x02 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\x12\x31\n\x0fvocabulary_size\x18\x03 \x01(\x05\x42\x18\xba\xd5\x18\x14\x12\x12\t\x00\x00\x00\x00\x00\x10p@\x19\x00\x00\x00\x00\x80\x84.A\x12&\n\rmin_frequency\x18\x04 \x01(\x05\x42\x0f\xba\xd5\x18\x0b\x12\t\t\x00\x00\x00\x00\x00\x00\xf0?\x12\x65\n\x0especial_tokens\x18\x05 \x03(\tBM\xba\xd5\x18I\x1a\x41\n\x0b[!-~]{2,64}\x12\x32\x32 to 64 printable ASCII characters without a space\"\x04\x10@\x18\x01\x12%\n\x0csample_bytes\x18\x06 \x01(\x03\x42\x0f\xba\xd5\x18\x0b\x12\t\t\x00\x00\x00\x00\x00\x00\xf0?\"8\n\x16TrainTokenizerResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"T\n\x16ImportTokenizerRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x13\n\x03uri\x18\x02 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\"9\n\x17ImportTokenizerResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"\xaf\x02\n\x13\x45ncodeCorpusRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.gpt2.jobs.v1.JobOptions\x12\x1a\n\ncorpus_uri\x18\x02 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\x12\x1d\n\rtokenizer_uri\x18\x03 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\x12\x35\n\x13validation_fraction\x18\x04 \x01(\x01\x42\x18\xba\xd5\x18\x14\x12\x12\x11\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xf0?\x12)\n\x06\x65ngine\x18\x05 \x01(\x0e\x32\x19.gpt2.tokenizer.v1.Engine\x12T\n\x0c\x62\x65\x61m_options\x18\x06 \x03(\tB>\xba\xd5\x18:\x1a\x38\n\x16--[a-z_]+(=\\S{1,500})?\x12\x1e\x61n option written --name=value\"6\n\x14\x45ncodeCorpusResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.gpt2.jobs.v1.Job\"H\n\rEncodeRequest\x12\x1d\n\rtokenizer_uri\x18\x01 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\x12\x18\n\x04text\x18\x02 \x01(\tB\n\xba\xd5\x18\x06\x1a\x04(\x80\x80@\"#\n\x0e\x45ncodeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\"A\n\rDecodeRequest\x12\x1d\n\rtokenizer_uri\x18\x01 \x01(\tB\x06\xba\xd5\x18\x02\x08\x01\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\",\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c*C\n\x06\x45ngine\x12\x16\n\x12\x45NGINE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45NGINE_LOCAL\x10\x01\x12\x0f\n\x0b\x45NGINE_BEAM\x10\x02\x32\xe3\x04\n\x10TokenizerService\x12\x8e\x01\n\x0eTrainTokenizer\x12(.gpt2.tokenizer.v1.TrainTokenizerRequest\x1a).gpt2.tokenizer.v1.TrainTokenizerResponse\"\'\xc2\xd5\x18#\n\x14\n\x06\x63orpus\x1a\ncorpus_uri\x12\x0b\n\ttokenizer\x12{\n\x0fImportTokenizer\x12).gpt2.tokenizer.v1.ImportTokenizerRequest\x1a*.gpt2.tokenizer.v1.ImportTokenizerResponse\"\x11\xc2\xd5\x18\r\x12\x0b\n\ttokenizer\x12\xa2\x01\n\x0c\x45ncodeCorpus\x12&.gpt2.tokenizer.v1.EncodeCorpusRequest\x1a\'.gpt2.tokenizer.v1.EncodeCorpusResponse\"A\xc2\xd5\x18=\n\x14\n\x06\x63orpus\x1a\ncorpus_uri\n\x1a\n\ttokenizer\x1a\rtokenizer_uri\x12\t\n\x07\x64\x61taset\x12M\n\x06\x45ncode\x12 .gpt2.tokenizer.v1.EncodeRequest\x1a!.gpt2.tokenizer.v1.EncodeResponse\x12M\n\x06\x44\x65\x63ode\x12 .gpt2.tokenizer.v1.DecodeRequest\x1a!.gpt2.tokenizer.v1.DecodeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gpt2.tokenizer.v1.tokenizer_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENGINE']._serialized_start=914
-  _globals['_ENGINE']._serialized_end=981
-  _globals['_TRAINTOKENIZERREQUEST']._serialized_start=89
-  _globals['_TRAINTOKENIZERREQUEST']._serialized_end=265
-  _globals['_TRAINTOKENIZERRESPONSE']._serialized_start=267
-  _globals['_TRAINTOKENIZERRESPONSE']._serialized_end=323
-  _globals['_IMPORTTOKENIZERREQUEST']._serialized_start=325
-  _globals['_IMPORTTOKENIZERREQUEST']._serialized_end=401
-  _globals['_IMPORTTOKENIZERRESPONSE']._serialized_start=403
-  _globals['_IMPORTTOKENIZERRESPONSE']._serialized_end=460
-  _globals['_ENCODECORPUSREQUEST']._serialized_start=463
-  _globals['_ENCODECORPUSREQUEST']._serialized_end=660
-  _globals['_ENCODECORPUSRESPONSE']._serialized_start=662
-  _globals['_ENCODECORPUSRESPONSE']._serialized_end=716
-  _globals['_ENCODEREQUEST']._serialized_start=718
-  _globals['_ENCODEREQUEST']._serialized_end=770
-  _globals['_ENCODERESPONSE']._serialized_start=772
-  _globals['_ENCODERESPONSE']._serialized_end=807
-  _globals['_DECODEREQUEST']._serialized_start=809
-  _globals['_DECODEREQUEST']._serialized_end=866
-  _globals['_DECODERESPONSE']._serialized_start=868
-  _globals['_DECODERESPONSE']._serialized_end=912
-  _globals['_TOKENIZERSERVICE']._serialized_start=984
-  _globals['_TOKENIZERSERVICE']._serialized_end=1466
+  _globals['_TRAINTOKENIZERREQUEST'].fields_by_name['corpus_uri']._loaded_options = None
+  _globals['_TRAINTOKENIZERREQUEST'].fields_by_name['corpus_uri']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_TRAINTOKENIZERREQUEST'].fields_by_name['vocabulary_size']._loaded_options = None
+  _globals['_TRAINTOKENIZERREQUEST'].fields_by_name['vocabulary_size']._serialized_options = b'\272\325\030\024\022\022\t\000\000\000\000\000\020p@\031\000\000\000\000\200\204.A'
+  _globals['_TRAINTOKENIZERREQUEST'].fields_by_name['min_frequency']._loaded_options = None
+  _globals['_TRAINTOKENIZERREQUEST'].fields_by_name['min_frequency']._serialized_options = b'\272\325\030\013\022\t\t\000\000\000\000\000\000\360?'
+  _globals['_TRAINTOKENIZERREQUEST'].fields_by_name['special_tokens']._loaded_options = None
+  _globals['_TRAINTOKENIZERREQUEST'].fields_by_name['special_tokens']._serialized_options = b'\272\325\030I\032A\n\013[!-~]{2,64}\02222 to 64 printable ASCII characters without a space\"\004\020@\030\001'
+  _globals['_TRAINTOKENIZERREQUEST'].fields_by_name['sample_bytes']._loaded_options = None
+  _globals['_TRAINTOKENIZERREQUEST'].fields_by_name['sample_bytes']._serialized_options = b'\272\325\030\013\022\t\t\000\000\000\000\000\000\360?'
+  _globals['_IMPORTTOKENIZERREQUEST'].fields_by_name['uri']._loaded_options = None
+  _globals['_IMPORTTOKENIZERREQUEST'].fields_by_name['uri']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_ENCODECORPUSREQUEST'].fields_by_name['corpus_uri']._loaded_options = None
+  _globals['_ENCODECORPUSREQUEST'].fields_by_name['corpus_uri']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_ENCODECORPUSREQUEST'].fields_by_name['tokenizer_uri']._loaded_options = None
+  _globals['_ENCODECORPUSREQUEST'].fields_by_name['tokenizer_uri']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_ENCODECORPUSREQUEST'].fields_by_name['validation_fraction']._loaded_options = None
+  _globals['_ENCODECORPUSREQUEST'].fields_by_name['validation_fraction']._serialized_options = b'\272\325\030\024\022\022\021\000\000\000\000\000\000\000\000!\000\000\000\000\000\000\360?'
+  _globals['_ENCODECORPUSREQUEST'].fields_by_name['beam_options']._loaded_options = None
+  _globals['_ENCODECORPUSREQUEST'].fields_by_name['beam_options']._serialized_options = b'\272\325\030:\0328\n\026--[a-z_]+(=\\S{1,500})?\022\036an option written --name=value'
+  _globals['_ENCODEREQUEST'].fields_by_name['tokenizer_uri']._loaded_options = None
+  _globals['_ENCODEREQUEST'].fields_by_name['tokenizer_uri']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_ENCODEREQUEST'].fields_by_name['text']._loaded_options = None
+  _globals['_ENCODEREQUEST'].fields_by_name['text']._serialized_options = b'\272\325\030\006\032\004(\200\200@'
+  _globals['_DECODEREQUEST'].fields_by_name['tokenizer_uri']._loaded_options = None
+  _globals['_DECODEREQUEST'].fields_by_name['tokenizer_uri']._serialized_options = b'\272\325\030\002\010\001'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['TrainTokenizer']._loaded_options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['TrainTokenizer']._serialized_options = b'\302\325\030#\n\024\n\006corpus\032\ncorpus_uri\022\013\n\ttokenizer'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['ImportTokenizer']._loaded_options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['ImportTokenizer']._serialized_options = b'\302\325\030\r\022\013\n\ttokenizer'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['EncodeCorpus']._loaded_options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['EncodeCorpus']._serialized_options = b'\302\325\030=\n\024\n\006corpus\032\ncorpus_uri\n\032\n\ttokenizer\032\rtokenizer_uri\022\t\n\007dataset'
+  _globals['_ENGINE']._serialized_start=1261
+  _globals['_ENGINE']._serialized_end=1328
+  _globals['_TRAINTOKENIZERREQUEST']._serialized_start=147
+  _globals['_TRAINTOKENIZERREQUEST']._serialized_end=470
+  _globals['_TRAINTOKENIZERRESPONSE']._serialized_start=472
+  _globals['_TRAINTOKENIZERRESPONSE']._serialized_end=528
+  _globals['_IMPORTTOKENIZERREQUEST']._serialized_start=530
+  _globals['_IMPORTTOKENIZERREQUEST']._serialized_end=614
+  _globals['_IMPORTTOKENIZERRESPONSE']._serialized_start=616
+  _globals['_IMPORTTOKENIZERRESPONSE']._serialized_end=673
+  _globals['_ENCODECORPUSREQUEST']._serialized_start=676
+  _globals['_ENCODECORPUSREQUEST']._serialized_end=979
+  _globals['_ENCODECORPUSRESPONSE']._serialized_start=981
+  _globals['_ENCODECORPUSRESPONSE']._serialized_end=1035
+  _globals['_ENCODEREQUEST']._serialized_start=1037
+  _globals['_ENCODEREQUEST']._serialized_end=1109
+  _globals['_ENCODERESPONSE']._serialized_start=1111
+  _globals['_ENCODERESPONSE']._serialized_end=1146
+  _globals['_DECODEREQUEST']._serialized_start=1148
+  _globals['_DECODEREQUEST']._serialized_end=1213
+  _globals['_DECODERESPONSE']._serialized_start=1215
+  _globals['_DECODERESPONSE']._serialized_end=1259
+  _globals['_TOKENIZERSERVICE']._serialized_start=1331
+  _globals['_TOKENIZERSERVICE']._serialized_end=1942
 # @@protoc_insertion_point(module_scope)

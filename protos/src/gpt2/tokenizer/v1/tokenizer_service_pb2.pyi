@@ -29,24 +29,24 @@ class _EngineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Engine.ValueTy
     ENGINE_UNSPECIFIED: _Engine.ValueType  # 0
     """ENGINE_LOCAL."""
     ENGINE_LOCAL: _Engine.ValueType  # 1
-    """Threads of the service's machine."""
+    """Threads on the service's machine."""
     ENGINE_BEAM: _Engine.ValueType  # 2
     """A pipeline of Apache Beam."""
 
 class Engine(_Engine, metaclass=_EngineEnumTypeWrapper):
-    """Who encodes a corpus."""
+    """Engine that encodes a corpus."""
 
 ENGINE_UNSPECIFIED: Engine.ValueType  # 0
 """ENGINE_LOCAL."""
 ENGINE_LOCAL: Engine.ValueType  # 1
-"""Threads of the service's machine."""
+"""Threads on the service's machine."""
 ENGINE_BEAM: Engine.ValueType  # 2
 """A pipeline of Apache Beam."""
 Global___Engine: _TypeAlias = Engine  # noqa: Y015
 
 @_typing.final
 class TrainTokenizerRequest(_message.Message):
-    """Asks for a new tokenizer."""
+    """Requests the training of a tokenizer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -59,13 +59,13 @@ class TrainTokenizerRequest(_message.Message):
     corpus_uri: _builtins.str
     """URI of a corpus artifact. Required."""
     vocabulary_size: _builtins.int
-    """Tokens in the vocabulary, `<|endoftext|>` included: 257 to 1,000,000. Default 50257. A small corpus can give fewer."""
+    """Tokens in the vocabulary, `<|endoftext|>` included. Default 50257. A small corpus can give fewer."""
     min_frequency: _builtins.int
-    """Times that a pair must occur to be merged. Default 2."""
+    """Minimum number of occurrences of a pair that is merged. Default 2."""
     sample_bytes: _builtins.int
-    """Bytes of text, about, to learn from; of a larger corpus, the documents are taken whose text has the highest hashes,
-    whatever their order; those are the last that a split gives to validation. Memory grows with the text's different
-    words, to about 1 GiB for a GiB of text in many languages or of code. Default: 1 GiB.
+    """Approximate size of the text that is used, in bytes. Of a larger corpus, the documents with the highest hashes of
+    their text are sampled, independent of their order; a split assigns those to validation last. Memory grows with the
+    number of distinct words, to about 1 GiB for a GiB of text in many languages or of code. Default: 1 GiB.
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:
@@ -73,8 +73,8 @@ class TrainTokenizerRequest(_message.Message):
 
     @_builtins.property
     def special_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Further special tokens, such as `<|pad|>`: 64 at most, of 2 to 64 printable ASCII characters. They take the last
-        ids, after `<|endoftext|>`, count in `vocabulary_size`, and never come out of text. Default none.
+        """Further special tokens, such as `<|pad|>`. They have the last ids, after `<|endoftext|>`, count towards
+        `vocabulary_size`, and never result from encoding text. Default none.
         """
 
     def __init__(
@@ -97,7 +97,7 @@ Global___TrainTokenizerRequest: _TypeAlias = TrainTokenizerRequest  # noqa: Y015
 
 @_typing.final
 class TrainTokenizerResponse(_message.Message):
-    """Holds the job of a tokenizer's training."""
+    """The job of a tokenizer's training."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -121,17 +121,17 @@ Global___TrainTokenizerResponse: _TypeAlias = TrainTokenizerResponse  # noqa: Y0
 
 @_typing.final
 class ImportTokenizerRequest(_message.Message):
-    """Asks for an existing tokenizer."""
+    """Requests the import of a tokenizer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     URI_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """URI of a folder, under the configured roots, with OpenAI's pair `encoder.json` and `vocab.bpe` (or the same
-    content as `vocab.json` and `merges.txt`), or with a `tokenizer.json`; or of a `tokenizer.json` itself. An http or
-    https URL is downloaded when it lies under one of GPT2_ALLOWED_ROOTS. `openai-gpt2` asks for OpenAI's own
-    GPT-2 tokenizer, from GPT2_OPENAI_BASE_URL, with its known checksums. `hf://organisation/name`, or
+    """URI of a folder, under the configured roots, with OpenAI's pair `encoder.json` and `vocab.bpe` (or the same content
+    as `vocab.json` and `merges.txt`), or with a `tokenizer.json`; or of a `tokenizer.json` itself. An http or https
+    URL is downloaded when it lies under one of GPT2_ALLOWED_ROOTS. `openai-gpt2` is OpenAI's own GPT-2 tokenizer,
+    downloaded from GPT2_OPENAI_BASE_URL, with its known checksums. `hf://organisation/name`, or
     `hf://organisation/name@revision`, is that of a model of the Hugging Face hub in HF_ENDPOINT. Required.
     """
     @_builtins.property
@@ -154,7 +154,7 @@ Global___ImportTokenizerRequest: _TypeAlias = ImportTokenizerRequest  # noqa: Y0
 
 @_typing.final
 class ImportTokenizerResponse(_message.Message):
-    """Holds the job of a tokenizer's import."""
+    """The job of a tokenizer's import."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -178,7 +178,7 @@ Global___ImportTokenizerResponse: _TypeAlias = ImportTokenizerResponse  # noqa: 
 
 @_typing.final
 class EncodeCorpusRequest(_message.Message):
-    """Asks for a corpus to be encoded."""
+    """Requests the encoding of a corpus."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -193,9 +193,9 @@ class EncodeCorpusRequest(_message.Message):
     tokenizer_uri: _builtins.str
     """URI of a tokenizer artifact. Required."""
     validation_fraction: _builtins.float
-    """Share of documents for validation, chosen by a hash of their text: over 0, under 1. Default 0.05."""
+    """Fraction of documents for validation, chosen by a hash of their text. Default 0.05."""
     engine: Global___Engine.ValueType
-    """Who encodes; the dataset is the same. Default ENGINE_LOCAL."""
+    """Engine that encodes; the dataset does not depend on it. Default ENGINE_LOCAL."""
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:
         """Id, run and retry behaviour of the job."""
@@ -203,7 +203,7 @@ class EncodeCorpusRequest(_message.Message):
     @_builtins.property
     def beam_options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Options of the Beam pipeline, such as `--runner=FlinkRunner` and `--flink_master=host:8081`; only with ENGINE_BEAM.
-        Those that name where and how large it runs are taken; those that could run other code or hold secrets are not.
+        Options of where and at what size it runs are allowed; options that could run other code or hold secrets are not.
         Default: the DirectRunner. Workers need this package, and the artifact root and the corpus on a shared file system.
         """
 
@@ -227,7 +227,7 @@ Global___EncodeCorpusRequest: _TypeAlias = EncodeCorpusRequest  # noqa: Y015
 
 @_typing.final
 class EncodeCorpusResponse(_message.Message):
-    """Holds the job of an encoding."""
+    """The job of an encoding."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -251,7 +251,7 @@ Global___EncodeCorpusResponse: _TypeAlias = EncodeCorpusResponse  # noqa: Y015
 
 @_typing.final
 class EncodeRequest(_message.Message):
-    """Asks for one text's tokens."""
+    """The text to encode."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -260,7 +260,7 @@ class EncodeRequest(_message.Message):
     tokenizer_uri: _builtins.str
     """URI of a tokenizer artifact. Required."""
     text: _builtins.str
-    """The text. 1 MiB of UTF-8 at most."""
+    """The text."""
     def __init__(
         self,
         *,
@@ -277,7 +277,7 @@ Global___EncodeRequest: _TypeAlias = EncodeRequest  # noqa: Y015
 
 @_typing.final
 class EncodeResponse(_message.Message):
-    """One text's tokens."""
+    """The tokens of a text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -301,7 +301,7 @@ Global___EncodeResponse: _TypeAlias = EncodeResponse  # noqa: Y015
 
 @_typing.final
 class DecodeRequest(_message.Message):
-    """Asks for the text of tokens."""
+    """The tokens to decode."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -67,21 +67,21 @@ class TokenizerServiceServicer(object):
     """
 
     def TrainTokenizer(self, request, context):
-        """Starts a job that trains a byte-level BPE tokenizer on a corpus. Output: `tokenizer`.
+        """Starts a job that trains a byte-level BPE tokenizer on a corpus.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportTokenizer(self, request, context):
-        """Starts a job that takes an existing tokenizer, such as OpenAI's, as an artifact. Output: `tokenizer`.
+        """Starts a job that imports an existing tokenizer, such as OpenAI's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EncodeCorpus(self, request, context):
-        """Starts a job that turns a corpus into token shards, with the end token after each document. Output: `dataset`.
+        """Starts a job that turns a corpus into token shards, with the end token after each document.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

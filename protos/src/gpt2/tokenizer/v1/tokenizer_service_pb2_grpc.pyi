@@ -34,11 +34,11 @@ class TokenizerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TokenizerServiceAsyncStub: ...
     TrainTokenizer: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.TrainTokenizerRequest, _tokenizer_service_pb2.TrainTokenizerResponse]
-    """Starts a job that trains a byte-level BPE tokenizer on a corpus. Output: `tokenizer`."""
+    """Starts a job that trains a byte-level BPE tokenizer on a corpus."""
     ImportTokenizer: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.ImportTokenizerRequest, _tokenizer_service_pb2.ImportTokenizerResponse]
-    """Starts a job that takes an existing tokenizer, such as OpenAI's, as an artifact. Output: `tokenizer`."""
+    """Starts a job that imports an existing tokenizer, such as OpenAI's."""
     EncodeCorpus: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.EncodeCorpusRequest, _tokenizer_service_pb2.EncodeCorpusResponse]
-    """Starts a job that turns a corpus into token shards, with the end token after each document. Output: `dataset`."""
+    """Starts a job that turns a corpus into token shards, with the end token after each document."""
     Encode: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.EncodeRequest, _tokenizer_service_pb2.EncodeResponse]
     """Encodes one text. `<|endoftext|>` in it is text like any other."""
     Decode: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.DecodeRequest, _tokenizer_service_pb2.DecodeResponse]
@@ -50,11 +50,11 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     TrainTokenizer: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.TrainTokenizerRequest, _tokenizer_service_pb2.TrainTokenizerResponse]  # type: ignore[assignment]
-    """Starts a job that trains a byte-level BPE tokenizer on a corpus. Output: `tokenizer`."""
+    """Starts a job that trains a byte-level BPE tokenizer on a corpus."""
     ImportTokenizer: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.ImportTokenizerRequest, _tokenizer_service_pb2.ImportTokenizerResponse]  # type: ignore[assignment]
-    """Starts a job that takes an existing tokenizer, such as OpenAI's, as an artifact. Output: `tokenizer`."""
+    """Starts a job that imports an existing tokenizer, such as OpenAI's."""
     EncodeCorpus: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.EncodeCorpusRequest, _tokenizer_service_pb2.EncodeCorpusResponse]  # type: ignore[assignment]
-    """Starts a job that turns a corpus into token shards, with the end token after each document. Output: `dataset`."""
+    """Starts a job that turns a corpus into token shards, with the end token after each document."""
     Encode: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.EncodeRequest, _tokenizer_service_pb2.EncodeResponse]  # type: ignore[assignment]
     """Encodes one text. `<|endoftext|>` in it is text like any other."""
     Decode: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.DecodeRequest, _tokenizer_service_pb2.DecodeResponse]  # type: ignore[assignment]
@@ -69,7 +69,7 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenizer_service_pb2.TrainTokenizerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tokenizer_service_pb2.TrainTokenizerResponse, _abc.Awaitable[_tokenizer_service_pb2.TrainTokenizerResponse]]:
-        """Starts a job that trains a byte-level BPE tokenizer on a corpus. Output: `tokenizer`."""
+        """Starts a job that trains a byte-level BPE tokenizer on a corpus."""
 
     @_abc_1.abstractmethod
     def ImportTokenizer(
@@ -77,7 +77,7 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenizer_service_pb2.ImportTokenizerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tokenizer_service_pb2.ImportTokenizerResponse, _abc.Awaitable[_tokenizer_service_pb2.ImportTokenizerResponse]]:
-        """Starts a job that takes an existing tokenizer, such as OpenAI's, as an artifact. Output: `tokenizer`."""
+        """Starts a job that imports an existing tokenizer, such as OpenAI's."""
 
     @_abc_1.abstractmethod
     def EncodeCorpus(
@@ -85,7 +85,7 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenizer_service_pb2.EncodeCorpusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tokenizer_service_pb2.EncodeCorpusResponse, _abc.Awaitable[_tokenizer_service_pb2.EncodeCorpusResponse]]:
-        """Starts a job that turns a corpus into token shards, with the end token after each document. Output: `dataset`."""
+        """Starts a job that turns a corpus into token shards, with the end token after each document."""
 
     @_abc_1.abstractmethod
     def Encode(

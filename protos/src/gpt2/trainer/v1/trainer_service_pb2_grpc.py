@@ -67,40 +67,38 @@ class TrainerServiceServicer(object):
     """
 
     def ImportCheckpoint(self, request, context):
-        """Starts a job that takes existing weights as a checkpoint. Outputs: `checkpoint`, and `tokenizer` where the
-        source carries one.
+        """Starts a job that imports existing weights as a checkpoint, and the tokenizer of the source if it has one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TrainModel(self, request, context):
-        """Starts a job that trains a model, from scratch or from a checkpoint. Outputs: `checkpoint`, `logs`, `samples`.
-        The checkpoint is that of the lowest validation loss, which its properties `step` and `validation_loss` name; it may
-        be from before the training. It can be continued from the training's last step, of which `last_step` and
-        `last_validation_loss` tell. Where that loss is higher than `initial_validation_loss`, `ended_worse` is `true` and the
-        job warns.
+        """Starts a job that trains a model, from scratch or from a checkpoint. The checkpoint is that of the lowest
+        validation loss, with the properties `step` and `validation_loss`; it may be the initial one. The training can be
+        continued from its last step, which has the properties `last_step` and `last_validation_loss`. If that loss is
+        higher than `initial_validation_loss`, `regressed` is `true` and the job warns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportModel(self, request, context):
-        """Starts a job that makes a servable model of a checkpoint: Hugging Face layout and a TF SavedModel. Output: `model`.
+        """Starts a job that exports a checkpoint as a servable model: Hugging Face layout and a TF SavedModel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EvaluateModel(self, request, context):
-        """Starts a job that measures a model: perplexity on a dataset, and last words of texts guessed. Output: `evaluation`.
+        """Starts a job that measures a model: perplexity on a dataset, and LAMBADA last-word accuracy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """Generates text and streams it piece by piece. Stops computing when the call is cancelled.
+        """Streams generated text. Stops computing when the call is cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

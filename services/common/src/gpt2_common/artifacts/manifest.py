@@ -36,7 +36,7 @@ class Parent:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` says."""
+    """The content of `manifest.json`."""
 
     kind: str
     files: tuple[FileEntry, ...]
@@ -79,14 +79,15 @@ class Manifest:
 
         Raises:
             DataLoss: It is no manifest, or its digest does not fit its files.
-            FailedPrecondition: It was written in a format that this version does not know.
+            FailedPrecondition: It is of a later format version.
         """
         try:
             content: dict[str, Any] = json.loads(text)
             version = content["format_version"]
             if version != FORMAT_VERSION:
                 raise FailedPrecondition(
-                    f"{where} is in artifact format {version}; this version reads {FORMAT_VERSION}: make it again"
+                    f"{where} has artifact format version {version!r}, and this release reads version "
+                    f"{FORMAT_VERSION}: update the service, or make the artifact again"
                 )
             manifest = cls(
                 kind=str(content["kind"]),

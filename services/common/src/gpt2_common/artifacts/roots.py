@@ -1,4 +1,4 @@
-"""Which URIs a service may touch: those under its configured roots, whatever a request says."""
+"""Restricts the URIs of requests to the service's configured roots."""
 
 import posixpath
 from collections.abc import Sequence
@@ -52,7 +52,14 @@ def require_allowed(field: str, uri: str, roots: Sequence[str]) -> str:
     if not uri:
         raise InvalidRequest([(field, "is required")])
     if "\0" in uri or len(uri) > 2048:
-        raise InvalidRequest([(field, "is not a URI: it holds a NUL or is longer than 2048 characters")])
+        raise InvalidRequest(
+            [
+                (
+                    field,
+                    "is not a URI: it contains a NUL or has over 2048 characters; send one such as file:///data/corpus",
+                )
+            ]
+        )
     if uri.startswith("/"):
         uri = Path(uri).as_uri()
     parts = urlsplit(uri)

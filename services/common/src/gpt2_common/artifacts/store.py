@@ -6,18 +6,22 @@ uploaded first and the manifest last. Either way, what has a manifest is whole.
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from gpt2_common.artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest, Parent, entry_of, scan, sha256_of
 from gpt2_common.artifacts.roots import filesystem_of, local_path, require_allowed
-from gpt2_common.artifacts.work import WorkFolders, job_folder_name
+from gpt2_common.artifacts.work import WorkFolders
 from gpt2_common.durable import sync, write_durable
-from gpt2_common.errors import DataLoss, InvalidRequest, NotFound
+from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound
 from gpt2_common.escaping import escape_surrogates
 from gpt2_common.failpoints import failpoint
+from gpt2_contracts.artifact import DamagedFile, JsonFile, UnsupportedVersion, job_folder_name
+
+File = TypeVar("File", bound=JsonFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,30 +38,51 @@ class Artifact:
         """The manifest's digest."""
         return self.manifest.digest
 
+    def read(self, contract: type[File]) -> File:
+        """Reads one of its JSON files.
+
+        Raises:
+            DataLoss: The file is missing or damaged.
+            FailedPrecondition: It is of a later version.
+        """
+        try:
+            text = (self.folder / contract.FILE).read_bytes()
+        except OSError as error:
+            raise DataLoss(f"{self.uri}/{contract.FILE} cannot be read ({error}): {contract.REMEDY}") from error
+        return parse_file(contract, text, self.uri)
+
     def as_parent(self) -> Parent:
         """This artifact as a parent of another."""
         return Parent(self.manifest.kind, self.uri, self.digest)
 
 
 class ArtifactWriter:
-    """Takes the files of a new artifact, then commits them at once.
+    """Takes the files of a new artifact, and commits them at once.
 
     Args:
         uri: Where the artifact will be.
         kind: Its kind.
-        folder: Local folder to put the files in. It may hold files of an attempt before.
+        folder: Local folder for the files. It may contain files of an earlier attempt.
         producer: What makes it.
         parents: What it is made from.
+        check: Called directly before the artifact is published; what it raises keeps it from that.
     """
 
     def __init__(
-        self, uri: str, kind: str, folder: Path, producer: Mapping[str, str], parents: Sequence[Artifact]
+        self,
+        uri: str,
+        kind: str,
+        folder: Path,
+        producer: Mapping[str, str],
+        parents: Sequence[Artifact],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.uri = uri
         self.folder = folder
         self._kind = kind
         self._producer = dict(producer)
         self._parents = tuple(parent.as_parent() for parent in parents)
+        self._check = check
         self._hashed: dict[Path, FileEntry] = {}
 
     def hash_file(self, path: Path) -> None:
@@ -67,7 +92,7 @@ class ArtifactWriter:
     def commit(
         self, counts: Mapping[str, float] | None = None, properties: Mapping[str, str] | None = None
     ) -> Artifact:
-        """Makes the artifact visible, whole. One that is already at the URI is replaced.
+        """Publishes the artifact atomically. One that is already at the URI is replaced.
 
         Args:
             counts: What is in it, by unit.
@@ -86,9 +111,12 @@ class ArtifactWriter:
             return self._upload(manifest)
         for entry in manifest.files:
             sync(self.folder / entry.path)
+        if self.folder == target:
+            self._check()
         write_durable(self.folder / MANIFEST_NAME, manifest.to_json())
         if self.folder != target:
             failpoint("before-artifact-rename")
+            self._check()
             _replace(self.folder, target)
             failpoint("after-artifact-rename")
         return Artifact(self.uri, manifest, target)
@@ -96,14 +124,16 @@ class ArtifactWriter:
     def _upload(self, manifest: Manifest) -> Artifact:
         filesystem, root = filesystem_of(self.uri)
         for entry in manifest.files:
+            self._check()
             filesystem.put_file(str(self.folder / entry.path), f"{root}/{entry.path}")
         (self.folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        self._check()
         filesystem.put_file(str(self.folder / MANIFEST_NAME), f"{root}/{MANIFEST_NAME}")
         return Artifact(self.uri, manifest, self.folder)
 
 
 class ArtifactStore:
-    """The artifacts that one service may read and write.
+    """The artifacts that a service may read and write.
 
     Args:
         root: URI that new artifacts are written under.
@@ -179,18 +209,30 @@ class ArtifactStore:
 
     @contextmanager
     def create(
-        self, job_id: str, name: str, kind: str, producer: Mapping[str, str], parents: Sequence[Artifact] = ()
+        self,
+        job_id: str,
+        name: str,
+        kind: str,
+        producer: Mapping[str, str],
+        parents: Sequence[Artifact] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> Iterator[ArtifactWriter]:
-        """Gives a writer for one output of a job; its folder may hold files of the attempt before."""
+        """Yields a writer for one output of a job; its folder may contain files of an earlier attempt."""
         folder = self.work.of(job_id) / name
         folder.mkdir(parents=True, exist_ok=True)
-        yield ArtifactWriter(self.output_uri(job_id, name), kind, folder, producer, parents)
+        yield ArtifactWriter(self.output_uri(job_id, name), kind, folder, producer, parents, check)
 
     @contextmanager
     def create_in_place(
-        self, job_id: str, name: str, kind: str, producer: Mapping[str, str], parents: Sequence[Artifact] = ()
+        self,
+        job_id: str,
+        name: str,
+        kind: str,
+        producer: Mapping[str, str],
+        parents: Sequence[Artifact] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> Iterator[ArtifactWriter]:
-        """As `create`, but locally the files are written where they will stay, to be watched while they grow.
+        """As `create`, but local files are written in their final place, so that readers can follow them.
 
         It is no artifact until it is committed.
         """
@@ -198,7 +240,7 @@ class ArtifactStore:
         folder = local_path(uri) or self.work.of(job_id) / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
-        yield ArtifactWriter(uri, kind, folder, producer, parents)
+        yield ArtifactWriter(uri, kind, folder, producer, parents, check)
 
     def _download(self, uri: str, manifest: Manifest) -> Path:
         target = self.work.downloads / manifest.digest
@@ -214,6 +256,21 @@ class ArtifactStore:
         write_durable(temporary / MANIFEST_NAME, manifest.to_json())
         _replace(temporary, target)
         return target
+
+
+def parse_file(contract: type[File], text: bytes, uri: str) -> File:
+    """Reads the text of a JSON file of the artifact at a URI.
+
+    Raises:
+        DataLoss: It is damaged.
+        FailedPrecondition: It is of a later version.
+    """
+    try:
+        return contract.from_text(text)
+    except DamagedFile as error:
+        raise DataLoss(f"{uri}/{contract.FILE} is damaged ({error}): {contract.REMEDY}") from error
+    except UnsupportedVersion as error:
+        raise FailedPrecondition(f"{uri}: {error}") from error
 
 
 def check_files(artifact: Artifact, *, verify: bool) -> None:
@@ -244,7 +301,7 @@ def _problem(path: Path, entry: FileEntry, verify: bool) -> str:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Puts a folder in its place by one rename; a folder that is there goes first."""
+    """Moves a folder to its place by one rename, after an existing one has been moved away."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         old = Path(tempfile.mkdtemp(prefix=".old-", dir=source.parent))

@@ -1,4 +1,4 @@
-"""Folders of unfinished work: one for each job, for what a later attempt can go on from.
+"""Work folders: one for each job, for what a later attempt resumes from.
 
 They lie beside the job's outputs where those are local, to become them by a rename; else in the scratch folder.
 """
@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gpt2_common.artifacts.roots import local_path
+from gpt2_contracts.artifact import job_folder_name, job_id_of_folder
 
 _WORK = ".work"
 _TEMPORARY = "tmp-"
@@ -17,14 +18,8 @@ _DISCARDED = ".discarded-"
 _DOWNLOADS = "artifacts"
 
 
-def job_folder_name(job_id: str) -> str:
-    """Name of the folder that is a job's own."""
-    # `~` cannot stand in a job id, so that no two ids share a folder and none lies inside another's.
-    return job_id.replace("/", "~")
-
-
 class WorkFolders:
-    """The unfinished work of the jobs that write under one root.
+    """The work folders of the jobs that write under one root.
 
     Args:
         root: URI that artifacts are written under.
@@ -42,26 +37,32 @@ class WorkFolders:
         return self._scratch / _DOWNLOADS
 
     def of(self, job_id: str) -> Path:
-        """A job's folder. It need not be there."""
+        """A job's folder, which need not exist."""
         folder = self._place / job_folder_name(job_id)
         return folder if self._root is None else folder / _WORK
 
+    def require_writable(self) -> None:
+        """Writes to a file without a name where the folders are. Raises OSError when that is refused."""
+        self._place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self._place, buffering=0) as file:
+            file.write(b"writable")
+
     def job_ids(self) -> Sequence[str]:
-        """The jobs, of any service that has this root, whose folders are there."""
+        """The jobs, of all services with this root, that have a work folder."""
         pattern = "*" if self._root is None else f"*/{_WORK}"
         found = [folder for folder in self._place.glob(pattern) if folder.is_dir() and folder != self.downloads]
         names = [folder.name if self._root is None else folder.parent.name for folder in found]
-        return [name.replace("~", "/") for name in names if not name.startswith(".")]
+        return [job_id_of_folder(name) for name in names if not name.startswith(".")]
 
-    def last_change(self, job_id: str) -> float:
-        """When something in a job's folder last changed, in seconds since 1970; 0 where it is not there."""
-        return _last_change(self.of(job_id))
+    def last_modified(self, job_id: str) -> float:
+        """Time of the last change in a job's folder, in seconds since 1970; 0 where there is none."""
+        return _last_modified(self.of(job_id))
 
     @contextmanager
     def temporary(self, job_id: str) -> Iterator[Path]:
-        """A folder in a job's own for the temporary files of one attempt, whatever library makes them.
+        """A folder in the job's for the temporary files of one attempt, of all libraries.
 
-        What attempts before have left of theirs goes first. Raises OSError when it cannot be made.
+        Those that earlier attempts have left are deleted first. Raises OSError when it cannot be created.
         """
         work = self.of(job_id)
         work.mkdir(parents=True, exist_ok=True)
@@ -78,10 +79,10 @@ class WorkFolders:
         """Deletes a job's folder, by the attempt that works in it."""
         shutil.rmtree(self.of(job_id), ignore_errors=True)
 
-    def put_away(self, job_id: str) -> None:
-        """Takes a job's folder away at once, by a rename, for `delete_put_away` to delete.
+    def discard(self, job_id: str) -> None:
+        """Renames a job's folder, so that it is gone at once, for `delete_discarded` to delete.
 
-        Whoever calls it sees to it that no attempt begins meanwhile. Raises OSError.
+        The caller ensures that no attempt starts meanwhile. Raises OSError.
         """
         work = self.of(job_id)
         aside = Path(tempfile.mkdtemp(prefix=_DISCARDED, dir=self._place))
@@ -95,19 +96,19 @@ class WorkFolders:
             with suppress(OSError):
                 work.parent.rmdir()
 
-    def delete_put_away(self) -> None:
-        """Deletes what has been put away, now or by a process that died before it came to this."""
+    def delete_discarded(self) -> None:
+        """Deletes discarded folders, also those of a process that was killed before it deleted them."""
         for folder in self._place.glob(f"{_DISCARDED}*"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def delete_broken_downloads(self, before: float) -> None:
-        """Deletes what downloads have left that ended in the middle and in which nothing changed since a time."""
+    def delete_incomplete_downloads(self, before: float) -> None:
+        """Deletes downloads that were interrupted and have not changed since a time."""
         for folder in self.downloads.glob(".*"):
-            if _last_change(folder) < before:
+            if _last_modified(folder) < before:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _last_change(folder: Path) -> float:
+def _last_modified(folder: Path) -> float:
     times = [0.0]
     for path in (folder, *folder.rglob("*")):
         with suppress(FileNotFoundError):

@@ -1,11 +1,7 @@
-"""The consumer: hands each event to its handler, at least once, and commits its offset after that.
+"""The consumer: passes each event to its handler, at least once, and commits the offset after that.
 
-It runs in a thread of its own, as kafka-python blocks. Handlers are short, work that takes long is a job; so the group
-hears from its members however long jobs run. What a handler cannot take now is brought again later, while other
-partitions go on; what it can never take goes to the dead letters, so that it does not stop those behind it.
-
-Source: kafka-python has lost consumers for good when brokers went away (its issues 1477 and 2422). So a consumer that
-has no partitions, or records to read and reads none, is replaced after a while.
+Handlers are short, as long work is a job. An event that cannot be handled now is redelivered later, and one that never
+can be becomes a dead letter, so that neither blocks the rest. A stalled consumer is replaced (watch.py).
 """
 
 import logging
@@ -20,24 +16,29 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from gpt2_common.events.cloudevent import CloudEvent
 from gpt2_common.events.dead_letters import DeadLetters
-from gpt2_common.events.topics import LONGEST_BACKOFF_MILLIS, ensure_topic
+from gpt2_common.events.membership import CountingAssignor, leave_group
+from gpt2_common.events.topics import MAX_BACKOFF_MILLIS, REMINDER_SECONDS, ensure_topic
+from gpt2_common.events.watch import ConsumerHealth, ConsumerWatch
 from gpt2_common.failpoints import failpoint
+from gpt2_contracts.events import CloudEvent
 
 _log = logging.getLogger(__name__)
-_POLL_MILLIS = 500
-_MOST_RECORDS = 100
+# Each return from the library's poll costs it up to a millisecond of a busy loop; `stop` waits for one.
+_POLL_MILLIS = 1_000
+# A broker answers a fetch as soon as it has a record, or after this. A partition that is resumed or newly assigned is
+# fetched from after the fetch under way, so it may wait for that long.
+_FETCH_WAIT_MILLIS = 3_000
+_MAX_RECORDS = 100
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 30.0
 _RECONNECT_SECONDS = 2.0
-_SESSION_MILLIS = 15_000
-# More than a session: a member that was killed keeps the others waiting for as long as its session lasts.
-_STALLED_SECONDS = 45.0
+_HEARTBEATS_IN_SESSION = 5
+_DOUBT_SESSIONS = 10
 
 
-class Busy(Exception):
-    """A handler cannot take an event now, through no fault of the event: it is brought again."""
+class RetryLater(Exception):
+    """A handler cannot take an event now, through no fault of the event: it is redelivered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,10 @@ class Subscription:
     instance_id: str
     """Makes the membership static; empty: it is not."""
     max_poll_seconds: float
+    session_seconds: float
+    """Heartbeat timeout of the group's members."""
+    metadata_seconds: float
+    """Maximum time until the client notices that the topic has changed."""
 
 
 class EventConsumer:
@@ -57,7 +62,7 @@ class EventConsumer:
 
     Args:
         subscription: What, and as whom.
-        handle: Takes an event. Raises Busy when it is to be brought again; any other error makes it a dead letter.
+        handle: Takes an event. Raises RetryLater to have it redelivered; any other error makes it a dead letter.
     """
 
     def __init__(self, subscription: Subscription, handle: Callable[[CloudEvent], None]) -> None:
@@ -68,15 +73,24 @@ class EventConsumer:
         self._thread = threading.Thread(target=self._run, name="event-consumer", daemon=True)
         self._retries: dict[TopicPartition, _Retry] = {}
         self._reachable = True
+        self._noted_at = 0.0
+        self._healthy_at = time.monotonic()
+        self._problem = "it has not joined its group yet"
+        self._stall_reason = ""
+        self._stalled_until = 0.0
 
     def start(self) -> None:
         """Begins to consume. Does not wait for the broker."""
         self._thread.start()
 
     def stop(self, timeout_seconds: float) -> None:
-        """Stops after the event at hand. Blocks until then or the timeout."""
+        """Stops after the current event. Blocks until then or the timeout."""
         self._stopping.set()
         self._thread.join(timeout_seconds)
+
+    def health(self) -> ConsumerHealth:
+        """Whether events are received. May be called from any thread."""
+        return ConsumerHealth(time.monotonic() - self._healthy_at, self._problem)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -88,48 +102,76 @@ class EventConsumer:
         self._dead_letters.close()
 
     def _note_failure(self, error: Exception) -> None:
-        """Says once why no events come."""
+        """Logs once a minute why no events are received."""
         expected = isinstance(error, KafkaError | OSError | ValueError | AssertionError)
-        if self._reachable or not expected:
-            why = "no events are received, as Kafka does not give them (%r): will try again"
+        now = time.monotonic()
+        if self._reachable or not expected or now - self._noted_at > REMINDER_SECONDS:
+            self._noted_at = now
+            why = "no events are received, as Kafka does not deliver them (%r): retrying"
             _log.warning(why, error, exc_info=None if expected else error)
         self._reachable = False
+        self._problem = f"Kafka does not deliver events ({error!r})"
 
     def _note_reachable(self) -> None:
         if not self._reachable:
-            _log.info("Kafka gives events again")
+            _log.info("Kafka delivers events again")
         self._reachable = True
 
+    def _note_health(self, read: bool, problem: str) -> None:
+        now = time.monotonic()
+        if read or now > self._stalled_until:
+            self._stall_reason = ""
+        if not problem and not self._stall_reason:
+            self._healthy_at = now
+        self._problem = problem or self._stall_reason
+
+    def _note_replaced(self, why: str) -> None:
+        _log.warning("the consumer leaves its group and is replaced, as %s", why)
+        if not self._problem:
+            # It seemed healthy but was stalled; so may its replacement be, until it reads a record.
+            self._stall_reason = why
+            self._stalled_until = time.monotonic() + _DOUBT_SESSIONS * self._subscription.session_seconds
+
     def _consume(self) -> None:
-        """Consumes with one consumer of kafka-python, until it fails, stalls or is to stop."""
-        ensure_topic(self._subscription.bootstrap_servers, self._subscription.topic)
-        consumer = self._connect()
+        """Consumes with one consumer of kafka-python, until it fails, must be replaced or is to stop."""
+        topic = self._subscription.topic
+        ensure_topic(self._subscription.bootstrap_servers, topic)
+        assignor = CountingAssignor(topic)
+        consumer = self._connect(assignor)
         try:
-            consumer.subscribe([self._subscription.topic])
+            consumer.subscribe([topic])
             self._retries.clear()
-            watch = _Watch()
+            watch = ConsumerWatch(consumer, assignor, topic, self._subscription.session_seconds)
             self._note_reachable()
             while not self._stopping.is_set():
                 self._resume_due(consumer)
-                batches = consumer.poll(timeout_ms=_POLL_MILLIS, max_records=_MOST_RECORDS)
+                batches = consumer.poll(timeout_ms=_POLL_MILLIS, max_records=_MAX_RECORDS)
                 self._take(consumer, batches)
-                if watch.is_stalled(consumer, bool(batches)):
-                    _log.warning("the consumer is replaced, as it reads nothing")
+                self._note_health(bool(batches), watch.problem())
+                if why := watch.must_be_replaced():
+                    self._note_replaced(why)
+                    leave_group(consumer)
                     return
         finally:
             consumer.close(autocommit=False)
 
-    def _connect(self) -> KafkaConsumer:
+    def _connect(self, assignor: CountingAssignor) -> KafkaConsumer:
         subscription = self._subscription
+        session_millis = int(subscription.session_seconds * 1000)
         return KafkaConsumer(
             bootstrap_servers=subscription.bootstrap_servers,
             group_id=subscription.group,
             group_instance_id=subscription.instance_id or None,
+            partition_assignment_strategy=[assignor],
             enable_auto_commit=False,
+            # Where the committed offset is outside the log, the log was truncated or replaced: all of it is read.
             auto_offset_reset="earliest",
-            session_timeout_ms=_SESSION_MILLIS,
-            heartbeat_interval_ms=3_000,
-            reconnect_backoff_max_ms=LONGEST_BACKOFF_MILLIS,
+            fetch_max_wait_ms=_FETCH_WAIT_MILLIS,
+            allow_auto_create_topics=False,
+            metadata_max_age_ms=int(subscription.metadata_seconds * 1000),
+            session_timeout_ms=session_millis,
+            heartbeat_interval_ms=session_millis // _HEARTBEATS_IN_SESSION,
+            reconnect_backoff_max_ms=MAX_BACKOFF_MILLIS,
             max_poll_interval_ms=max(int(subscription.max_poll_seconds * 1000), 1_000),
         )
 
@@ -156,8 +198,8 @@ class EventConsumer:
                 break
             try:
                 self._take_one(record)
-            except Busy as busy:
-                self._retry_later(consumer, partition, record.offset, busy)
+            except RetryLater as error:
+                self._retry_later(consumer, partition, record.offset, error)
                 break
             last = record
             self._retries.pop(partition, None)
@@ -166,17 +208,17 @@ class EventConsumer:
     def _take_one(self, record: Any) -> None:
         try:
             self._handle(CloudEvent.from_record(record.headers, record.value))
-        except Busy:
+        except RetryLater:
             raise
         except Exception as error:  # noqa: BLE001 - one event that cannot be handled must not stop those behind it
-            _log.exception("offset %d of partition %d is put aside", record.offset, record.partition)
+            _log.exception("offset %d of partition %d becomes a dead letter", record.offset, record.partition)
             self._dead_letters.add(record, error, traceback.format_exc())
 
-    def _retry_later(self, consumer: KafkaConsumer, partition: TopicPartition, offset: int, why: Busy) -> None:
+    def _retry_later(self, consumer: KafkaConsumer, partition: TopicPartition, offset: int, why: RetryLater) -> None:
         last = self._retries.get(partition)
         seconds = min(last.seconds * 2, _LAST_RETRY_SECONDS) if last else _FIRST_RETRY_SECONDS
         self._retries[partition] = _Retry(time.monotonic() + seconds, seconds)
-        _log.info("an event is brought again in %.1f s: %s", seconds, why)
+        _log.info("an event is redelivered in %.1f s: %s", seconds, why)
         consumer.seek(partition, offset)
         consumer.pause(partition)
 
@@ -193,29 +235,7 @@ class EventConsumer:
 
 @dataclass(frozen=True, slots=True)
 class _Retry:
-    """When a partition goes on, and how long it waits."""
+    """When a partition is read again, and how long it was paused."""
 
     due: float
     seconds: float
-
-
-class _Watch:
-    """Tells whether a consumer has died without saying so."""
-
-    def __init__(self) -> None:
-        self._last_sign = time.monotonic()
-
-    def is_stalled(self, consumer: KafkaConsumer, read: bool) -> bool:
-        """Whether it has been without partitions for too long, or reads nothing though there is something to read."""
-        now = time.monotonic()
-        if read:
-            self._last_sign = now
-        if now - self._last_sign < _STALLED_SECONDS:
-            return False
-        self._last_sign = now
-        # One that shares its group with more members than there are partitions is found stalled too, and loses nothing.
-        running = consumer.assignment() - consumer.paused()
-        if not consumer.assignment():
-            return True
-        ends: Mapping[TopicPartition, int] = consumer.end_offsets(list(running)) if running else {}
-        return any(consumer.position(partition) < end for partition, end in ends.items())

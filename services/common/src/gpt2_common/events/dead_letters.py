@@ -1,12 +1,6 @@
-"""Dead letters: records that could not be handled, as they came, with headers that say why.
+"""The producer of dead letters: records that could not be handled, as they came, with headers that say why.
 
-| header | content |
-|---|---|
-| dlq_reason | type and text of the error |
-| dlq_stack | where it happened |
-| dlq_consumer | group that could not handle it |
-| dlq_topic, dlq_partition, dlq_offset | where the record was |
-| dlq_time | when it was put aside |
+The headers are gpt2_contracts.events.DeadLetterHeaders.
 """
 
 from datetime import UTC, datetime
@@ -17,15 +11,15 @@ from kafka.errors import KafkaError
 
 from gpt2_common.escaping import escape_surrogates
 from gpt2_common.events.producer import SEND_SECONDS, close_producer, connect_producer
-from gpt2_common.events.topics import LARGEST_DEAD_LETTER, dead_letter_topic, ensure_topic
+from gpt2_common.events.topics import MAX_DEAD_LETTER_BYTES, ensure_topic
+from gpt2_contracts.events import DeadLetterHeaders, dead_letter_topic
 
-PREFIX = "dlq_"
-_LONGEST_REASON = 1000
-_LONGEST_STACK = 16 * 1024
+_MAX_REASON = 1000
+_MAX_STACK = 16 * 1024
 
 
 class DeadLetters:
-    """Where one consumer puts what it cannot handle.
+    """Produces the dead letters of one consumer.
 
     Args:
         bootstrap_servers: Kafka brokers, separated by commas.
@@ -40,23 +34,20 @@ class DeadLetters:
         self._producer: KafkaProducer | None = None
 
     def add(self, record: Any, error: BaseException, stack: str) -> None:
-        """Puts a record aside, and returns when the broker has it. Raises KafkaError."""
+        """Produces a record as a dead letter, and returns when the broker has it. Raises KafkaError."""
         if self._producer is None:
-            ensure_topic(self._servers, self._topic, LARGEST_DEAD_LETTER)
-            self._producer = connect_producer(self._servers, LARGEST_DEAD_LETTER)
-        reasons = {
-            "reason": f"{type(error).__name__}: {error}"[:_LONGEST_REASON],
-            "stack": stack[-_LONGEST_STACK:],
-            "consumer": self._consumer,
-            "topic": record.topic,
-            "partition": str(record.partition),
-            "offset": str(record.offset),
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        headers = [
-            *record.headers,
-            *((PREFIX + name, escape_surrogates(value).encode()) for name, value in reasons.items()),
-        ]
+            ensure_topic(self._servers, self._topic, MAX_DEAD_LETTER_BYTES)
+            self._producer = connect_producer(self._servers, MAX_DEAD_LETTER_BYTES)
+        added = DeadLetterHeaders(
+            reason=escape_surrogates(f"{type(error).__name__}: {error}"[:_MAX_REASON]),
+            stack=escape_surrogates(stack[-_MAX_STACK:]),
+            consumer=self._consumer,
+            topic=record.topic,
+            partition=str(record.partition),
+            offset=str(record.offset),
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        headers = [*record.headers, *added.headers()]
         try:
             sent = self._producer.send(self._topic, key=record.key, value=record.value, headers=headers)
             sent.get(timeout=SEND_SECONDS)

@@ -1,4 +1,4 @@
-"""The inbox: which events have had their effect, committed with it, so that a second delivery has none."""
+"""The inbox: the events that were handled, committed with their effect, so that a redelivered one has none."""
 
 import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
@@ -17,7 +17,7 @@ _INBOX = sql.Table(
 
 
 def receive(connection: sql.Connection, consumer: str, event: job_pb2.EventReference) -> bool:
-    """Notes an event within the caller's transaction. Returns whether it is a new one."""
+    """Records an event within the caller's transaction. Returns whether it is a new one."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     noted = connection.execute(
         insert(_INBOX)

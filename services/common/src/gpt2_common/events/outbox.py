@@ -1,17 +1,18 @@
-"""The outbox: events wait in the database, committed with what they tell of, until the broker has taken them."""
+"""The outbox: events are committed to the database with the change that they describe, and published from there."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import sqlalchemy as sql
+from sqlalchemy.dialects import postgresql, sqlite
 
 from gpt2_common.database import METADATA, reading
 from gpt2_common.errors import ResourceExhausted
-from gpt2_common.events.cloudevent import CloudEvent
+from gpt2_contracts.events import CloudEvent
 
-LARGEST_EVENT_BYTES = 1_000_000
-"""Kafka takes 1 MiB by default, headers included."""
+MAX_EVENT_BYTES = 1_000_000
+"""Maximum bytes of a value; Kafka takes 1 MiB by default, headers included."""
 
 _OUTBOX = sql.Table(
     "outbox",
@@ -31,8 +32,8 @@ _OUTBOX = sql.Table(
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """An event that waits, and its position in the order of commits."""
+class PendingEvent:
+    """An event that is not published yet, and its position in the order of commits."""
 
     position: int
     event: CloudEvent
@@ -40,33 +41,33 @@ class Waiting:
 
 def add_to_outbox(connection: sql.Connection, event: CloudEvent) -> None:
     """Adds an event within the caller's transaction. Raises ResourceExhausted when no broker would take it."""
-    if len(event.data) > LARGEST_EVENT_BYTES:
+    if len(event.data) > MAX_EVENT_BYTES:
         raise ResourceExhausted(
-            f"an event of {len(event.data):,} bytes is more than a broker takes ({LARGEST_EVENT_BYTES:,}): "
+            f"an event of {len(event.data):,} bytes is larger than the {MAX_EVENT_BYTES:,} that a broker takes: "
             "give the job fewer or shorter outputs, or a shorter plan"
         )
-    connection.execute(
-        _OUTBOX.insert().values(
-            source=event.source,
-            event_id=event.id,
-            type=event.type,
-            subject=event.subject,
-            key=event.key,
-            time=event.time.astimezone(UTC).isoformat(),
-            data=event.data,
-        )
-    )
+    connection.execute(_OUTBOX.insert().values(_row(event)))
 
 
-def waiting_events(engine: sql.Engine, source: str, limit: int, published: Collection[int] = ()) -> list[Waiting]:
-    """The oldest events of one source that wait, in the order of their commits, but for those published already."""
+def republish(connection: sql.Connection, event: CloudEvent) -> bool:
+    """Adds a published event again, within the caller's transaction. Returns False where it is still pending."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    # PostgreSQL's driver reports no row count for an INSERT with RETURNING.
+    added = insert(_OUTBOX).values(_row(event)).on_conflict_do_nothing().returning(_OUTBOX.c.position)
+    return connection.execute(added).one_or_none() is not None
+
+
+def list_pending_events(
+    engine: sql.Engine, source: str, limit: int, published: Collection[int] = ()
+) -> list[PendingEvent]:
+    """The oldest pending events of one source, in the order of their commits, without those published already."""
     # Not only those after the last: of two transactions in PostgreSQL, the one that began later can be over first.
     mine = (_OUTBOX.c.source == source, _OUTBOX.c.position.not_in(published))
     query = sql.select(_OUTBOX).where(*mine).order_by(_OUTBOX.c.position).limit(limit)
     with reading(engine) as connection:
         rows = connection.execute(query).all()
     return [
-        Waiting(
+        PendingEvent(
             row.position,
             CloudEvent(
                 id=row.event_id,
@@ -83,13 +84,25 @@ def waiting_events(engine: sql.Engine, source: str, limit: int, published: Colle
 
 
 def remove_published(engine: sql.Engine, positions: Collection[int]) -> None:
-    """Removes events that the broker has taken. A crash before this publishes them again, with the same ids."""
+    """Removes events that the broker has. A crash before this publishes them again, with the same ids."""
     with engine.begin() as connection:
         connection.execute(_OUTBOX.delete().where(_OUTBOX.c.position.in_(positions)))
 
 
-def count_waiting(engine: sql.Engine, source: str) -> int:
-    """How many events of one source wait."""
+def count_pending_events(engine: sql.Engine, source: str) -> int:
+    """Number of pending events of one source."""
     query = sql.select(sql.func.count()).select_from(_OUTBOX).where(_OUTBOX.c.source == source)
     with reading(engine) as connection:
         return int(connection.execute(query).scalar_one())
+
+
+def _row(event: CloudEvent) -> dict[str, object]:
+    return {
+        "source": event.source,
+        "event_id": event.id,
+        "type": event.type,
+        "subject": event.subject,
+        "key": event.key,
+        "time": event.time.astimezone(UTC).isoformat(),
+        "data": event.data,
+    }

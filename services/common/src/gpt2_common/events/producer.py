@@ -1,7 +1,7 @@
-"""The producer that events and dead letters are sent by: every copy has taken a record, or it is given up in time.
+"""The producer of events and dead letters: idempotent, acknowledged by all replicas, with bounded timeouts.
 
-Source: kafka-python's producer cannot be closed while a record is under way; it then raises, and goes on sending. So a
-record is given up before anyone stops waiting for it.
+Source: kafka-python's producer cannot be closed while a record is in flight: it raises and continues to send. So a
+record times out before anyone stops waiting for it.
 """
 
 import logging
@@ -9,41 +9,42 @@ import logging
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from gpt2_common.events.topics import LONGEST_BACKOFF_MILLIS
+from gpt2_common.events.topics import MAX_BACKOFF_MILLIS
 
 _log = logging.getLogger(__name__)
 
 SEND_SECONDS = 30.0
-"""How long to wait for a record, at most: longer than the producer itself tries."""
+"""Maximum wait for a record; longer than the producer itself retries."""
 
 _REQUEST_MILLIS = 10_000
 _DELIVERY_MILLIS = 15_000
 _CLOSE_SECONDS = 5.0
 
 
-def connect_producer(bootstrap_servers: str, largest_record: int | None = None) -> KafkaProducer:
+def connect_producer(bootstrap_servers: str, max_record_bytes: int | None = None) -> KafkaProducer:
     """Connects to the brokers. Raises KafkaError.
 
     Args:
         bootstrap_servers: Kafka brokers, separated by commas.
-        largest_record: Most bytes of a record. Default: the library's.
+        max_record_bytes: Maximum bytes of a record. Default: the library's.
     """
-    sizes = {} if largest_record is None else {"max_request_size": largest_record}
+    sizes = {} if max_record_bytes is None else {"max_request_size": max_record_bytes}
     return KafkaProducer(
         bootstrap_servers=bootstrap_servers,
         acks="all",
+        allow_auto_create_topics=False,
         enable_idempotence=True,
         max_block_ms=_REQUEST_MILLIS,
         request_timeout_ms=_REQUEST_MILLIS,
         delivery_timeout_ms=_DELIVERY_MILLIS,
-        reconnect_backoff_max_ms=LONGEST_BACKOFF_MILLIS,
+        reconnect_backoff_max_ms=MAX_BACKOFF_MILLIS,
         linger_ms=0,
         **sizes,
     )
 
 
 def close_producer(producer: KafkaProducer) -> None:
-    """Closes the connection, whatever state it is in."""
+    """Closes the producer; one that cannot be closed is logged and abandoned."""
     try:
         producer.close(timeout=_CLOSE_SECONDS)
     except KafkaError as error:

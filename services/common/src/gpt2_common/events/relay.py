@@ -1,26 +1,28 @@
-"""The relay: takes events from the outbox to Kafka, at least once and in order within each key.
+"""The relay: publishes the events of the outbox to Kafka, at least once and in order within each key.
 
-It runs in a thread of its own, as kafka-python blocks. Kafka may be away for hours: events wait in the outbox.
+It runs in a thread, as kafka-python blocks. While Kafka is unavailable, for hours if need be, the outbox keeps them.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 
 import sqlalchemy as sql
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from gpt2_common.events.outbox import Waiting, remove_published, waiting_events
+from gpt2_common.database import poll_seconds
+from gpt2_common.events.outbox import PendingEvent, list_pending_events, remove_published
 from gpt2_common.events.producer import SEND_SECONDS, close_producer, connect_producer
-from gpt2_common.events.topics import ensure_topic
+from gpt2_common.events.topics import REMINDER_SECONDS, ensure_topic
 from gpt2_common.failpoints import failpoint
 from gpt2_common.lease import Lease
 
 _log = logging.getLogger(__name__)
 
 _BATCH = 200
-_IDLE_SECONDS = 1.0
+_SHARED_POLL_SECONDS = 1.0
 _RETRY_SECONDS = 2.0
 
 
@@ -32,12 +34,14 @@ class OutboxRelay:
         source: Source whose events to publish.
         bootstrap_servers: Kafka brokers, separated by commas.
         topic: Topic to publish to.
-        lease: Of several replicas, the one that holds it publishes, so that the events keep their order.
+        lease: Of several replicas, the one that holds it publishes, so that the events keep their order; also those of
+            the others, within a second.
     """
 
     def __init__(self, engine: sql.Engine, source: str, bootstrap_servers: str, topic: str, lease: Lease) -> None:
         self._lease = lease
         self._engine = engine
+        self._poll_seconds = poll_seconds(engine, _SHARED_POLL_SECONDS)
         self._source = source
         self._servers = bootstrap_servers
         self._topic = topic
@@ -46,19 +50,20 @@ class OutboxRelay:
         self._thread = threading.Thread(target=self._run, name="outbox-relay", daemon=True)
         self._producer: KafkaProducer | None = None
         self._reachable = True
-        # Positions of what Kafka has taken and the outbox still holds.
+        self._noted_at = 0.0
+        # Positions of what Kafka has and the outbox still holds.
         self._published: set[int] = set()
 
     def start(self) -> None:
-        """Begins to publish. Does not wait for the broker."""
+        """Starts publishing. Does not wait for the broker."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Says that an event was committed. May be called from any thread."""
+        """Announces that an event was committed. May be called from any thread."""
         self._wake.set()
 
     def stop(self, timeout_seconds: float) -> None:
-        """Publishes what waits if the broker takes it, and stops. Blocks until then or the timeout."""
+        """Publishes the pending events if the broker takes them, and stops. Blocks until then or the timeout."""
         self._stopping.set()
         self._wake.set()
         self._thread.join(timeout_seconds)
@@ -71,7 +76,7 @@ class OutboxRelay:
             if stopping:
                 break
             if reached:
-                self._wake.wait(_IDLE_SECONDS)
+                self._wake.wait(self._poll_seconds)
                 self._wake.clear()
             else:
                 self._stopping.wait(_RETRY_SECONDS)
@@ -79,7 +84,7 @@ class OutboxRelay:
         self._release()
 
     def _publish_all(self) -> bool:
-        """Publishes what waits. Returns whether that could be done; what cannot be is tried again, whatever it was."""
+        """Publishes the pending events. Returns False after a failure of any kind, which is retried."""
         try:
             while self._publish_batch():
                 pass
@@ -93,30 +98,32 @@ class OutboxRelay:
         return True
 
     def _note_failure(self, error: Exception) -> None:
-        """Says once why events wait."""
+        """Logs once a minute why events are not published."""
         if isinstance(error, sql.exc.SQLAlchemyError):
             why = f"the database does not answer ({getattr(error, 'orig', error)})"
         else:
             why = (
                 f"Kafka at {self._servers} does not take them ({error!r}): "
-                "start the broker, or correct GPT2_KAFKA_BOOTSTRAP_SERVERS"
+                "start the broker, or set GPT2_KAFKA_BOOTSTRAP_SERVERS to its address"
             )
         expected = isinstance(error, KafkaError | OSError | ValueError | sql.exc.SQLAlchemyError)
-        if self._reachable or not expected:
+        now = time.monotonic()
+        if self._reachable or not expected or now - self._noted_at > REMINDER_SECONDS:
+            self._noted_at = now
             _log.warning("events wait in the outbox, as %s", why, exc_info=None if expected else error)
         self._reachable = False
 
     def _publish_batch(self) -> bool:
-        """Publishes the oldest events, where this replica is to. Returns whether there were any."""
+        """Publishes the oldest events, where this replica holds the lease. Returns whether there were any."""
         if not self._lease.hold():
             return False
-        waiting = waiting_events(self._engine, self._source, _BATCH, self._published)
+        waiting = list_pending_events(self._engine, self._source, _BATCH, self._published)
         if not waiting:
             self._remove_published()
             return False
         producer = self._connected_producer()
         failure: Exception | None = None
-        # A broker that is slow must not make the lease end in the middle.
+        # With a slow broker, the lease must not expire in the middle.
         while waiting and failure is None and self._lease.hold():
             # One event of each key at a time: one that fails cannot be overtaken by the next of its key.
             heads, waiting = _heads(waiting)
@@ -129,13 +136,13 @@ class OutboxRelay:
         return True
 
     def _remove_published(self) -> None:
-        """Removes from the outbox what Kafka has: when nothing waits any more, or much is to be removed."""
+        """Removes from the outbox what Kafka has: when nothing is pending any more, or in large batches."""
         if self._published:
             failpoint("before-outbox-removal")
             remove_published(self._engine, self._published)
             self._published.clear()
 
-    def _send(self, producer: KafkaProducer, heads: Sequence[Waiting]) -> tuple[list[int], Exception | None]:
+    def _send(self, producer: KafkaProducer, heads: Sequence[PendingEvent]) -> tuple[list[int], Exception | None]:
         sent = [
             (
                 head.position,
@@ -174,9 +181,9 @@ class OutboxRelay:
             close_producer(producer)
 
 
-def _heads(waiting: Sequence[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
+def _heads(waiting: Sequence[PendingEvent]) -> tuple[list[PendingEvent], list[PendingEvent]]:
     """Splits events into the first of each key, and the rest."""
-    heads: dict[str, Waiting] = {}
+    heads: dict[str, PendingEvent] = {}
     rest = []
     for item in waiting:
         if item.event.key in heads:

@@ -1,4 +1,4 @@
-"""The topics: created with explicit partitions, retention and sizes where they are missing, never by accident."""
+"""Creation of topics, with explicit partitions, retention and record size. Brokers' auto-creation is not used."""
 
 import logging
 
@@ -10,27 +10,25 @@ _log = logging.getLogger(__name__)
 
 PARTITIONS = 6
 RETENTION_MILLIS = 30 * 24 * 3600 * 1000
-LARGEST_DEAD_LETTER = 2 * 1024 * 1024
-"""Bytes of a dead letter, which is a record with a reason beside it, and must fit too."""
+MAX_DEAD_LETTER_BYTES = 2 * 1024 * 1024
+"""Maximum bytes of a dead letter, which is a record with further headers."""
 
-LONGEST_BACKOFF_MILLIS = 2_000
-"""Between attempts to reach a broker. The library's own half minute would go on after the broker is back."""
+MAX_BACKOFF_MILLIS = 2_000
+"""Maximum wait between attempts to reach a broker. The library's own half minute delays events after an outage."""
+
+REMINDER_SECONDS = 60.0
+"""How often the log repeats that the brokers do not answer."""
 
 _TIMEOUT_MILLIS = 10_000
 
 
-def dead_letter_topic(topic: str) -> str:
-    """Where records of a topic go that cannot be handled."""
-    return f"{topic}.dlq"
-
-
-def ensure_topic(bootstrap_servers: str, name: str, largest_record: int | None = None) -> None:
-    """Creates a topic unless it is there.
+def ensure_topic(bootstrap_servers: str, name: str, max_record_bytes: int | None = None) -> None:
+    """Creates a topic unless it exists.
 
     Args:
         bootstrap_servers: Kafka brokers, separated by commas.
         name: The topic.
-        largest_record: Most bytes of a record. Default: what the brokers take.
+        max_record_bytes: Maximum bytes of a record. Default: the brokers'.
 
     Raises:
         KafkaError: No broker answers, or it refuses.
@@ -43,11 +41,11 @@ def ensure_topic(bootstrap_servers: str, name: str, largest_record: int | None =
     finally:
         consumer.close()
     configuration = {"retention.ms": str(RETENTION_MILLIS)}
-    if largest_record is not None:
-        configuration["max.message.bytes"] = str(largest_record)
+    if max_record_bytes is not None:
+        configuration["max.message.bytes"] = str(max_record_bytes)
     admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=_TIMEOUT_MILLIS)
     try:
-        # -1: as many copies as the brokers' default says.
+        # -1: the brokers' default replication.
         admin.create_topics([NewTopic(name, PARTITIONS, -1, topic_configs=configuration)], timeout_ms=_TIMEOUT_MILLIS)
     except TopicAlreadyExistsError:
         _log.debug("topic %s was created by another service", name)

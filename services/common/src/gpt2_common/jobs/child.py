@@ -1,47 +1,36 @@
-"""The service's side of a child process: starts it, hears its progress and result, stops it."""
+"""An attempt of a job as a child process of the service; worker.py is its other side."""
 
 import asyncio
-import contextlib
-import json
 import logging
 import os
 import signal
-import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from google.rpc import code_pb2, status_pb2
 
 from gpt2_common.artifacts.work import WorkFolders
-from gpt2_common.jobs.attempt import (
-    Failed,
-    Launcher,
-    Outcome,
-    Report,
-    ReportSink,
-    Suspended,
-    cancelled,
-    describe_task,
-    read_message,
-)
+from gpt2_common.child_process import CANCEL, HEARTBEAT, SUSPEND, TASK, ChildProcess
+from gpt2_common.jobs.attempt import Launcher, ReportSink
 from gpt2_common.jobs.definition import JobKind
+from gpt2_common.jobs.messages import Report, decode_message, encode_task
+from gpt2_common.jobs.outcome import Cancelled, Failed, Outcome, Suspended
 from gpt2_common.jobs.rows import StoredJob
 from gpt2_common.settings import ServiceSettings
-from gpt2_common.status import status_of
+from gpt2_common.status import is_expected, status_of
 
 _log = logging.getLogger(__name__)
-_LINE_LIMIT = 1 << 24
 _EXIT_SECONDS = 5.0
 
 
-class Child:
-    """One attempt of one job in a process of its own.
+class ChildAttempt:
+    """One attempt of one job in a child process; see gpt2_common.jobs.attempt.Attempt.
 
     Args:
         kind: What to run.
         stored: The job, and its request.
-        on_report: Hears how far it is, and of warnings.
-        lease_seconds: Silence of its service after which it ends itself.
+        on_report: Takes progress and warnings.
+        lease_seconds: Time without a heartbeat after which the child ends itself.
         folders: Where jobs work. Temporary files of the process go there too, as a process that is killed cannot
             delete its own.
     """
@@ -54,116 +43,95 @@ class Child:
         lease_seconds: float,
         folders: WorkFolders,
     ) -> None:
-        self._lease_seconds = lease_seconds
-        self._folders = folders
         self._kind = kind
-        self._stored = stored
+        self._job = stored.job
+        self._task = {**encode_task(kind, stored.job, stored.request), "lease_seconds": lease_seconds}
         self._on_report = on_report
-        self._process: asyncio.subprocess.Process | None = None
-        self._told = ""
+        self._folders = folders
+        self._process: ChildProcess | None = None
+        self._stop_command = ""
         self._stop_requested = asyncio.Event()
 
     async def run(self, grace_seconds: float) -> Outcome:
-        """Runs the attempt to its end.
-
-        Args:
-            grace_seconds: Time between being told to stop and being killed.
-        """
+        """Runs the attempt to its end."""
         with ExitStack() as stack:
             try:
-                temporary = stack.enter_context(self._folders.temporary(self._stored.job.job_id))
+                temporary = stack.enter_context(self._folders.temporary(self._job.job_id))
             except OSError as error:
+                if not is_expected(error):
+                    _log.exception("job %s has no folder for temporary files", self._job.job_id)
                 return Failed(status_of(error))
             return await self._run(grace_seconds, temporary)
 
     async def _run(self, grace_seconds: float, temporary: Path) -> Outcome:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "gpt2_common.jobs.worker",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=_LINE_LIMIT,
-            env={**self._kind.environment, **os.environ, "TMPDIR": str(temporary.absolute())},
-        )
+        environment = {**self._kind.work.environment, **os.environ, "TMPDIR": str(temporary.absolute())}
+        process = await ChildProcess.start("gpt2_common.jobs.worker", environment=environment)
         self._process = process
         killer = asyncio.create_task(self._kill_after(process, grace_seconds))
         try:
-            await self._write(
-                json.dumps({**describe_task(self._kind, self._stored), "lease_seconds": self._lease_seconds})
-            )
-            if self._told:
-                await self._write(self._told)
+            await process.send(TASK, self._task)
+            if self._stop_command:
+                await process.send(self._stop_command)
             outcome = await self._read(process)
             if outcome is None:
-                # It has died. To signal it now could reap it before asyncio does, and lose what it died of.
-                with contextlib.suppress(TimeoutError):
+                # It has crashed. To signal it now could reap it before asyncio does, and lose its exit status.
+                with suppress(TimeoutError):
                     await asyncio.wait_for(process.wait(), _EXIT_SECONDS)
-            # Closing its standard input is not enough for a child that is stuck: it has said its result, or died.
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            return outcome or self._crashed(process.returncode or 0)
+            # Closing its standard input is not enough for a child that hangs: it has sent its outcome, or crashed.
+            process.kill()
+            return outcome or self._crashed(await process.wait())
         finally:
             killer.cancel()
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            process.kill()
+            await process.wait()
 
     async def cancel(self) -> None:
-        """Tells the work to stop for good; it is killed when the grace is over."""
-        await self._tell("cancel")
+        """Asks the work to stop for good."""
+        await self._stop(CANCEL)
 
     async def suspend(self) -> None:
-        """Tells the work to stop and be taken up later; it is killed when the grace is over."""
-        await self._tell("suspend")
+        """Asks the work to stop and be resumed later."""
+        await self._stop(SUSPEND)
 
-    async def keep(self) -> None:
-        """Says that the job is still this replica's. Without a word for the length of a lease it ends itself."""
-        await self._write("keep")
+    async def heartbeat(self) -> None:
+        """Renews the child's lease."""
+        if self._process is not None:
+            await self._process.send(HEARTBEAT)
 
     def abandon(self) -> None:
-        """Ends the work at once, as another replica does it now."""
-        self._told = "suspend"
-        if self._process is not None and self._process.returncode is None:
+        """Kills the child, as another replica does its work now."""
+        self._stop_command = SUSPEND
+        if self._process is not None:
             self._process.kill()
 
-    async def _tell(self, command: str) -> None:
-        self._told = command
+    async def _stop(self, command: str) -> None:
+        self._stop_command = command
         if self._process is not None:
-            await self._write(command)
+            await self._process.send(command)
         self._stop_requested.set()
 
-    async def _write(self, line: str) -> None:
-        if self._process is None or self._process.stdin is None:
-            return
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._process.stdin.write(line.encode() + b"\n")
-            await self._process.stdin.drain()
-
-    async def _read(self, process: asyncio.subprocess.Process) -> Outcome | None:
-        """Hears the child until its result; None when it died without one."""
-        if process.stdout is None:
-            return None
-        async for line in process.stdout:
-            message = read_message(json.loads(line))
+    async def _read(self, process: ChildProcess) -> Outcome | None:
+        """Passes reports on until the outcome; None when the child ended without one."""
+        async for content in process.messages():
+            message = decode_message(content)
             if not isinstance(message, Report):
                 return message
             await self._on_report(message)
         return None
 
-    async def _kill_after(self, process: asyncio.subprocess.Process, grace_seconds: float) -> None:
+    async def _kill_after(self, process: ChildProcess, grace_seconds: float) -> None:
         await self._stop_requested.wait()
         await asyncio.sleep(grace_seconds)
         if process.returncode is None:
-            _log.warning("job %s did not stop in %s s: killed", self._stored.job.job_id, grace_seconds)
+            _log.warning("job %s did not stop in %s s: killed", self._job.job_id, grace_seconds)
             process.kill()
 
     def _crashed(self, returncode: int) -> Outcome:
-        if self._told == "suspend" or returncode == -signal.SIGALRM:
+        # Signals to stop end a process only before it has begun to work.
+        if self._stop_command == SUSPEND or returncode in (-signal.SIGALRM, -signal.SIGTERM, -signal.SIGINT):
             return Suspended()
-        if self._told == "cancel":
-            return cancelled()
+        if self._stop_command == CANCEL:
+            return Cancelled()
         if returncode == -signal.SIGKILL:
             return Failed(
                 status_pb2.Status(
@@ -173,7 +141,7 @@ class Child:
                 )
             )
         how = signal.Signals(-returncode).name if returncode < 0 else f"exit status {returncode}"
-        message = f"the job's process died ({how}): the service's log has its last words"
+        message = f"the job's process crashed ({how}): see the end of the service's log"
         return Failed(status_pb2.Status(code=code_pb2.INTERNAL, message=message))
 
 
@@ -181,7 +149,7 @@ def child_processes(settings: ServiceSettings) -> Launcher:
     """Each attempt is a child process of the service."""
     folders = WorkFolders(settings.artifact_root, settings.scratch_folder)
 
-    def launch(kind: JobKind, stored: StoredJob, on_report: ReportSink) -> Child:
-        return Child(kind, stored, on_report, settings.lease_seconds, folders)
+    def launch(kind: JobKind, stored: StoredJob, on_report: ReportSink) -> ChildAttempt:
+        return ChildAttempt(kind, stored, on_report, settings.lease_seconds, folders)
 
     return launch

@@ -1,4 +1,4 @@
-"""What a job's function is given: its scratch folder, its artifacts, and the line to its service."""
+"""What a job's function receives: its work folder, its artifacts, and reports to its service."""
 
 import logging
 import platform
@@ -14,7 +14,8 @@ from typing import Generic
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.jobs.v1 import job_pb2
 from gpt2_common.artifacts import Artifact, ArtifactStore, ArtifactWriter, Manifest
-from gpt2_common.errors import JobCancelled, JobSuspended
+from gpt2_common.artifacts.claim import Claim
+from gpt2_common.errors import JobCancelled, JobSuperseded, JobSuspended
 from gpt2_common.escaping import escape_surrogates
 from gpt2_common.jobs.definition import service_version
 from gpt2_common.revision import checkout_revision
@@ -24,27 +25,28 @@ MAX_WARNING_LENGTH = 2000
 
 _log = logging.getLogger(__name__)
 _REPORT_SECONDS = 0.25
+_CLAIM_SECONDS = 1.0
 _RATE_SECONDS = 5.0
 
 
 class Interruption:
-    """Whether the work is to stop. Set by the thread that listens to the service, read by the work."""
+    """Whether the work has to stop. Set by the thread that receives commands, read by the work."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self._suspended = False
 
     def cancel(self) -> None:
-        """Tells the work to stop for good."""
+        """Requests the work to stop for good."""
         self._event.set()
 
     def suspend(self) -> None:
-        """Tells the work to stop, to go on in another attempt."""
+        """Requests the work to stop, to be resumed by another attempt."""
         self._suspended = True
         self._event.set()
 
     def check(self) -> None:
-        """Raises JobCancelled or JobSuspended when the work is to stop."""
+        """Raises JobCancelled or JobSuspended when the work has to stop."""
         if self._event.is_set():
             raise JobSuspended("the service is stopping") if self._suspended else JobCancelled("the job was cancelled")
 
@@ -59,17 +61,19 @@ class JobIdentity:
     request_digest: str
     attempt: int
     """Which attempt this is, from 1."""
+    actor: str = ""
+    """Who started it; empty in jobs of versions that did not know their callers."""
 
 
 class JobContext(Generic[Settings]):
-    """The surroundings of one attempt of one job, in its child process.
+    """One attempt of one job, as its function sees it.
 
     Args:
         identity: Which job this is.
         settings: The service's settings.
-        send_progress: Takes progress to the service.
-        interruption: Tells when to stop.
-        send_warning: Takes warnings to the service; None: they are in the log and in `warnings` only.
+        send_progress: Sends progress to the service.
+        interruption: Whether to stop.
+        send_warning: Sends warnings to the service; None: they are in the log and in `warnings` only.
     """
 
     def __init__(
@@ -87,10 +91,12 @@ class JobContext(Generic[Settings]):
         self._send_warning = send_warning
         self._interruption = interruption
         self.warnings: list[str] = []
-        """What this attempt has warned of."""
+        """Warnings of this attempt."""
         self._rates: dict[str, _Rate] = {}
         self._last_report = 0.0
         self._phase = ""
+        self._claim: Claim | None = None
+        self._claim_checked = 0.0
 
     @property
     def job_id(self) -> str:
@@ -99,14 +105,37 @@ class JobContext(Generic[Settings]):
 
     @property
     def work(self) -> Path:
-        """Folder for unfinished work, kept from attempt to attempt until the job has succeeded, or is long over."""
+        """Folder for unfinished work, kept across attempts until the job has succeeded, or its retention is over."""
         folder = self._store.work.of(self.job_id)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def claim(self) -> None:
+        """Makes the job's folders this attempt's: every earlier one ends, wherever it runs."""
+        self._claim = Claim.take(self.work)
+
+    def require_claim(self) -> None:
+        """Raises JobSuperseded when a later attempt has begun. Call it directly before what that one would see."""
+        if self._claim is not None:
+            self._claim.check()
+
+    def is_superseded(self) -> bool:
+        """Whether a later attempt has begun."""
+        try:
+            self.require_claim()
+        except JobSuperseded:
+            return True
+        except OSError:
+            return False
+        return False
+
     def check_cancelled(self) -> None:
-        """Raises JobCancelled or JobSuspended when the job is to stop. Call it often; it costs nothing."""
+        """Raises JobCancelled, JobSuspended or JobSuperseded when the job has to stop. Call it often; it is cheap."""
         self._interruption.check()
+        now = time.monotonic()
+        if now - self._claim_checked >= _CLAIM_SECONDS:
+            self._claim_checked = now
+            self.require_claim()
 
     def report(
         self,
@@ -116,14 +145,14 @@ class JobContext(Generic[Settings]):
         unit: str = "",
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Says how far the work is. Reports in quick succession are left out, but never the last of a phase.
+        """Reports progress. Reports in quick succession are dropped, but never the last of a phase.
 
         Args:
-            phase: What is being done, in a few words.
+            phase: Name of the current phase, in a few words.
             done: Units done in this phase.
             total: Units in this phase; 0 while unknown.
             unit: What is counted.
-            metrics: Figures worth watching.
+            metrics: Values to show with the progress.
         """
         now = time.monotonic()
         if phase != self._phase:
@@ -144,7 +173,7 @@ class JobContext(Generic[Settings]):
         )
 
     def warn(self, text: str) -> None:
-        """Warns whoever looks at the job of something that does not end it. The same text is one warning.
+        """Adds a warning to the job. The same text is one warning.
 
         Args:
             text: What is wrong, and what to do about it. The log, the job's `warnings`, the command line and the
@@ -171,31 +200,34 @@ class JobContext(Generic[Settings]):
         return self._store.read_manifest(field, uri, kind)[1]
 
     def create(self, name: str, kind: str, parents: Sequence[Artifact] = ()) -> AbstractContextManager[ArtifactWriter]:
-        """Gives a writer for one output. Its folder may hold files that an attempt before has left."""
-        return self._store.create(self.job_id, name, kind, self._producer(), parents)
+        """Returns a writer of one output. Its folder may hold files of an earlier attempt."""
+        self.require_claim()
+        return self._store.create(self.job_id, name, kind, self._producer(), parents, self.require_claim)
 
     def create_in_place(
         self, name: str, kind: str, parents: Sequence[Artifact] = ()
     ) -> AbstractContextManager[ArtifactWriter]:
-        """As `create`, for an output that is to be watched while it grows."""
-        return self._store.create_in_place(self.job_id, name, kind, self._producer(), parents)
+        """As `create`, for an output that can be read while it is written."""
+        self.require_claim()
+        return self._store.create_in_place(self.job_id, name, kind, self._producer(), parents, self.require_claim)
 
     def committed(self, name: str, kind: str) -> Artifact | None:
-        """An output that an attempt before has committed; None when there is none for this request."""
+        """An output that an earlier attempt has committed; None when there is none for this request."""
         uri = self._store.output_uri(self.job_id, name)
         try:
             artifact = self._store.open(name, uri, kind)
-        except Exception:  # noqa: BLE001 - whatever is wrong with it, it is made again
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, it is written again
             return None
         same = artifact.manifest.producer.get("request_digest") == self.identity.request_digest
         return artifact if same else None
 
     def remove_work(self) -> None:
         """Deletes the unfinished work, once the outputs are committed."""
+        self.require_claim()
         self._store.work.remove(self.job_id)
 
-    def remove_half_written(self) -> None:
-        """Deletes files that an attempt has begun and not finished; what it has finished stays for the next one."""
+    def remove_partial_files(self) -> None:
+        """Deletes partial files; what an attempt has finished stays for the next one."""
         for part in self._store.work.of(self.job_id).rglob(".*.part"):
             part.unlink(missing_ok=True)
 

@@ -2,29 +2,34 @@
 
 import hashlib
 import uuid
+from collections.abc import Sequence
 from typing import cast
 
 import sqlalchemy as sql
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from google.rpc import status_pb2
 from sqlalchemy.exc import IntegrityError
 
 from gpt2.jobs.v1 import job_pb2
+from gpt2_catalogue import catalogue
 from gpt2_common.database import lock
 from gpt2_common.errors import AlreadyExists, ResourceExhausted
 from gpt2_common.events.inbox import receive
 from gpt2_common.failpoints import failpoint
-from gpt2_common.jobs.cancelled_runs import why_cancelled
+from gpt2_common.identity import current_caller
+from gpt2_common.jobs.cancelled_runs import find_cancellation
 from gpt2_common.jobs.definition import StartRequest
-from gpt2_common.jobs.rows import JOBS, insert_job, select_job
-from gpt2_common.jobs.store import JobStore, end_badly, end_cancelled
+from gpt2_common.jobs.outcome import Cancelled, Failed, apply_outcome
+from gpt2_common.jobs.rows import JOBS, insert_job, pack_unparsed, select_job
+from gpt2_common.jobs.store import JobStore
 
 
-def create_job(store: JobStore, kind: str, request: StartRequest) -> job_pb2.Job:
+def create_job(store: JobStore, kind: str, request: StartRequest, warnings: Sequence[str] = ()) -> job_pb2.Job:
     """Creates the job that a start call asks for, or returns the one that it asked for before.
 
-    Where an event asks for it, that the event was received is noted in the same transaction, and a job of a run
-    that was cancelled is created CANCELLED.
+    If an event starts it, the event is recorded as received in the same transaction, and a job of a run
+    that was cancelled is created CANCELLED. Its actor is the current caller.
 
     Raises:
         AlreadyExists: The id belongs to a job with another request or plan.
@@ -32,10 +37,12 @@ def create_job(store: JobStore, kind: str, request: StartRequest) -> job_pb2.Job
     """
     digest = request_digest(request)
     job = _new_job(store, kind, request.job, digest)
+    job.inputs.extend(catalogue().stages[kind].input_artifacts(cast(Message, request)))
+    job.warnings.extend(warnings)
     try:
-        found = _insert(store, job, request.SerializeToString(deterministic=True))
+        found = _insert(store, job, without_plan(request).SerializeToString(deterministic=True))
     except IntegrityError:
-        # Another call created it between our look and our insert.
+        # Another call created it between the select and the insert.
         found = store.get(job.job_id).job
     if found is None:
         failpoint("after-job-commit")
@@ -46,24 +53,53 @@ def create_job(store: JobStore, kind: str, request: StartRequest) -> job_pb2.Job
             "choose another job_id, or repeat the same request",
             job_id=job.job_id,
         )
-    return store.queue_again(found.job_id) if request.job.retry_failed else found
+    return store.retry(found.job_id) if request.job.retry_failed else found
 
 
 def create_refused(
-    store: JobStore, kind: str, options: job_pb2.JobOptions, request: bytes, error: status_pb2.Status
+    store: JobStore,
+    kind: str,
+    options: job_pb2.JobOptions,
+    request: StartRequest | Struct,
+    error: status_pb2.Status,
 ) -> job_pb2.Job:
-    """Notes a stage that an event asks for and that cannot be started: the job is created FAILED."""
-    job = _new_job(store, kind, options, hashlib.sha256(request).hexdigest())
-    end_badly(job, error)
-    return _insert(store, job, request) or job
+    """Creates the job of a stage that an event starts and that is refused: it is FAILED.
+
+    Args:
+        store: Where.
+        kind: The start call.
+        options: The stage's id, and the rest of the plan.
+        request: The request, or the JSON form of one that could not be read.
+        error: Why it cannot be started.
+    """
+    if isinstance(request, Struct):
+        content = pack_unparsed(request)
+        digest = hashlib.sha256(content).hexdigest()
+    else:
+        content = without_plan(request).SerializeToString(deterministic=True)
+        digest = request_digest(request)
+    job = _new_job(store, kind, options, digest)
+    if not isinstance(request, Struct):
+        job.inputs.extend(catalogue().stages[kind].input_artifacts(cast(Message, request)))
+    apply_outcome(job, Failed(error))
+    return _insert(store, job, content) or job
 
 
 def request_digest(request: StartRequest) -> str:
-    """SHA-256 of a request without its job options: what the work is, whoever asks for it."""
+    """SHA-256 of a request without its job options: identifies the work, whoever requests it."""
     message = cast(Message, request)
     work = type(message).FromString(message.SerializeToString())
     work.ClearField("job")
     return hashlib.sha256(work.SerializeToString(deterministic=True)).hexdigest()
+
+
+def without_plan(request: StartRequest) -> Message:
+    """A copy of a request without its plan, which its job has."""
+    message = cast(Message, request)
+    copy = type(message)()
+    copy.CopyFrom(message)
+    cast(StartRequest, copy).job.ClearField("plan")
+    return copy
 
 
 def _new_job(store: JobStore, kind: str, options: job_pb2.JobOptions, digest: str) -> job_pb2.Job:
@@ -76,6 +112,7 @@ def _new_job(store: JobStore, kind: str, options: job_pb2.JobOptions, digest: st
         state=job_pb2.Job.STATE_QUEUED,
         request_digest=digest,
         plan=options.plan if options.HasField("plan") else None,
+        actor=current_caller().actor,
     )
 
 
@@ -89,9 +126,9 @@ def _insert(store: JobStore, job: job_pb2.Job, request: bytes) -> job_pb2.Job | 
         found = select_job(connection, store.service, job.job_id)
         if found is not None:
             return found.job
-        reason = why_cancelled(connection, store.service, job.run_id) if by_event else None
-        if reason is not None:
-            end_cancelled(job, reason)
+        cancellation = find_cancellation(connection, store.service, job.run_id) if by_event else None
+        if cancellation is not None:
+            apply_outcome(job, Cancelled(str(cancellation)))
         if job.state == job_pb2.Job.STATE_QUEUED:
             _require_place(store, connection)
         insert_job(connection, job, request)

@@ -1,4 +1,4 @@
-"""What a service says about each kind of job that it runs."""
+"""The kinds of job that a service runs: stages of the catalogue, and the functions that do their work."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 from google.protobuf.message import Message
 
 from gpt2.jobs.v1 import job_pb2
+from gpt2_catalogue import Stage
 from gpt2_common.settings import ServiceSettings
 
 
@@ -23,26 +24,37 @@ class StartRequest(Protocol):
         """The request as bytes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobKind:
-    """One kind of job: the start call, and the function that does its work in a child process."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How the work of a stage is done."""
 
-    name: str
-    """Name of the start call, such as `TrainModel`."""
-    request: type[Message]
-    """Type of its request."""
     function: str
     """`module:function`, called in the child with the request and a JobContext; it returns the job's outputs.
     A name, not the function, so that the service itself never imports what only the work needs."""
-    settings: type[ServiceSettings]
-    """Settings that the child reads from the environment."""
     concurrency: int = 1
-    """Jobs of this kind that run at once."""
+    """Jobs of the stage that run at once."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables that the work's process starts with, here or elsewhere; a child's are those of the service first."""
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    """Fields of the request that take the URI of an artifact, and what that artifact is called among the outputs of the
-    stage that makes it: how a stage of a planned run finds what earlier stages have made."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobKind:
+    """One kind of job."""
+
+    stage: Stage
+    work: Work
+    settings: type[ServiceSettings]
+    """Settings that the work's process reads from the environment."""
+
+    @property
+    def name(self) -> str:
+        """Name of the start call, such as `TrainModel`."""
+        return self.stage.name
+
+    @property
+    def request(self) -> type[Message]:
+        """Type of the start call's request."""
+        return self.stage.request
 
 
 def service_version() -> str:

@@ -1,48 +1,54 @@
-"""The jobs of one service as its calls and events see them: started, listed, watched, cancelled, continued."""
+"""The jobs of one service, for its calls and events: starts, lists, watches, cancels and resumes them."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from gpt2.jobs.v1 import job_pb2
-from gpt2_common.errors import FailedPrecondition, InvalidRequest, Unavailable
+from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
+from gpt2_common.database import poll_seconds
+from gpt2_common.errors import FailedPrecondition, InvalidRequest, NotFound, Unavailable
+from gpt2_common.identity import current_caller
 from gpt2_common.jobs.attempt import Launcher
-from gpt2_common.jobs.cancelled_runs import mark_cancelled, unmark_cancelled
+from gpt2_common.jobs.cancelled_runs import Cancellation, mark_cancelled, unmark_cancelled
+from gpt2_common.jobs.checks import RequestChecks
+from gpt2_common.jobs.corrections import Corrections, correct_job, require_correctable, write_corrections
 from gpt2_common.jobs.creation import create_job
 from gpt2_common.jobs.definition import JobKind, StartRequest
-from gpt2_common.jobs.options import complete_options, job_options_problems
+from gpt2_common.jobs.options import complete_options
+from gpt2_common.jobs.rows import unpack_unparsed
+from gpt2_common.jobs.run_rows import RunPlace
 from gpt2_common.jobs.runner import JobRunner
 from gpt2_common.jobs.store import FINAL, REPEATABLE, JobStore
 from gpt2_common.settings import ServiceSettings
 
 _log = logging.getLogger(__name__)
-_POLL_SECONDS = 2.0
-_LARGEST_PAGE = 1000
-
-Starter = Callable[[Any], Awaitable[Any]]
-"""A start call of the service itself: takes the request, checks it, starts the job."""
+_PAGE_SIZE = 1000
 
 
 class JobManager:
     """The jobs of one service.
 
     Args:
-        store: Where they are kept.
+        store: Where they are stored.
         kinds: Kinds of job that the service runs.
         settings: The service's settings.
         on_change: Called after each change of state, such as to wake the relay.
         launch: Makes the attempts of jobs.
+        checks: Validates requests.
     """
 
     def __init__(
         self,
         store: JobStore,
-        kinds: Sequence[JobKind],
+        kinds: Iterable[JobKind],
         settings: ServiceSettings,
         on_change: Callable[[], None],
         launch: Launcher,
+        checks: RequestChecks,
     ) -> None:
+        self.checks = checks
         self.store = store
         self.by_name: Mapping[str, JobKind] = {kind.name: kind for kind in kinds}
         self._on_change = on_change
@@ -50,39 +56,56 @@ class JobManager:
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._runner = JobRunner(store, self.by_name, settings, self.changed, self._wake_watchers, launch)
 
-    async def start(self, kind: JobKind, request: StartRequest, problems: Sequence[tuple[str, str]]) -> job_pb2.Job:
-        """Creates the job that a start call asks for, or finds it.
+    async def start(self, kind: str, request: StartRequest) -> job_pb2.Job:
+        """Creates the job that a start call asks for, or finds it, whatever has become of its inputs since.
 
         Args:
-            kind: What it asks for.
-            request: The request.
-            problems: What the service found wrong with it, as pairs of field and description.
+            kind: The start call.
+            request: Its request.
 
         Raises:
             InvalidRequest: Something is wrong with it; nothing was created. Others as `create_job`.
             Unavailable: The service is stopping.
         """
         if self._closed:
-            raise Unavailable(
-                "the service is stopping, and takes no more: retry when it is back, or ask another replica"
-            )
-        found = [*job_options_problems(request.job, kind.name), *problems]
-        if found:
-            raise InvalidRequest(found)
-        complete_options(request.job, kind.name)
-        job = await asyncio.to_thread(create_job, self.store, kind.name, request)
+            raise Unavailable("the service is stopping: retry when it is back, or call another replica")
+        if found := self.checks.check_request(kind, request):
+            # All mistakes in one answer, those of the plan's stages too.
+            in_plan, _ = await self.checks.check_plan(kind, request.job)
+            raise InvalidRequest([*found, *in_plan])
+        complete_options(request.job, kind)
+        warnings: Sequence[str] = ()
+        if not await self._exists(request.job.job_id):
+            # A stage that an event starts was checked with the whole plan.
+            if not request.job.plan.HasField("cause"):
+                found, warnings = await self.checks.check_plan(kind, request.job)
+            if found := found or await self.checks.check_inputs(kind, request):
+                raise InvalidRequest(found)
+        job = await asyncio.to_thread(create_job, self.store, kind, request, warnings)
         self.changed(job.job_id)
         return job
+
+    async def _exists(self, job_id: str) -> bool:
+        try:
+            return bool(job_id) and bool(await self.get(job_id))
+        except NotFound:
+            return False
 
     async def get(self, job_id: str) -> job_pb2.Job:
         """Returns a job. Raises NotFound."""
         return (await asyncio.to_thread(self.store.get, job_id)).job
 
-    async def page(
-        self, run_id: str, states: Sequence[int], limit: int, before: int | None
+    async def list_jobs(
+        self, run_id: str, states: Sequence[int], limit: int, before: int | None, whole: bool = False
     ) -> tuple[list[job_pb2.Job], int | None]:
-        """Lists jobs; see JobStore.page."""
-        return await asyncio.to_thread(self.store.page, run_id, states, limit, before)
+        """Lists jobs; see JobStore.list_jobs."""
+        return await asyncio.to_thread(self.store.list_jobs, run_id, states, limit, before, whole)
+
+    async def list_runs(
+        self, run_ids: Sequence[str], limit: int, after: RunPlace | None
+    ) -> tuple[list[jobs_service_pb2.RunSummary], RunPlace | None]:
+        """Lists runs with their jobs of this service; see JobStore.list_runs."""
+        return await asyncio.to_thread(self.store.list_runs, run_ids, limit, after)
 
     async def watch(self, job_id: str, after_revision: int) -> AsyncIterator[job_pb2.Job]:
         """Yields the job whenever its revision is greater than the one before, until it has ended."""
@@ -97,56 +120,83 @@ class JobManager:
                     yield job
                 if job.state in FINAL:
                     return
-                # Another replica may change the job too, which only the store can tell.
-                await _wait(changed, _POLL_SECONDS)
+                # Changes by another replica are found by polling.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), poll_seconds(self.store.engine))
         finally:
             self._watchers[job_id].discard(changed)
             if not self._watchers[job_id]:
                 del self._watchers[job_id]
 
     async def cancel(self, job_id: str, reason: str) -> job_pb2.Job:
-        """Asks a job to stop. The replica that runs it hears of it when it renews its lease, if it is not this one.
+        """Requests the cancellation of a job. Another replica that runs it finds out when it renews its lease.
 
         Raises:
             NotFound, FailedPrecondition: There is no such job, or it has already ended otherwise.
         """
-        job = await asyncio.to_thread(self.store.request_cancel, job_id, reason)
+        job = await asyncio.to_thread(self.store.request_cancel, job_id, Cancellation(str(current_caller()), reason))
         self.changed(job_id)
         await self._runner.cancel(job_id)
         return job
 
     async def cancel_run(self, run_id: str, reason: str) -> list[job_pb2.Job]:
-        """Cancels what a run has here, and keeps events from starting more of it. Returns the jobs that were told."""
-        await asyncio.to_thread(mark_cancelled, self.store.engine, self.store.service, run_id, reason)
+        """Cancels the jobs that a run has here, and keeps events from starting more of it. Returns those jobs."""
+        cancellation = Cancellation(str(current_caller()), reason)
+        await asyncio.to_thread(mark_cancelled, self.store.engine, self.store.service, run_id, cancellation)
         unfinished = [state for state in job_pb2.Job.State.values() if state not in FINAL]
-        told = []
-        for job in await self._all(run_id, unfinished):
+        cancelled = []
+        for job in await self._all_jobs(run_id, unfinished):
             try:
-                told.append(await self.cancel(job.job_id, reason))
+                cancelled.append(await self.cancel(job.job_id, reason))
             except FailedPrecondition as error:
                 _log.info("it ended first: %s", error)
-        return told
+        return cancelled
 
-    async def continue_run(self, run_id: str, starters: Mapping[str, Starter]) -> list[job_pb2.Job]:
-        """Queues again what has failed, or was cancelled, of a run. Returns those jobs.
+    async def correct_run(
+        self, run_id: str, corrections: Corrections, waiting: Sequence[job_pb2.Job], validate_only: bool
+    ) -> None:
+        """Changes requests of a run's stages that have not succeeded: all that are here, or none.
+
+        Args:
+            run_id: The run.
+            corrections: Fields to change, by name of the stage; those of stages that are not here are left to others.
+            waiting: Jobs of the run whose next stage is not known to have been started.
+            validate_only: Only find out whether they are right.
+
+        Raises:
+            InvalidRequest, FailedPrecondition: A correction is wrong, or its stage cannot be corrected.
+        """
+        jobs = await self._all_jobs(run_id, ())
+        require_correctable(jobs, waiting, corrections)
+        corrected = []
+        for job in jobs:
+            if job.state in REPEATABLE:
+                stored = await asyncio.to_thread(self.store.get, job.job_id)
+                change = await correct_job(self.by_name[job.kind], stored, corrections, self.checks)
+                corrected += [] if change is None else [change]
+        if not validate_only:
+            await asyncio.to_thread(write_corrections, self.store, corrected)
+
+    async def continue_run(self, run_id: str) -> list[job_pb2.Job]:
+        """Requeues the jobs of a run that failed or were cancelled. Returns those jobs.
 
         Raises:
             FailedPrecondition: The plan's request for a stage was wrong. Others as the start calls.
         """
         await asyncio.to_thread(unmark_cancelled, self.store.engine, self.store.service, run_id)
-        jobs = await self._all(run_id, list(REPEATABLE))
-        return [await self._start_again(job, starters) for job in reversed(jobs)]
+        jobs = await self._all_jobs(run_id, list(REPEATABLE))
+        return [await self._start_again(job) for job in reversed(jobs)]
 
     async def run(self) -> None:
         """Runs jobs until `stop`; see JobRunner."""
         await self._runner.run()
 
     def close(self) -> None:
-        """Takes no more start calls."""
+        """Refuses further start calls."""
         self._closed = True
 
     async def stop(self) -> None:
-        """Puts the jobs at work aside; see JobRunner."""
+        """Suspends the jobs that run; see JobRunner."""
         await self._runner.stop()
 
     @property
@@ -155,44 +205,37 @@ class JobManager:
         return list(self.by_name)
 
     def running_jobs(self) -> int:
-        """How many jobs are at work now."""
+        """Number of jobs that run now."""
         return self._runner.running
 
     def changed(self, job_id: str) -> None:
-        """Tells all who should know that a job has changed its state."""
+        """Wakes the watchers of a job, the runner and the relay after a change of its state."""
         self._wake_watchers(job_id)
         self._runner.wake()
         self._on_change()
 
-    async def _all(self, run_id: str, states: Sequence[int]) -> list[job_pb2.Job]:
-        """All jobs of a run in some states, newest first."""
-        jobs, before = await self.page(run_id, states, _LARGEST_PAGE, None)
+    async def _all_jobs(self, run_id: str, states: Sequence[int]) -> list[job_pb2.Job]:
+        """All jobs of a run in some states, newest first, without the bulk of their plans."""
+        jobs, before = await self.list_jobs(run_id, states, _PAGE_SIZE, None)
         while before is not None:
-            older, before = await self.page(run_id, states, _LARGEST_PAGE, before)
+            older, before = await self.list_jobs(run_id, states, _PAGE_SIZE, before)
             jobs += older
         return jobs
 
-    async def _start_again(self, job: job_pb2.Job, starters: Mapping[str, Starter]) -> job_pb2.Job:
+    async def _start_again(self, job: job_pb2.Job) -> job_pb2.Job:
         stored = await asyncio.to_thread(self.store.get, job.job_id)
-        if not stored.request:
+        if not stored.request or unpack_unparsed(stored.request) is not None:
             raise FailedPrecondition(
                 f"stage {job.job_id} cannot be continued, as its request in the plan is wrong ({job.error.message}): "
-                "start it yourself under another job_id, with the stages after it as its plan",
+                "give a correction of the stage",
                 job_id=job.job_id,
             )
         request: Any = self.by_name[job.kind].request.FromString(stored.request)
         request.job.retry_failed = True
-        answer = await starters[job.kind](request)
-        again: job_pb2.Job = answer.job
-        return again
+        if stored.job.HasField("plan"):
+            request.job.plan.CopyFrom(stored.job.plan)
+        return await self.start(job.kind, request)
 
     def _wake_watchers(self, job_id: str) -> None:
         for watcher in self._watchers.get(job_id, ()):
             watcher.set()
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return

@@ -1,33 +1,40 @@
-"""The job store: what can happen to a job, each as one transaction that several replicas can attempt at once.
+"""The job store: each change of a job is one transaction, which several replicas can attempt at once.
 
-How a job comes to be is in `creation.py`.
+Jobs are created in `creation.py`.
 """
 
 from collections.abc import Callable, Sequence
 
 import sqlalchemy as sql
-from google.rpc import status_pb2
 
 from gpt2.artifacts.v1 import artifact_pb2
-from gpt2.jobs.v1 import job_pb2
-from gpt2_common.database import clock, reading
+from gpt2.jobs.v1 import job_pb2, jobs_service_pb2
+from gpt2_common.database import reading
 from gpt2_common.errors import FailedPrecondition, JobCancelled, NotFound
 from gpt2_common.failpoints import failpoint
-from gpt2_common.jobs.rows import JOBS, StoredJob, select_job, update_job
-from gpt2_common.replica import Replica
+from gpt2_common.jobs.cancelled_runs import Cancellation
+from gpt2_common.jobs.outcome import Cancelled, Outcome, Succeeded, apply_outcome
+from gpt2_common.jobs.plans import strip_plan
+from gpt2_common.jobs.rows import JOBS, StoredJob, newest_positions, select_job, select_whole, update_job, whole_job
+from gpt2_common.jobs.run_rows import RunPlace, list_runs
+from gpt2_common.lease import LeaseHolder
 from gpt2_common.status import status_of
 
 State = job_pb2.Job.State
 FINAL = frozenset({job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED})
 REPEATABLE = frozenset({job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED})
 
-_LARGEST_PAGE_BYTES = 2 << 20
+_MAX_PAGE_BYTES = 2 << 20
 """Callers take messages of 4 MiB, and a job fits into an event of one."""
+
+_FETCH_ROWS = 50
+"""Rows of a page that are read at once: they can be large, and a few of them a full page."""
 
 _MAX_WARNINGS = 20
 """With their greatest length they leave room in an event for the job's outputs."""
 
 Change = Callable[[job_pb2.Job], None]
+FindDigest = Callable[[artifact_pb2.Artifact], str]
 
 
 class JobStore:
@@ -36,60 +43,75 @@ class JobStore:
     Args:
         engine: Where the tables are.
         service: Name of the service.
-        queue_limit: Jobs that may wait at once.
-        replica: Which process of the service this is. What it runs, no other may change but to cancel it.
-        lease_seconds: How long a job stays its own without another word of it.
+        queue_limit: Jobs that may be queued at once.
+        holder: This replica. Other replicas may do nothing to the jobs that it runs but cancel them.
+        find_digest: Finds the digest of a job's input when the job succeeds; empty where it cannot. Default: always.
     """
 
     def __init__(
-        self, engine: sql.Engine, service: str, queue_limit: int, replica: Replica, lease_seconds: float
+        self,
+        engine: sql.Engine,
+        service: str,
+        queue_limit: int,
+        holder: LeaseHolder,
+        find_digest: FindDigest = lambda _: "",
     ) -> None:
         self.engine = engine
         self.service = service
-        self.replica = str(replica)
-        self.lease_seconds = lease_seconds
+        self.holder = holder
         self.queue_limit = queue_limit
+        self._find_digest = find_digest
 
     def get(self, job_id: str) -> StoredJob:
         """Returns a job with its request. Raises NotFound."""
         with reading(self.engine) as connection:
             return self._select(connection, job_id)
 
-    def page(
-        self, run_id: str = "", states: Sequence[int] = (), limit: int = 100, before: int | None = None
+    def list_jobs(
+        self,
+        run_id: str = "",
+        states: Sequence[int] = (),
+        limit: int = 100,
+        before: int | None = None,
+        whole: bool = False,
     ) -> tuple[list[job_pb2.Job], int | None]:
         """Lists jobs, newest first: as many as fit into one answer, where they are large.
 
         Args:
             run_id: Only jobs of this run, unless empty.
             states: Only jobs in one of these states, unless empty.
-            limit: Most jobs to return.
+            limit: Maximum number of jobs to return.
             before: Position that the page begins after; None for the first page.
+            whole: With all of their plans.
 
         Returns:
             The jobs, and the position that the next page begins after, or None.
         """
-        query = sql.select(JOBS.c.position, JOBS.c.job).where(JOBS.c.service == self.service)
-        if run_id:
-            query = query.where(JOBS.c.run_id == run_id)
-        if states:
-            query = query.where(JOBS.c.state.in_(states))
-        if before is not None:
-            query = query.where(JOBS.c.position < before)
+        query = select_whole(JOBS.c.position) if whole else sql.select(JOBS.c.position, JOBS.c.job)
+        query = query.order_by(JOBS.c.position.desc())
         jobs: list[job_pb2.Job] = []
-        room = _LARGEST_PAGE_BYTES
-        position = None
+        room = _MAX_PAGE_BYTES
         with reading(self.engine) as connection:
-            for row in connection.execute(query.order_by(JOBS.c.position.desc()).limit(limit + 1)):
-                room -= len(row.job)
-                if len(jobs) == limit or (jobs and room < 0):
-                    return jobs, position
-                jobs.append(job_pb2.Job.FromString(row.job))
-                position = row.position
-        return jobs, None
+            positions = newest_positions(connection, self.service, run_id, states, before, limit + 1)
+            for start in range(0, limit, _FETCH_ROWS):
+                some = positions[start : min(start + _FETCH_ROWS, limit)]
+                for row in connection.execute(query.where(JOBS.c.position.in_(some))):
+                    # Rows of a version before have the whole plan in the job.
+                    job = whole_job(row) if whole else strip_plan(job_pb2.Job.FromString(row.job))
+                    room -= job.ByteSize()
+                    if jobs and room < 0:
+                        return jobs, positions[len(jobs) - 1]
+                    jobs.append(job)
+        return jobs, positions[limit - 1] if len(positions) > limit else None
 
-    def queued(self) -> list[job_pb2.Job]:
-        """Jobs that wait, oldest first."""
+    def list_runs(
+        self, run_ids: Sequence[str] = (), limit: int = 100, after: RunPlace | None = None
+    ) -> tuple[list[jobs_service_pb2.RunSummary], RunPlace | None]:
+        """Lists what runs have here, newest first; see `list_runs`."""
+        return list_runs(self.engine, self.service, run_ids, limit, after)
+
+    def list_queued(self) -> list[job_pb2.Job]:
+        """Queued jobs, oldest first, without the bulk of their plans."""
         query = (
             sql.select(JOBS.c.job)
             .where(JOBS.c.service == self.service, JOBS.c.state == job_pb2.Job.STATE_QUEUED)
@@ -99,7 +121,7 @@ class JobStore:
             return [job_pb2.Job.FromString(row.job) for row in connection.execute(query)]
 
     def begin(self, job_id: str) -> job_pb2.Job:
-        """QUEUED to RUNNING, as another attempt, by this replica. Raises FailedPrecondition when it does not wait."""
+        """QUEUED to RUNNING, as another attempt, by this replica. Raises FailedPrecondition when it is not queued."""
 
         def apply(job: job_pb2.Job) -> None:
             _require(job, job_pb2.Job.STATE_QUEUED)
@@ -107,18 +129,18 @@ class JobStore:
             job.attempt += 1
             job.start_time.GetCurrentTime()
 
-        return self.change(job_id, apply, owner=self.replica)
+        return self.change(job_id, apply, take_lease=True)
 
-    def queue_again(self, job_id: str) -> job_pb2.Job:
-        """FAILED or CANCELLED to QUEUED, with nothing counted against it; any other is returned as it is."""
-        return self.change(job_id, _queue_again, deaths=None, mark=None)
+    def retry(self, job_id: str) -> job_pb2.Job:
+        """FAILED or CANCELLED to QUEUED, with attempts and crashes reset; any other is returned unchanged."""
+        return self.change(job_id, _retry, crashes=None, progress_at_crash=None)
 
     def progress(self, job_id: str, progress: job_pb2.Progress) -> job_pb2.Job:
-        """Notes how far a running job is. No event is published."""
+        """Stores the progress of a running job. No event is published."""
         return self._change_own(job_id, lambda job: job.progress.CopyFrom(progress))
 
     def warn(self, job_id: str, texts: Sequence[str]) -> job_pb2.Job:
-        """Adds warnings to a running job: each once, and 20 at most. No event is published."""
+        """Adds warnings to a running job: each once, at most 20. No event is published."""
 
         def apply(job: job_pb2.Job) -> None:
             new = [text for text in dict.fromkeys(texts) if text not in job.warnings]
@@ -126,25 +148,20 @@ class JobStore:
 
         return self._change_own(job_id, apply)
 
-    def succeed(self, job_id: str, outputs: Sequence[artifact_pb2.Artifact]) -> job_pb2.Job:
-        """RUNNING to SUCCEEDED."""
+    def finish(self, job_id: str, outcome: Outcome) -> job_pb2.Job:
+        """RUNNING to what the outcome of this replica's attempt means; see `apply_outcome`."""
+        inputs = self.get(job_id).job.inputs if isinstance(outcome, Succeeded) else []
+        digests = {item.uri: self._find_digest(item) for item in inputs}
 
         def apply(job: job_pb2.Job) -> None:
-            _end(job, job_pb2.Job.STATE_SUCCEEDED)
-            job.outputs.extend(outputs)
+            apply_outcome(job, outcome)
+            for item in job.inputs:
+                item.digest = digests.get(item.uri, "")
 
         return self._change_own(job_id, apply)
 
-    def fail(self, job_id: str, error: status_pb2.Status) -> job_pb2.Job:
-        """RUNNING to FAILED; to CANCELLED when a cancel was asked for, which then is why it ended."""
-        return self._change_own(job_id, lambda job: end_badly(job, error))
-
-    def suspend(self, job_id: str) -> job_pb2.Job:
-        """RUNNING back to QUEUED, as its service stops; to CANCELLED when a cancel was asked for."""
-        return self._change_own(job_id, put_back)
-
-    def request_cancel(self, job_id: str, reason: str) -> job_pb2.Job:
-        """Notes that a job is to stop; one that waits is CANCELLED at once.
+    def request_cancel(self, job_id: str, cancellation: Cancellation) -> job_pb2.Job:
+        """Requests the cancellation of a job; one that is queued is CANCELLED at once.
 
         Raises:
             FailedPrecondition: The job has already ended otherwise.
@@ -156,40 +173,44 @@ class JobStore:
             if job.state in FINAL:
                 raise FailedPrecondition(f"job {job_id} has already ended: {State.Name(job.state)}", job_id=job_id)
             job.cancel_requested = True
-            job.error.CopyFrom(_cancelled_because(reason))
+            job.error.CopyFrom(status_of(JobCancelled(str(cancellation))))
             if job.state == job_pb2.Job.STATE_QUEUED:
-                _end(job, job_pb2.Job.STATE_CANCELLED)
+                apply_outcome(job, Cancelled())
 
         return self.change(job_id, apply)
 
-    def change(self, job_id: str, apply: Change, *, of_owner: str | None = None, **columns: object) -> job_pb2.Job:
+    def change(
+        self, job_id: str, apply: Change, *, take_lease: bool = False, own: bool = False, **columns: object
+    ) -> job_pb2.Job:
         """Changes a job, and adds an event to the outbox when its state changed, in one transaction.
 
         Args:
             job_id: Which job.
             apply: Changes the message in place; called again when another writer came between.
-            of_owner: Refuse, by FailedPrecondition, unless this replica runs it.
-            columns: Values for columns of the services' own; `owner` renews the lease.
+            take_lease: Make the job this replica's.
+            own: Refuse, by FailedPrecondition, unless this replica runs it.
+            columns: Values of columns beside the message.
         """
         while True:
             with self.engine.begin() as connection:
                 found = self._select(connection, job_id)
                 job = job_pb2.Job()
                 job.CopyFrom(found.job)
-                if of_owner is not None and (found.owner != of_owner or job.state != job_pb2.Job.STATE_RUNNING):
+                if own and (found.owner != self.holder.name or job.state != job_pb2.Job.STATE_RUNNING):
                     raise FailedPrecondition(f"job {job_id} is no longer this replica's", job_id=job_id)
                 apply(job)
                 if job == found.job:
                     return job
-                lease = {"leased_until": clock(connection) + self.lease_seconds} if "owner" in columns else {}
-                written = update_job(connection, found.job, job, **columns, **lease)
+                if take_lease:
+                    columns |= {"owner": self.holder.name, "leased_until": self.holder.expiry(connection)}
+                written = update_job(connection, found.job, job, **columns)
             if written:
                 if job.state != found.job.state:
                     failpoint("after-job-commit")
                 return job
 
     def _change_own(self, job_id: str, apply: Change) -> job_pb2.Job:
-        return self.change(job_id, apply, of_owner=self.replica)
+        return self.change(job_id, apply, own=True)
 
     def _select(self, connection: sql.Connection, job_id: str) -> StoredJob:
         found = select_job(connection, self.service, job_id)
@@ -198,28 +219,7 @@ class JobStore:
         return found
 
 
-def end_badly(job: job_pb2.Job, error: status_pb2.Status) -> None:
-    """Ends a job FAILED; CANCELLED when a cancel was asked for."""
-    _end(job, job_pb2.Job.STATE_CANCELLED if job.cancel_requested else job_pb2.Job.STATE_FAILED)
-    if not job.cancel_requested:
-        job.error.CopyFrom(error)
-
-
-def end_cancelled(job: job_pb2.Job, reason: str) -> None:
-    """Ends a job CANCELLED, by a caller who gave a reason, or none."""
-    _end(job, job_pb2.Job.STATE_CANCELLED)
-    job.error.CopyFrom(_cancelled_because(reason))
-
-
-def put_back(job: job_pb2.Job) -> None:
-    """Lets a job that was at work wait again; ends it CANCELLED when a cancel was asked for."""
-    if job.cancel_requested:
-        _end(job, job_pb2.Job.STATE_CANCELLED)
-    else:
-        job.state = job_pb2.Job.STATE_QUEUED
-
-
-def _queue_again(job: job_pb2.Job) -> None:
+def _retry(job: job_pb2.Job) -> None:
     if job.state not in REPEATABLE:
         return
     job.state = job_pb2.Job.STATE_QUEUED
@@ -227,18 +227,6 @@ def _queue_again(job: job_pb2.Job) -> None:
     job.attempt = 0
     job.ClearField("error")
     job.ClearField("end_time")
-
-
-def _end(job: job_pb2.Job, state: "job_pb2.Job.State.ValueType") -> None:
-    job.state = state
-    job.end_time.GetCurrentTime()
-    if state == job_pb2.Job.STATE_SUCCEEDED:
-        job.ClearField("error")
-
-
-def _cancelled_because(reason: str) -> status_pb2.Status:
-    why = f": {reason}" if reason else ""
-    return status_of(JobCancelled(f"cancelled by a caller{why}"))
 
 
 def _require(job: job_pb2.Job, *states: "job_pb2.Job.State.ValueType") -> None:

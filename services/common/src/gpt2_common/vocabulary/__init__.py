@@ -1,5 +1,5 @@
 """Vocabularies of byte-level BPE, and the tokenizer artifact that holds one.
 
-The tokenizer and the trainer both write tokenizer artifacts, so what these hold is written here once. Needs the package
-`tokenizers`, which only these two services depend on.
+The tokenizer and the trainer both write tokenizer artifacts. Needs the package `tokenizers`, which only these two
+services depend on.
 """

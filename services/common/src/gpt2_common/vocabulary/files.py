@@ -1,4 +1,7 @@
-"""The files of a tokenizer artifact: `tokenizer.json`, and OpenAI's pair `encoder.json` and `vocab.bpe`."""
+"""The tokenizer artifact: its files, which datasets, checkpoints and models carry too, written and read.
+
+The tokenizer and the trainer both write it. What its manifest holds is gpt2_contracts.tokenizer.
+"""
 
 import json
 import shutil
@@ -8,16 +11,20 @@ from types import MappingProxyType
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from gpt2_common.artifacts import Artifact
+from gpt2_common.artifacts import Artifact, ArtifactWriter
+from gpt2_common.artifacts.manifest import sha256_of
 from gpt2_common.errors import DataLoss
-from gpt2_common.vocabulary.vocabulary import END_TOKEN, UnsoundVocabulary, Vocabulary
-
-ENCODER_FILE = "encoder.json"
-MERGES_FILE = "vocab.bpe"
-TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
-FILES = (TOKENIZER_FILE, ENCODER_FILE, MERGES_FILE)
-"""What every tokenizer artifact holds. One whose end token is not GPT-2's has CONFIG_FILE too, which names it."""
+from gpt2_common.vocabulary.vocabulary import UnsoundVocabulary, Vocabulary
+from gpt2_contracts import openai
+from gpt2_contracts.tokenizer import (
+    CONFIG_FILE,
+    ENCODER_FILE,
+    END_TOKEN,
+    FILES,
+    MERGES_FILE,
+    TOKENIZER_FILE,
+    TokenizerProperties,
+)
 
 _MERGES_HEADER = "#version: 0.2"
 
@@ -31,6 +38,30 @@ def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
     if vocabulary.end_token != END_TOKEN:
         content = json.dumps(tokenizer_config(vocabulary.end_token), indent=2)
         (folder / CONFIG_FILE).write_text(content + "\n", encoding="utf-8")
+
+
+def commit_vocabulary(writer: ArtifactWriter, vocabulary: Vocabulary, source: str | None = None) -> Artifact:
+    """Writes a vocabulary's files and commits the artifact.
+
+    Args:
+        writer: Writer of an artifact of kind `tokenizer`.
+        vocabulary: What to write.
+        source: Where an imported vocabulary is from.
+    """
+    write_vocabulary(vocabulary, writer.folder)
+    digests = openai.TOKENIZER_SHA256.items()
+    is_openai = all(sha256_of(writer.folder / name) == digest for name, digest in digests)
+    described = TokenizerProperties(
+        vocabulary=vocabulary.size,
+        fingerprint=vocabulary.fingerprint,
+        end_token=vocabulary.end_token,
+        end_token_id=vocabulary.end_token_id,
+        special_tokens=vocabulary.special_tokens,
+        added_tokens=vocabulary.added_tokens,
+        origin=openai.TOKENIZER_NAME if is_openai else "",
+        source=source,
+    )
+    return writer.commit(described.to_counts(), described.to_properties())
 
 
 def copy_vocabulary_files(source: Path, target: Path) -> None:

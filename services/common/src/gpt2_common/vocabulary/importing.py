@@ -1,4 +1,4 @@
-"""Takes over the files of other tools, when they are GPT-2's kind of tokenizer: anything else would encode wrongly."""
+"""Imports other tools' tokenizers where they are GPT-2's kind: any other one would encode wrongly."""
 
 import json
 import re
@@ -7,23 +7,25 @@ from typing import Any
 
 from gpt2_common.artifacts.roots import filesystem_of
 from gpt2_common.errors import FailedPrecondition, NotFound
-from gpt2_common.lfs import lfs_problem
-from gpt2_common.vocabulary.files import (
+from gpt2_common.hub import lfs_problem
+from gpt2_common.vocabulary.files import checked_ids, parse_pair
+from gpt2_common.vocabulary.vocabulary import UnsoundVocabulary, Vocabulary
+from gpt2_contracts.tokenizer import (
     CONFIG_FILE,
     ENCODER_FILE,
+    END_TOKEN,
+    HUGGINGFACE_ENCODER_FILE,
+    HUGGINGFACE_MERGES_FILE,
     MERGES_FILE,
     TOKENIZER_FILE,
-    checked_ids,
-    parse_pair,
 )
-from gpt2_common.vocabulary.vocabulary import END_TOKEN, UnsoundVocabulary, Vocabulary
 
-_PAIRS = ((ENCODER_FILE, MERGES_FILE), ("vocab.json", "merges.txt"))
+_PAIRS = ((ENCODER_FILE, MERGES_FILE), (HUGGINGFACE_ENCODER_FILE, HUGGINGFACE_MERGES_FILE))
 _CONFIG, _ADDED, _SPECIAL_MAP = CONFIG_FILE, "added_tokens.json", "special_tokens_map.json"
 _MODEL_CONFIG = "config.json"
 _OTHER_KINDS = ("vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _SPECIAL = re.compile(r"<.+>|\[.+\]")
-_LARGEST_FILE = 256 << 20
+_MAX_FILE_BYTES = 256 << 20
 
 TOKENIZER_FILES = frozenset(
     {
@@ -298,8 +300,8 @@ def read_vocabulary_files(uri: str) -> dict[str, bytes]:
     except OSError as error:
         raise NotFound(f"uri: {uri} cannot be looked into ({error}): name another folder", uri=uri) from error
     for name, path in present.items():
-        if filesystem.size(path) > _LARGEST_FILE:
+        if filesystem.size(path) > _MAX_FILE_BYTES:
             raise FailedPrecondition(
-                f"uri: {uri}/{name} is larger than {_LARGEST_FILE >> 20} MiB: it is no tokenizer's"
+                f"uri: {uri}/{name} is larger than {_MAX_FILE_BYTES >> 20} MiB: it is no tokenizer's"
             )
     return {name: filesystem.cat_file(path) for name, path in present.items()}

@@ -7,9 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt2_common.vocabulary.byte_symbols import byte_of_symbol, symbol_bytes
-
-END_TOKEN = "<|endoftext|>"
-"""GPT-2's end token, which every vocabulary has that names no other one."""
+from gpt2_contracts.tokenizer import END_TOKEN
 
 
 class UnsoundVocabulary(ValueError):

@@ -1,1 +1,1 @@
-"""Corpora: records from any source, written as Parquet shards that survive a kill."""
+"""Corpora: documents of any source, written as Parquet shards by a pipeline that resumes after a kill."""

@@ -1,7 +1,7 @@
-"""Builds Arrow arrays from their buffers, and reads them from there.
+"""Builds Arrow arrays from buffers, and reads their buffers.
 
-`pyarrow.array` and `to_numpy` would do the same, slower, and imports pandas where it is there, which takes longer
-than a small export.
+`pyarrow.array` and `to_numpy` do the same more slowly, and import pandas where it is installed, which takes longer than
+a small export.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ import pyarrow as pa
 
 
 def string_array(values: Sequence[str] | pa.StringArray) -> pa.StringArray:
-    """An Arrow array of strings; one that is there already is given back.
+    """Returns an Arrow array of strings; an array is returned as it is.
 
     Raises:
-        UnicodeEncodeError: One of them holds a lone surrogate.
+        UnicodeEncodeError: One of them has a lone surrogate.
     """
     if isinstance(values, pa.StringArray):
         return values
@@ -30,19 +30,19 @@ def string_array(values: Sequence[str] | pa.StringArray) -> pa.StringArray:
 
 
 def fixed_strings(joined: str, size: int) -> pa.StringArray:
-    """An Arrow array of ASCII strings that are all of one size, from 1, and stand one after another."""
+    """Returns an Arrow array of ASCII strings of the same size, from 1, that are joined in one string."""
     offsets = np.arange(0, len(joined) + 1, size, dtype=np.int32)
     return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(joined.encode()))
 
 
 def index_array(values: np.ndarray) -> pa.Int64Array:
-    """An Arrow array of positions."""
+    """Returns an Arrow array of indices, [n] integers, as int64."""
     positions = np.ascontiguousarray(values, np.int64)
     return pa.Array.from_buffers(pa.int64(), len(positions), [None, pa.py_buffer(positions)])
 
 
 def counts_of(array: pa.Int32Array) -> np.ndarray:
-    """The values of an Arrow array of int32 without nulls, as int64."""
+    """Returns the values of an Arrow array without nulls, [n], as int64."""
     if not len(array):
         return np.zeros(0, np.int64)
     values = np.frombuffer(array.buffers()[1], np.int32, count=len(array), offset=4 * array.offset)

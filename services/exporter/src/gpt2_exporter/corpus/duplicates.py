@@ -1,34 +1,37 @@
-"""Finds texts that were there before, in flat memory: their digests are kept in a file, not the texts.
+"""Drops documents whose text occurred before, in flat memory: a file keeps the digests of the texts.
 
-Two texts are taken for the same when 128 bits of their BLAKE2b digests are: for a billion documents the chance that two
-different ones are is below 1e-20. The file outlives the process; what it holds of documents after the last checkpoint
-is removed when reading is taken up again.
+Two texts are equal when 128 bits of their BLAKE2b digests (RFC 7693) are: for a billion documents a collision is less
+likely than 1e-20. The file outlives the process; a new attempt deletes what is newer than its checkpoint.
 """
 
 import hashlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
 
+from gpt2_exporter.corpus.preparation import PreparedBatch
+from gpt2_exporter.rejects import reasons
+
 _FILE = "seen.sqlite"
 _DIGEST_BYTES = 16
 _CACHE_KIB = 64 << 10
-_LOOKED_UP_AT_ONCE = 1000
+_TEXTS_PER_QUERY = 1000
 
 
 class SeenTexts:
-    """The digests of the texts accepted so far.
+    """Digests of the texts accepted so far.
 
     Args:
         work: The job's folder of unfinished work.
-        documents: Documents that the last checkpoint holds.
+        documents: Documents in the last checkpoint.
     """
 
     def __init__(self, work: Path, documents: int) -> None:
+        self._documents = documents
         self._database = sqlite3.connect(work / _FILE, isolation_level=None)
         self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._database.execute("PRAGMA journal_mode = WAL")
@@ -47,35 +50,36 @@ class SeenTexts:
     ) -> None:
         self._database.close()
 
-    def add(self, texts: pa.Array, positions: Sequence[int], documents: int) -> list[int]:
-        """Adds the texts at some positions, the first of them as the document of number `documents`.
-
-        Returns:
-            The positions of those that were there already; these are not added.
-        """
+    def add(self, texts: pa.StringArray) -> list[int]:
+        """Adds the texts that are new. Returns the indices of the others."""
         duplicates: list[int] = []
-        for begin in range(0, len(positions), _LOOKED_UP_AT_ONCE):
-            part = positions[begin : begin + _LOOKED_UP_AT_ONCE]
-            digests = [_digest(texts[position].as_buffer()) for position in part]
+        for begin in range(0, len(texts), _TEXTS_PER_QUERY):
+            digests = [_digest(text.as_buffer()) for text in texts[begin : begin + _TEXTS_PER_QUERY]]
             marks = ",".join("?" * len(digests))
             known = {
                 row[0] for row in self._database.execute(f"SELECT digest FROM seen WHERE digest IN ({marks})", digests)
             }
             new: list[tuple[bytes, int]] = []
-            for position, digest in zip(part, digests, strict=True):
+            for index, digest in enumerate(digests, begin):
                 if digest in known:
-                    duplicates.append(position)
+                    duplicates.append(index)
                 else:
                     known.add(digest)
-                    new.append((digest, documents + len(new)))
-            documents += len(new)
+                    new.append((digest, self._documents + len(new)))
+            self._documents += len(new)
             self._database.executemany("INSERT INTO seen VALUES (?, ?)", new)
         return duplicates
 
     def save(self) -> None:
-        """Puts on the disk what was added. To be called before the checkpoint that counts on it."""
+        """Commits what was added; to be called before the checkpoint that relies on it."""
         self._database.execute("COMMIT")
         self._database.execute("BEGIN")
+
+
+def drop_duplicates(batches: Iterable[PreparedBatch], seen: SeenTexts) -> Iterator[PreparedBatch]:
+    """Yields each batch without the documents whose text occurred before; the first of equal texts stays."""
+    for batch in batches:
+        yield batch.without(seen.add(batch.texts), reasons.DUPLICATE)
 
 
 def _digest(text: pa.Buffer) -> bytes:

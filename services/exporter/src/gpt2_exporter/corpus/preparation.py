@@ -1,8 +1,9 @@
-"""What happens to the documents of a batch before they are written: checks, normalisation, limits, duplicates."""
+"""Prepares documents for the corpus: checks, Unicode normalisation, limits of length."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -10,71 +11,115 @@ import pyarrow.compute as pc
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_exporter.corpus.arrays import counts_of, index_array, string_array
-from gpt2_exporter.corpus.duplicates import SeenTexts
-from gpt2_exporter.corpus.record import BROKEN_TEXT, LARGEST_DOCUMENT, TOO_LARGE, Batch
+from gpt2_exporter.corpus.source import Batch
+from gpt2_exporter.rejects import reasons
 
-TOO_SHORT = "too short"
-TOO_LONG = "too long"
-DUPLICATE = "duplicate"
+_MAX_INT64 = np.iinfo(np.int64).max
+
+
+class LeftOut(NamedTuple):
+    """A document that is not written."""
+
+    position: int
+    """Position in its batch."""
+    id: str
+    reason: str
+    unusable: bool
+    """Whether the document is unusable, rather than left out by an option of the request."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A batch, ready to be written."""
+class PreparedBatch:
+    """Consecutive documents of a source: those to write, as columns, and those that are left out."""
 
-    batch: Batch
-    ids: pa.Array
-    """The usable documents' ids."""
-    texts: pa.Array
-    """Their texts."""
+    source: str
+    """URI of the collection or file that they come from."""
+    ids: pa.StringArray
+    texts: pa.StringArray
     sizes: np.ndarray
-    """Bytes of their texts in UTF-8."""
+    """[documents], int64: bytes of each text in UTF-8."""
     lengths: np.ndarray
-    """Code points of their texts."""
+    """[documents], int64: code points of each text."""
     positions: np.ndarray
-    """Their positions in the batch, ascending."""
-    left_out: Mapping[int, tuple[str, bool]]
-    """Reason, and whether the document is unusable, of every other position."""
+    """[documents], int64: position of each document in its batch, ascending."""
+    left_out: Sequence[LeftOut]
+    """The other documents, by ascending position."""
+    end: int
+    """Position in its batch after the last document, written or not."""
+    token_at: Callable[[int], str]
+    """Returns the token to resume reading with after the document at a position."""
+
+    @property
+    def resume_token(self) -> str:
+        """Token to resume reading with after these documents."""
+        return self.token_at(self.end - 1)
+
+    def without(self, indices: Sequence[int], reason: str) -> "PreparedBatch":
+        """Leaves out documents by an option of the request.
+
+        Args:
+            indices: Their indices among the documents to write.
+            reason: Why they are left out.
+        """
+        if not indices:
+            return self
+        more = [LeftOut(int(self.positions[index]), self.ids[index].as_py(), reason, False) for index in indices]
+        kept = np.delete(np.arange(len(self.ids)), indices)
+        return replace(self.select(kept), left_out=sorted([*self.left_out, *more]))
+
+    def slice(self, documents: slice, begin: int, end: int) -> "PreparedBatch":
+        """Returns a range of the documents, with those left out from position `begin` to before `end`."""
+        size = documents.stop - documents.start
+        return replace(
+            self,
+            ids=self.ids.slice(documents.start, size),
+            texts=self.texts.slice(documents.start, size),
+            sizes=self.sizes[documents],
+            lengths=self.lengths[documents],
+            positions=self.positions[documents],
+            left_out=[item for item in self.left_out if begin <= item.position < end],
+            end=end,
+        )
+
+    def select(self, kept: np.ndarray) -> "PreparedBatch":
+        """Returns the documents of some indices, ascending; what is left out stays as it is."""
+        indices = index_array(kept)
+        return replace(
+            self,
+            ids=self.ids.take(indices),
+            texts=self.texts.take(indices),
+            sizes=self.sizes[kept],
+            lengths=self.lengths[kept],
+            positions=self.positions[kept],
+        )
 
 
-class Preparation:
-    """Applies the options of a request.
-
-    Args:
-        options: The options.
-        seen: Where texts are looked up that were written before; None where duplicates stay.
-    """
-
-    def __init__(self, options: pb.DocumentOptions, seen: SeenTexts | None) -> None:
-        self._normalize = options.normalization == pb.NORMALIZATION_NFC
-        self._least = options.min_characters
-        self._most = options.max_characters
-        self._seen = seen
-
-    def prepare(self, batch: Batch, documents: int) -> Prepared:
-        """Prepares a batch, before which `documents` documents were accepted."""
-        texts, broken = _to_arrow(batch)
-        left_out = {position: (reason, True) for position, reason in {**broken, **batch.rejects}.items()}
-        if self._normalize:
+def prepare(batches: Iterable[Batch], options: pb.DocumentOptions) -> Iterator[PreparedBatch]:
+    """Yields each batch with its texts normalised, without the documents that are unusable, too short or too long."""
+    for batch in batches:
+        texts, broken = _to_arrow(batch.texts)
+        if options.normalization == pb.NORMALIZATION_NFC:
             texts = _composed(texts)
         sizes, lengths = counts_of(pc.binary_length(texts)), counts_of(pc.utf8_length(texts))
+        found = {position: (reason, True) for position, reason in {**broken, **batch.rejects}.items()}
         for reason, unusable, where in (
-            (TOO_LARGE, True, sizes > LARGEST_DOCUMENT),
-            (TOO_SHORT, False, lengths < self._least),
-            (TOO_LONG, False, lengths > (self._most or np.iinfo(np.int64).max)),
+            (reasons.TOO_LARGE, True, sizes > reasons.MAX_DOCUMENT_BYTES),
+            (reasons.TOO_SHORT, False, lengths < options.min_characters),
+            (reasons.TOO_LONG, False, lengths > (options.max_characters or _MAX_INT64)),
         ):
             for position in np.flatnonzero(where).tolist():
-                left_out.setdefault(position, (reason, unusable))
-        if self._seen is not None:
-            usable = [position for position in range(len(batch.ids)) if position not in left_out]
-            for position in self._seen.add(texts, usable, documents):
-                left_out[position] = (DUPLICATE, False)
-        return _select(batch, texts, sizes, lengths, left_out)
+                found.setdefault(position, (reason, unusable))
+        left_out = [LeftOut(position, str(batch.ids[position]), *found[position]) for position in sorted(found)]
+        ids, positions = string_array(batch.ids), np.arange(len(batch.ids))
+        prepared = PreparedBatch(
+            batch.source, ids, texts, sizes, lengths, positions, left_out, len(ids), batch.resume_token
+        )
+        yield prepared.select(np.delete(positions, list(found))) if found else prepared
 
 
-def _composed(texts: pa.Array) -> pa.Array:
-    """The texts in the normal form NFC, by the Unicode data of Python. ASCII is in it already."""
-    plain = pc.string_is_ascii(texts).to_pylist()
+def _composed(texts: pa.StringArray) -> pa.StringArray:
+    """Returns the texts in Unicode normalisation form C (UAX #15), by Python's Unicode data."""
+    plain = pc.string_is_ascii(texts).to_pylist()  # ASCII is in that form already.
     if all(plain):
         return texts
     values = texts.to_pylist()
@@ -83,28 +128,14 @@ def _composed(texts: pa.Array) -> pa.Array:
     )
 
 
-def _select(
-    batch: Batch, texts: pa.Array, sizes: np.ndarray, lengths: np.ndarray, left_out: Mapping[int, tuple[str, bool]]
-) -> Prepared:
-    ids = string_array(batch.ids)
-    positions = np.arange(len(ids))
-    if left_out:
-        positions = np.delete(positions, list(left_out))
-        kept = index_array(positions)
-        ids, texts = ids.take(kept), texts.take(kept)
-        sizes, lengths = sizes[positions], lengths[positions]
-    return Prepared(batch, ids, texts, sizes, lengths, positions, left_out)
-
-
-def _to_arrow(batch: Batch) -> tuple[pa.Array, dict[int, str]]:
-    """The texts, and the positions of those that are no Unicode, which are empty there."""
+def _to_arrow(texts: Sequence[str] | pa.StringArray) -> tuple[pa.StringArray, dict[int, str]]:
+    """Returns the texts, and the reason of those that are not Unicode, by position; they are empty in the array."""
     try:
-        return string_array(batch.texts), {}
+        return string_array(texts), {}
     except UnicodeEncodeError:
         # A lone surrogate: JSON can escape one, and UTF-8 has no bytes for it.
-        broken = {position: BROKEN_TEXT for position, text in enumerate(batch.texts) if not _is_unicode(text)}
-        texts = ["" if position in broken else text for position, text in enumerate(batch.texts)]
-        return _to_arrow(replace(batch, texts=texts))[0], broken
+        broken = {position: reasons.BROKEN_TEXT for position, text in enumerate(texts) if not _is_unicode(text)}
+        return string_array(["" if position in broken else text for position, text in enumerate(texts)]), broken
 
 
 def _is_unicode(text: str) -> bool:

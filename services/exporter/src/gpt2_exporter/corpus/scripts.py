@@ -1,6 +1,6 @@
-"""Counts the scripts that texts are written in, such as Latin or Cyrillic, by the names of their letters.
+"""Counts the letters of texts by script, such as Latin or Cyrillic.
 
-Python's Unicode data has no property for the script, but the name of a letter begins with it.
+Python's Unicode data lacks the property Script (UAX #24), but the name of a letter begins with its script.
 """
 
 import unicodedata
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_CHARACTERS_OF_A_TEXT = 2000
+_MAX_CHARACTERS_PER_TEXT = 2000
 _OTHER = "Other"
 _NAMED = (
     *("Latin", "Greek", "Cyrillic", "Armenian", "Hebrew", "Arabic", "Syriac", "Devanagari", "Bengali", "Gurmukhi"),
@@ -21,27 +21,27 @@ _UNKNOWN = 255
 
 
 class ScriptCounter:
-    """Counts letters by script. What is no letter (digits, spaces, signs) is of no script and is not counted."""
+    """Counts letters by script; digits, spaces and other characters do not count."""
 
     def __init__(self) -> None:
         self._names = ("", *_NAMED, _OTHER)
         self._numbers = {name: number for number, name in enumerate(self._names)}
-        # Filled as characters occur: most texts need few of a million.
+        # [code points], uint8: filled as characters occur, since most texts have few of a million.
         self._script_of = np.full(0x110000, _UNKNOWN, np.uint8)
 
     def count(self, texts: Sequence[str]) -> Counter[str]:
-        """Letters by script in the first 2,000 characters of each text."""
-        joined = "".join(text[:_CHARACTERS_OF_A_TEXT] for text in texts)
+        """Returns the letters by script in the first 2,000 characters of each text."""
+        joined = "".join(text[:_MAX_CHARACTERS_PER_TEXT] for text in texts)
         codes = np.frombuffer(joined.encode("utf-32-le"), np.uint32)
         scripts = self._script_of[codes]
         new = np.unique(codes[scripts == _UNKNOWN])
         if len(new):
-            self._script_of[new] = [self._look_up(chr(code)) for code in new.tolist()]
+            self._script_of[new] = [self._number_of(chr(code)) for code in new.tolist()]
             scripts = self._script_of[codes]
         found = np.bincount(scripts, minlength=len(self._names))
         return Counter({name: int(found[number]) for number, name in enumerate(self._names) if name and found[number]})
 
-    def _look_up(self, character: str) -> int:
+    def _number_of(self, character: str) -> int:
         if unicodedata.category(character)[0] != "L":
             return 0
         word = unicodedata.name(character, "").partition(" ")[0]

@@ -1,29 +1,29 @@
-"""Finds the column of the text by the first row of a CSV file, and says which option fits where it is not found."""
+"""Finds the column of the text by the first row of a CSV file, and explains which option to set where it fails."""
 
 import csv
 from collections.abc import Sequence
 
 from gpt2_common.errors import FailedPrecondition
-from gpt2_exporter.corpus import record
 from gpt2_exporter.corpus.field_path import DEFAULT_TEXT_FIELD
 from gpt2_exporter.files.rules import FileRules
+from gpt2_exporter.rejects import reasons
 
 _DELIMITERS = ",;\t|"
-_SHOWN_NAMES = 20
-_SHOWN_CHARACTERS = 60
+_MAX_SHOWN_NAMES = 20
+_MAX_SHOWN_CHARACTERS = 60
 _ENCODING_ADVICE = "set encoding to that of the file, such as cp1252"
 _ADVICE = "write it as CSV with quotes as in RFC 4180 and lines that end in LF or CRLF"
 
 
 def text_column(first: Sequence[str], line: str, delimiter: str, rules: FileRules, uri: str) -> int:
-    """Index of the text's column.
+    """Returns the index of the text's column.
 
     Args:
         first: The first row that is not blank; empty where there is none.
-        line: The line that it ends with, as it stands in the file.
-        delimiter: What separates the columns.
-        rules: What the request says.
-        uri: The file's address, for errors.
+        line: The last line of that row, unparsed.
+        delimiter: The delimiter of columns.
+        rules: The rules of the request.
+        uri: The URI of the file, for errors.
 
     Raises:
         FailedPrecondition: There is no such column, or there are several.
@@ -49,9 +49,9 @@ def text_column(first: Sequence[str], line: str, delimiter: str, rules: FileRule
 
 
 def not_csv(error: Exception, line: str, delimiter: str, rules: FileRules, uri: str) -> FailedPrecondition:
-    """The error of a file whose first row is not CSV; arguments as of `text_column`."""
+    """Returns the error for a file whose first row is not CSV; arguments as in `text_column`."""
     if isinstance(error, OverflowError):
-        why, advice = record.TOO_LARGE, f"a row has at most {record.LARGEST_DOCUMENT:,} bytes: {_ADVICE}"
+        why, advice = reasons.TOO_LARGE, f"a row has at most {reasons.MAX_DOCUMENT_BYTES:,} bytes: {_ADVICE}"
     elif rules.check(line):
         why = f"not {rules.encoding_name}"
         advice = _ENCODING_ADVICE
@@ -94,13 +94,13 @@ def _numbered_column(columns: int, line: str, delimiter: str, rules: FileRules, 
 
 
 def _delimiter_advice(line: str, delimiter: str, column: str, *, alone: bool) -> str:
-    """Which delimiter to set; empty when no other one seems to fit.
+    """Returns which delimiter to set, for messages; empty when no other one seems to fit.
 
     Args:
-        line: The first row as it stands.
-        delimiter: What it was split at.
-        column: Name that one of the columns has.
-        alone: Whether it is a single column, so that any other delimiter in it may be meant.
+        line: The first row, unparsed.
+        delimiter: The delimiter that it was split at.
+        column: Name of one of the columns.
+        alone: Whether that gave a single column, so that any other delimiter in it may be meant.
     """
     others = [other for other in _DELIMITERS if other != delimiter and other in line]
     for other in others:
@@ -120,7 +120,7 @@ def _split(line: str, delimiter: str) -> list[str]:
 
 
 def _shown(names: Sequence[str]) -> str:
-    """Names of columns for a message, which stays readable where the first row is a text."""
-    shown = [name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..." for name in names]
-    more = [f"and {len(names) - _SHOWN_NAMES} more"] if len(names) > _SHOWN_NAMES else []
-    return ", ".join([*shown[:_SHOWN_NAMES], *more]) or "none"
+    """Returns names of columns for a message, shortened where the first row is a text."""
+    shown = [name if len(name) <= _MAX_SHOWN_CHARACTERS else f"{name[:_MAX_SHOWN_CHARACTERS]}..." for name in names]
+    more = [f"and {len(names) - _MAX_SHOWN_NAMES} more"] if len(names) > _MAX_SHOWN_NAMES else []
+    return ", ".join([*shown[:_MAX_SHOWN_NAMES], *more]) or "none"

@@ -1,10 +1,10 @@
-"""One document of a file, as the reader of its format gives it."""
+"""One document of a file, as the readers of all formats return it."""
 
 from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Where reading goes on in a file."""
+    """A position to resume reading a file at."""
 
     offset: int
     """Bytes before it, decompressed."""
@@ -16,13 +16,13 @@ class FileDocument(NamedTuple):
     """One document."""
 
     name: str
-    """What tells it from the others of its file, such as a number of line; empty when the file is the document."""
+    """Its name in the file, such as a line number; empty where the file is the document."""
     text: str
     """The text; empty when there is a reason."""
     reason: str
     """Why it is unusable; empty when it is usable."""
     after: Place
-    """Where reading goes on after it."""
+    """The position after it."""
 
 
 START = Place(0, 0)

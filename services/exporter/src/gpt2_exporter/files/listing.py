@@ -1,6 +1,6 @@
-"""Finds the files that the URIs of a request stand for, in an order that depends on names alone.
+"""Lists the files of the URIs of a request, in an order that depends on names alone.
 
-What a folder holds besides is counted: files of other types, and hidden ones.
+Counts the other files in a folder: those of other types, and hidden ones.
 """
 
 import posixpath
@@ -21,7 +21,7 @@ SUFFIXES = (*_BARE_SUFFIXES, *(suffix + end for suffix in _BARE_SUFFIXES for end
 SUFFIXES_IN_WORDS = "one of .txt, .md, .csv, .tsv, .json, .jsonl or .parquet, also with .gz or .zst after it"
 HIDDEN = "hidden"
 NO_SUFFIX = "no suffix"
-_SHOWN_SUFFIXES = 10
+_MAX_SHOWN_SUFFIXES = 10
 _GLOB_CHARACTERS = frozenset("*[")
 
 AllowCheck = Callable[[str, str], str]
@@ -33,29 +33,29 @@ class TextFile:
     """One file to read."""
 
     filesystem: Any
-    """The fsspec file system that it is in."""
+    """The fsspec file system of the file."""
     path: str
     """Path in that file system."""
     uri: str
-    """Its address, normalised."""
+    """Its URI, normalised."""
     name: str
-    """Path relative to the folder that the request names; the file's own name where it names the file."""
+    """Path relative to the folder in the request; the file's own name where the request names the file."""
     size: int
     """Bytes."""
 
     @property
     def compression(self) -> str:
-        """The end of its name that says how it is compressed; empty for none."""
+        """The suffix of its compression; empty for none."""
         return _compression_of(self.path)
 
     @property
     def suffix(self) -> str:
-        """The end of its name, before that for compression, that says how it is read; in lower case."""
+        """The suffix of its format, before that of compression, in lower case."""
         return suffix_of(self.path)
 
 
 def suffix_of(path: str) -> str:
-    """The end of a path or URI, before that for compression, that says how it is read; in lower case."""
+    """Returns the suffix of the format of a path or URI, before that of compression, in lower case."""
     return posixpath.splitext(path[: len(path) - len(_compression_of(path))])[1].lower()
 
 
@@ -66,52 +66,52 @@ def _compression_of(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FileListing:
-    """What the URIs of a request stand for."""
+    """The files of the URIs of a request."""
 
     files: Sequence[TextFile]
-    """What is read, in order."""
-    passed_over: Mapping[str, int]
-    """How many other files folders and globs hold, by suffix, `HIDDEN` or `NO_SUFFIX`."""
+    """The files to read, in order."""
+    skipped: Mapping[str, int]
+    """Number of other files in folders and globs, by suffix, `HIDDEN` or `NO_SUFFIX`."""
 
 
 def list_files(uris: Sequence[str], require_allowed: AllowCheck) -> FileListing:
-    """Finds the files.
+    """Lists the files.
 
     Args:
         uris: Folders, files or globs, as the request has them.
         require_allowed: Checks each URI, and each file found, against the allowed roots; links are followed first.
 
     Returns:
-        The files in the order of the URIs, within a folder in the order of names, each once; and what was passed over.
+        The files, each once, in the order of the URIs and within a folder of names; and the counts of skipped files.
 
     Raises:
         InvalidRequest: A URI or a file is outside the roots, or a URI names a file of another type.
         NotFound: There is nothing at a URI.
-        FailedPrecondition: There is no file to read in a folder, or what has a file's name is none.
+        FailedPrecondition: There is no file to read in a folder, or an entry with a file's name is not a file.
     """
     found: dict[str, TextFile] = {}
-    passed_over: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     for index, uri in enumerate(uris):
         field = f"uris[{index}]"
-        for file in _list(field, require_allowed(field, uri), require_allowed, passed_over):
+        for file in _list(field, require_allowed(field, uri), require_allowed, skipped):
             found.setdefault(file.uri, file)
     read = {file.path for file in found.values()}
-    left = [kind for path, kind in passed_over.items() if path not in read]
+    left = [kind for path, kind in skipped.items() if path not in read]
     return FileListing(list(found.values()), _by_count(left))
 
 
-def describe_passed_over(counts: Mapping[str, int]) -> str:
-    """What was passed over, in words; empty for nothing. Such as `12 files of other types (.pdf 10, .docx 2)`."""
+def describe_skipped(counts: Mapping[str, int]) -> str:
+    """Describes skipped files for a message, empty for none; such as `12 files of other types (.pdf 10, .docx 2)`."""
     others = {suffix: count for suffix, count in counts.items() if suffix != HIDDEN}
-    shown = [f"{suffix} {count}" for suffix, count in list(others.items())[:_SHOWN_SUFFIXES]]
-    shown += ["..."] if len(others) > _SHOWN_SUFFIXES else []
+    shown = [f"{suffix} {count}" for suffix, count in list(others.items())[:_MAX_SHOWN_SUFFIXES]]
+    shown += ["..."] if len(others) > _MAX_SHOWN_SUFFIXES else []
     total, hidden = sum(others.values()), counts.get(HIDDEN, 0)
     parts = [f"{_files(total)} of other types ({', '.join(shown)})"] if total else []
     return " and ".join([*parts, f"{_files(hidden, 'hidden ')}"] if hidden else parts)
 
 
 def _by_count(kinds: Iterable[str]) -> dict[str, int]:
-    """How often each is there, the most frequent first."""
+    """Returns the number of each, the most frequent first."""
     return dict(sorted(Counter(kinds).items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -119,18 +119,18 @@ def _files(count: int, kind: str = "") -> str:
     return f"{count} {kind}file{'' if count == 1 else 's'}"
 
 
-def _list(field: str, uri: str, require_allowed: AllowCheck, passed_over: dict[str, str]) -> list[TextFile]:
-    """The files of one URI; what it passes over is added to `passed_over`, by path."""
+def _list(field: str, uri: str, require_allowed: AllowCheck, skipped: dict[str, str]) -> list[TextFile]:
+    """Returns the files of one URI; adds the skipped ones to `skipped`, by path."""
     filesystem, root = filesystem_of(uri)
     base, paths = _expand(field, uri, filesystem, root.rstrip("/"))
     named = {part for part in root[len(base) :].split("/") if part.startswith(".")}
-    # In object stores a name that ends with a slash stands for a folder.
-    kinds = {path: _passed_over_as(path, base, named) for path in paths if not path.endswith("/")}
-    passed_over.update({path: kind for path, kind in kinds.items() if kind})
+    # In object stores a name that ends with a slash is a folder.
+    kinds = {path: _skip_reason(path, base, named) for path in paths if not path.endswith("/")}
+    skipped.update({path: kind for path, kind in kinds.items() if kind})
     texts = sorted((path for path, kind in kinds.items() if not kind), key=lambda path: path.split("/"))
     if not texts:
         counts = _by_count([kind for kind in kinds.values() if kind])
-        found = f", but there are {describe_passed_over(counts)}" if counts else ""
+        found = f", but there are {describe_skipped(counts)}" if counts else ""
         hidden = ", or the hidden files themselves" if HIDDEN in counts else ""
         raise FailedPrecondition(
             f"{field}: no file in {uri} ends in {SUFFIXES_IN_WORDS}{found}: "
@@ -139,8 +139,8 @@ def _list(field: str, uri: str, require_allowed: AllowCheck, passed_over: dict[s
     return [_file(field, filesystem, base, path, require_allowed) for path in texts]
 
 
-def _passed_over_as(path: str, base: str, named: Collection[str]) -> str:
-    """Why a file is passed over: it is hidden and no part of the URI names it, or its suffix; empty when it is read."""
+def _skip_reason(path: str, base: str, named: Collection[str]) -> str:
+    """Returns why a file is skipped: `HIDDEN` unless the URI names the hidden part, or its suffix; else empty."""
     parts = path[len(base) :].lstrip("/").split("/")
     for part in parts:
         if part.startswith(".") and part not in named and not any(fnmatchcase(part, pattern) for pattern in named):
@@ -153,7 +153,7 @@ def _passed_over_as(path: str, base: str, named: Collection[str]) -> str:
 
 
 def _expand(field: str, uri: str, filesystem: Any, root: str) -> tuple[str, list[str]]:
-    """The paths that a URI stands for, and the folder that their names are relative to."""
+    """Returns the paths that a URI matches, and the folder that their names are relative to."""
     if filesystem.isdir(root):
         return root, filesystem.find(root)
     if filesystem.isfile(root):
@@ -182,9 +182,9 @@ def _folder_before_glob(pattern: str) -> str:
 
 def _file(field: str, filesystem: Any, base: str, path: str, require_allowed: AllowCheck) -> TextFile:
     if not filesystem.isfile(path):
-        # Such as a pipe, which would be waited for without end, or a link to nothing or to itself.
-        raise FailedPrecondition(f"{field}: {path} is no file, nor a link to one: remove it, or name other files")
+        # Such as a pipe, which would block forever, or a broken or circular link.
+        raise FailedPrecondition(f"{field}: {path} is neither a file nor a link to one: remove it, or name other files")
     uri = require_allowed(field, path if path.startswith("/") else filesystem.unstrip_protocol(path))
-    # A file name of bytes that are no UTF-8 is legal on Linux, but no text.
+    # Linux allows names that are not UTF-8, which are not text.
     name = escape_surrogates(path[len(base) :].lstrip("/"))
     return TextFile(filesystem, path, uri, name, int(filesystem.size(path) or 0))

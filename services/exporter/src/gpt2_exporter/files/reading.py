@@ -1,4 +1,4 @@
-"""Reads the documents of a list of files, in batches, by the format that each file's name says."""
+"""Reads the documents of a list of files in batches, each file by the format of its suffix."""
 
 import dataclasses
 import hashlib
@@ -12,22 +12,22 @@ from typing import Any
 
 from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import FailedPrecondition, NotFound
-from gpt2_exporter.corpus.record import Batch
+from gpt2_contracts.corpus import SOURCE_PROPERTY
+from gpt2_exporter.corpus.source import Batch
 from gpt2_exporter.files.document import START, FileDocument, Place
-from gpt2_exporter.files.listing import PARQUET, FileListing, TextFile, describe_passed_over
-from gpt2_exporter.files.objects import read_json, read_json_lines
-from gpt2_exporter.files.plain import read_paragraphs, read_separated, read_text_lines, read_whole
+from gpt2_exporter.files.json_documents import read_json, read_json_lines
+from gpt2_exporter.files.listing import PARQUET, FileListing, TextFile, describe_skipped
+from gpt2_exporter.files.plain_text import read_paragraphs, read_separated, read_text_lines, read_whole
 from gpt2_exporter.files.rules import MAX_MARK_BYTES, FileRules
 from gpt2_exporter.files.streams import open_seekable, open_stream, peek
-from gpt2_exporter.files.table import read_csv, read_parquet
+from gpt2_exporter.files.tables import read_csv, read_parquet
+from gpt2_exporter.rejects import reasons
 
 _BATCH_DOCUMENTS = 1000
 _BATCH_CHARACTERS = 4 << 20
 _PLAIN = (".txt", ".md")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-OTHER_ENCODING = "byte order mark of "
-"""What the reason of a file in another encoding begins with; the encoding's name follows."""
-_NAMED_FILES = 3
+_MAX_NAMED_FILES = 3
 _BY_LINE = (pb.TEXT_UNIT_LINE, pb.TEXT_UNIT_PARAGRAPH)
 
 
@@ -35,23 +35,23 @@ class FileDocuments:
     """The documents of a list of files.
 
     Args:
-        listing: What to read, in order.
-        rules: How.
-        scratch: Folder to unpack a file in that cannot be read from its beginning to its end.
-        check_cancelled: Raises when the job is to stop.
+        listing: The files, in order.
+        rules: How to read them.
+        scratch: Folder to decompress files in that cannot be read sequentially.
+        check_cancelled: Raises when the job has to stop.
 
     Raises:
-        FailedPrecondition: Lines are needed, and cannot be found in that encoding.
+        FailedPrecondition: The formats consist of lines, which cannot be found in the encoding.
     """
 
     unit = "bytes"
-    nothing = "the files hold no document: put some there, or name other files in uris"
+    no_documents = "the files have no document: add some, or name other files in uris"
 
     def __init__(
         self, listing: FileListing, rules: FileRules, scratch: Path, check_cancelled: Callable[[], None]
     ) -> None:
         self._files = files = listing.files
-        self._passed_over = listing.passed_over
+        self._skipped = listing.skipped
         self._rules = rules
         self._scratch = scratch
         self._check_cancelled = check_cancelled
@@ -72,47 +72,47 @@ class FileDocuments:
 
     @property
     def fingerprint(self) -> str:
-        """Names the files by address and size, and how they are read."""
+        """Digest of the URIs and sizes of the files, and of the rules to read them."""
         files = [[file.uri, file.size] for file in self._files]
         return hashlib.sha256(json.dumps([files, dataclasses.asdict(self._rules)]).encode()).hexdigest()
 
     @property
     def properties(self) -> Mapping[str, str]:
-        """`source`: the files, or where they are and how many; `passed_over`: what else was there."""
-        passed_over = describe_passed_over(self._passed_over)
-        return {"source": self._source(), **({"passed_over": passed_over} if passed_over else {})}
+        """`source`: the files, or their folder and number; `passed_over`: the skipped files."""
+        skipped = describe_skipped(self._skipped)
+        return {SOURCE_PROPERTY: self._source(), **({"passed_over": skipped} if skipped else {})}
 
     @property
     def summary(self) -> Mapping[str, Any]:
-        """`passed_over`: how many files were not read, by suffix."""
-        return {"passed_over": dict(self._passed_over)}
+        """`passed_over`: number of skipped files, by suffix."""
+        return {"passed_over": dict(self._skipped)}
 
-    def batches(self, after: str | None) -> Iterator[Batch]:
-        """Yields the documents, from the first one or from the one after a place.
+    def batches(self, resume_after: str | None) -> Iterator[Batch]:
+        """Yields the documents from the first one, or from the one after a resume token.
 
         Raises:
-            NotFound: A file has gone since it was listed.
+            NotFound: A file was removed after it was listed.
             FailedPrecondition: A table has no such column.
             DataLoss: A file is damaged.
         """
-        first, *place = json.loads(after) if after else (0, *START)
+        first, *place = json.loads(resume_after) if resume_after else (0, *START)
         for index in range(first, len(self._files)):
             file = self._files[index]
             try:
                 yield from self._read(index, file, Place(*place) if index == first else START)
             except FileNotFoundError as error:
-                raise NotFound(f"{file.uri} has gone while the import ran: put it back, or start again") from error
+                raise NotFound(f"{file.uri} was removed while the import ran: restore it, or start again") from error
             except PermissionError as error:
                 raise FailedPrecondition(
                     f"{file.uri} may not be read by the exporter: change its permissions, or name other files"
                 ) from error
 
     def _source(self) -> str:
-        """The addresses of few files, else the folder that they have in common, and how many they are."""
+        """Returns the URIs of few files, else their common folder and their number."""
         uris = [file.uri for file in self._files]
-        if len(uris) <= _NAMED_FILES:
+        if len(uris) <= _MAX_NAMED_FILES:
             return ", ".join(uris)
-        # Of paths, which URIs are not, another function would find it.
+        # The function that the rule recommends is for paths, which URIs are not.
         folder = os.path.commonprefix(uris).rpartition("/")[0]  # noqa: RUF071
         return f"{folder or 'several places'}: {len(uris)} files"
 
@@ -121,9 +121,9 @@ class FileDocuments:
         characters = 0
         with self._open(file) as stream:
             if begin == START and (encoding := self._other_encoding(file, stream)):
-                # Nothing in it can be read: it is one unusable document, after which the next file is read.
-                document = FileDocument("", "", f"{OTHER_ENCODING}{encoding}", Place(file.size, 0))
-                yield self._batch(index, file, [document], place=json.dumps([index + 1, *START]))
+                # The file is one unusable document, and reading continues with the next file.
+                document = FileDocument("", "", f"{reasons.OTHER_ENCODING}{encoding}", Place(file.size, 0))
+                yield self._batch(index, file, [document], resume_token=json.dumps([index + 1, *START]))
                 return
             for document in self._documents(file)(stream, begin, self._rules):
                 waiting.append(document)
@@ -135,13 +135,13 @@ class FileDocuments:
             yield self._batch(index, file, waiting)
 
     def _open(self, file: TextFile) -> AbstractContextManager[Any]:
-        # A file of Parquet begins to be read at its end.
+        # Reading a Parquet file begins at its end.
         if file.suffix == PARQUET:
             return open_seekable(file, self._scratch, self._check_cancelled)
         return open_stream(file)
 
     def _other_encoding(self, file: TextFile, stream: Any) -> str:
-        """The encoding that the file's byte order mark names, where it is another one."""
+        """Returns the encoding of the file's byte order mark where it is not that of the rules; else empty."""
         return "" if file.suffix == PARQUET else self._rules.other_encoding(peek(stream, MAX_MARK_BYTES))
 
     def _documents(self, file: TextFile) -> "partial[Iterator[FileDocument]]":
@@ -161,15 +161,15 @@ class FileDocuments:
             return partial(read_separated)
         return units.get(self._rules.text_unit) or partial(read_whole)
 
-    def _batch(self, index: int, file: TextFile, documents: Sequence[FileDocument], place: str = "") -> Batch:
-        """A batch; `place` is where reading goes on after it, where that is not in the file."""
+    def _batch(self, index: int, file: TextFile, documents: Sequence[FileDocument], resume_token: str = "") -> Batch:
+        """Returns a batch; `resume_token` is that of the whole batch where reading resumes in another file."""
         return Batch(
             ids=[f"{file.name}:{document.name}" if document.name else file.name for document in documents],
             source=file.uri,
             texts=[document.text for document in documents],
             rejects={position: document.reason for position, document in enumerate(documents) if document.reason},
-            place=lambda position: place or json.dumps([index, *documents[position].after]),
-            done=min(self._begins[index] + documents[-1].after.offset, self._begins[index + 1]),
+            resume_token=lambda position: resume_token or json.dumps([index, *documents[position].after]),
+            progress=min(self._begins[index] + documents[-1].after.offset, self._begins[index + 1]),
         )
 
     def _is_in_lines(self, file: TextFile) -> bool:

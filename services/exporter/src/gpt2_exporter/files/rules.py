@@ -1,4 +1,4 @@
-"""How bytes become documents: which encoding, what of broken bytes, which part of a file is a document."""
+"""The rules to read files by: their encoding, invalid bytes, and which part of a file is a document."""
 
 import codecs
 from dataclasses import dataclass
@@ -24,30 +24,30 @@ MAX_MARK_BYTES = max(len(mark) for mark, _, _ in _MARKS)
 
 @dataclass(frozen=True, slots=True)
 class FileRules:
-    """The part of a request that says how files are read."""
+    """The options of a request for reading files."""
 
     text_field: str = DEFAULT_TEXT_FIELD
     """Path of the text in a JSON object; name or number of its column in a table."""
     encoding: str = DEFAULT_ENCODING
     """Encoding of the files."""
     encoding_errors: int = pb.ENCODING_ERRORS_STRICT
-    """What is done with bytes that do not fit it: a value of EncodingErrors."""
+    """Treatment of bytes that are invalid in it: a value of EncodingErrors."""
     text_unit: int = pb.TEXT_UNIT_FILE
-    """What a document is in plain text: a value of TextUnit."""
+    """Unit of plain text that is a document: a value of TextUnit."""
     csv_delimiter: str = ""
-    """What separates columns; empty for the one of the file's type."""
+    """Delimiter of columns; empty for that of the file's format."""
     csv_header: bool = True
     """Whether the first row names the columns."""
     document_separator: str = ""
-    """What stands between documents in plain text; empty for none."""
+    """Separator of documents in plain text; empty for none."""
     documents_field: str = ""
     """Path of the list of documents in a JSON object; empty for none."""
     list_separator: str | None = None
-    """What stands between the texts of a list; None where a list makes the document unusable."""
+    """Separator between the texts of a list; None where a list makes the document unusable."""
 
     @classmethod
     def of(cls, request: pb.ImportFilesRequest) -> "FileRules":
-        """The rules of a request."""
+        """Returns the rules of a request."""
         return cls(
             text_field=request.text_field or DEFAULT_TEXT_FIELD,
             encoding=request.encoding or DEFAULT_ENCODING,
@@ -62,7 +62,7 @@ class FileRules:
 
     @property
     def field(self) -> FieldPath:
-        """Where the text is in a JSON object."""
+        """Path of the text in a JSON object."""
         return FieldPath.of(self.text_field, self.list_separator)
 
     @property
@@ -72,26 +72,26 @@ class FileRules:
 
     @property
     def broken(self) -> str:
-        """The reason of a document with bytes that do not fit."""
+        """Reason of a document with invalid bytes."""
         return f"broken {self.encoding_name}"
 
     @property
     def has_line_ends(self) -> bool:
-        """Whether a line ends with the byte 10, and with nothing else, in the encoding."""
+        """Whether the byte 10, and nothing else, ends a line in the encoding."""
         return "\n".encode(self.encoding).removeprefix(codecs.BOM_UTF8) == b"\n"
 
     def other_encoding(self, begin: bytes) -> str:
-        """The encoding that a file's byte order mark names where it is not the one of the rules; else empty."""
+        """Returns the encoding of a byte order mark where it is not that of the rules; else empty."""
         name = codecs.lookup(self.encoding).name
         found = [(mark, encodings) for bom, mark, encodings in _MARKS if begin.startswith(bom)]
         return "" if not found or any(name in encodings for _, encodings in found) else found[0][0]
 
     def decode(self, raw: bytes, *, begins: bool = True) -> tuple[str, str]:
-        """The text of a document and an empty reason, or an empty text and the reason.
+        """Returns the text of a document and an empty reason, or an empty text and the reason.
 
         Args:
             raw: Its bytes.
-            begins: Whether they begin a file, so that a byte order mark can stand there.
+            begins: Whether the file begins with them, so that they may have a byte order mark.
         """
         try:
             return self._decode(raw, _ERROR_HANDLERS.get(self.encoding_errors, "strict"), begins), ""
@@ -99,20 +99,20 @@ class FileRules:
             return "", self.broken
 
     def decode_part(self, raw: bytes, *, begins: bool) -> str:
-        """The text of a line whose documents are not known yet; broken bytes are lone surrogates in it."""
+        """Returns the text of a line before it is divided into documents; invalid bytes become lone surrogates."""
         return self._decode(raw, _ERROR_HANDLERS.get(self.encoding_errors, _SURROGATES), begins)
 
     def decoder(self) -> codecs.IncrementalDecoder:
-        """Decodes a stream whose documents are not known yet; broken bytes are lone surrogates in what it gives."""
+        """Returns a decoder of a stream before it is divided into documents; invalid bytes become lone surrogates."""
         handler = _ERROR_HANDLERS.get(self.encoding_errors, _SURROGATES)
         return codecs.getincrementaldecoder(self.encoding)(handler)
 
     def is_blank(self, raw: bytes, *, begins: bool) -> bool:
-        """Whether a line holds nothing but white space, in an encoding that has line ends."""
+        """Whether a line is only white space, in an encoding with line ends."""
         return not (raw.removeprefix(codecs.BOM_UTF8) if begins else raw).strip()
 
     def check(self, text: str) -> str:
-        """Why a document with lone surrogates is unusable; empty when it is usable."""
+        """Returns the reason why a text with lone surrogates is unusable; empty for other texts."""
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -120,19 +120,19 @@ class FileRules:
         return ""
 
     def _decode(self, raw: bytes, errors: str, begins: bool) -> str:
-        # This codec would take a mark off each part of a file.
+        # The codec utf-8-sig would remove a mark from each part of a file.
         encoding = "utf-8" if codecs.lookup(self.encoding).name == "utf-8-sig" else self.encoding
         text = raw.decode(encoding, errors)
         return text.removeprefix(BYTE_ORDER_MARK) if begins else text
 
 
 def delimiter_of(text: str) -> str:
-    r"""The character that a request's `csv_delimiter` stands for: `\t` is a tab."""
+    r"""Returns the character of a request's `csv_delimiter`: `\t` is a tab."""
     return "\t" if text == _TAB else text
 
 
 def _as_surrogates(error: UnicodeError) -> tuple[str, int]:
-    """As `surrogateescape`, for encodings too in which bytes below 128 can be broken; those are U+DCFF."""
+    """Handles errors as `surrogateescape`; also bytes below 128, invalid in some encodings, which become U+DCFF."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     broken = error.object[error.start : error.end]

@@ -1,4 +1,4 @@
-"""Opens files as streams of bytes, decompressed by the end of their names; nothing is held but what is asked for."""
+"""Opens files as streams of bytes, decompressed according to their suffix, in flat memory."""
 
 import gzip
 import tempfile
@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from gpt2_common.errors import DataLoss
-from gpt2_exporter.corpus import record
 from gpt2_exporter.files.listing import TextFile
+from gpt2_exporter.rejects import reasons
 
 _BLOCK = 1 << 20
 
@@ -22,7 +22,7 @@ def open_stream(file: TextFile) -> Iterator[Any]:
     """Opens a file.
 
     Raises:
-        DataLoss: It is compressed, and damaged; raised by whatever reads from it.
+        DataLoss: It is compressed and damaged; raised by the reads from it.
     """
     with file.filesystem.open(file.path, "rb") as raw:
         try:
@@ -32,7 +32,7 @@ def open_stream(file: TextFile) -> Iterator[Any]:
                 with gzip.GzipFile(fileobj=raw) as stream:
                     yield stream
             elif file.compression == ".zst":
-                # Arrow says so where the last frame is cut off; the bindings of zstandard take that for the end.
+                # Arrow raises where the last frame is truncated; the bindings of zstandard take that for the end.
                 with pa.CompressedInputStream(raw, "zstd") as stream:
                     yield Buffered(stream)
             else:
@@ -40,7 +40,7 @@ def open_stream(file: TextFile) -> Iterator[Any]:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise _damaged(file, error) from error
         except OSError as error:
-            # Arrow's own errors have no number; those of the file beneath keep their type and theirs.
+            # Arrow's own errors have no errno; those of the file itself keep their type and errno.
             if file.compression != ".zst" or type(error) is not OSError or error.errno is not None:
                 raise
             raise _damaged(file, error) from error
@@ -48,27 +48,27 @@ def open_stream(file: TextFile) -> Iterator[Any]:
 
 @contextmanager
 def open_seekable(file: TextFile, scratch: Path, check_cancelled: Callable[[], None]) -> Iterator[Any]:
-    """Opens a file so that any part of it can be read; one that is compressed is unpacked to the disk first.
+    """Opens a file for random access; decompresses it to the disk first where necessary.
 
     Args:
-        file: What to open.
-        scratch: Folder to unpack in. Nothing is left there, even by a process that is killed.
-        check_cancelled: Raises when the job is to stop.
+        file: The file.
+        scratch: Folder to decompress in. Nothing remains there, even when the process is killed.
+        check_cancelled: Raises when the job has to stop.
 
     Raises:
-        DataLoss: It is compressed, and damaged.
+        DataLoss: It is compressed and damaged.
     """
     if not file.compression:
         with open_stream(file) as stream:
             yield stream
         return
-    with tempfile.TemporaryFile(dir=scratch) as unpacked:
+    with tempfile.TemporaryFile(dir=scratch) as decompressed:
         with open_stream(file) as stream:
             while block := stream.read(_BLOCK):
                 check_cancelled()
-                unpacked.write(block)
-        unpacked.seek(0)
-        yield unpacked
+                decompressed.write(block)
+        decompressed.seek(0)
+        yield decompressed
 
 
 def _damaged(file: TextFile, error: Exception) -> DataLoss:
@@ -76,10 +76,10 @@ def _damaged(file: TextFile, error: Exception) -> DataLoss:
 
 
 class Buffered:
-    """Gives a stream that can only be read forward the lines and exact reads of a file.
+    """Adds lines, exact reads and `peek` to a stream that can only be read forward.
 
     Args:
-        stream: What to read.
+        stream: The stream.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -88,7 +88,7 @@ class Buffered:
         self._at = 0
 
     def read(self, size: int) -> bytes:
-        """Up to so many bytes; fewer only at the end."""
+        """Returns so many bytes; fewer only at the end."""
         parts = []
         while size and self._fill():
             part = self._block[self._at : self._at + size]
@@ -98,12 +98,12 @@ class Buffered:
         return b"".join(parts)
 
     def peek(self, size: int) -> bytes:
-        """The next bytes, which are not taken: so many, or those of a block that ends before."""
+        """Returns up to so many of the next bytes without consuming them."""
         self._fill()
         return self._block[self._at : self._at + size]
 
     def readline(self, size: int) -> bytes:
-        """A line with its end, or so many bytes of it."""
+        """Returns a line with its line end, or so many bytes of it."""
         parts = []
         while size and self._fill():
             end = self._block.find(b"\n", self._at, self._at + size) + 1
@@ -122,7 +122,7 @@ class Buffered:
 
 
 def peek(stream: Any, size: int) -> bytes:
-    """The first bytes of a stream that is at its beginning, and stays there."""
+    """Returns the first bytes of a stream without consuming them; the stream must be at its beginning."""
     if isinstance(stream, Buffered):
         return stream.peek(size)
     begin: bytes = stream.read(size)
@@ -131,7 +131,7 @@ def peek(stream: Any, size: int) -> bytes:
 
 
 def skip(stream: Any, size: int) -> None:
-    """Goes on so many bytes."""
+    """Moves so many bytes forward."""
     if size and not isinstance(stream, Buffered):
         stream.seek(stream.tell() + size)
         return
@@ -140,12 +140,12 @@ def skip(stream: Any, size: int) -> None:
 
 
 def read_lines(stream: Any) -> Iterator[tuple[bytes | None, int]]:
-    """Yields each line and its bytes, line end included; None in place of a line that is too large to be held."""
-    while line := stream.readline(record.LARGEST_DOCUMENT):
+    """Yields each line with its line end, and its size in bytes; None for a line larger than the largest document."""
+    while line := stream.readline(reasons.MAX_DOCUMENT_BYTES):
         size = len(line)
-        if size < record.LARGEST_DOCUMENT or line.endswith(b"\n"):
+        if size < reasons.MAX_DOCUMENT_BYTES or line.endswith(b"\n"):
             yield line, size
             continue
-        while not line.endswith(b"\n") and (line := stream.readline(record.LARGEST_DOCUMENT)):
+        while not line.endswith(b"\n") and (line := stream.readline(reasons.MAX_DOCUMENT_BYTES)):
             size += len(line)
         yield None, size

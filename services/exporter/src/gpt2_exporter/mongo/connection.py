@@ -1,14 +1,22 @@
-"""Connects to MongoDB, and says what went wrong in words that hold no secret.
+"""Connects to MongoDB, explains its errors without secrets, and retries transient ones.
 
-The driver's own messages can repeat parts of the URI, so none of those about the URI is passed on.
+Messages of the driver about the URI are not passed on, as they can repeat parts of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pymongo import MongoClient
-from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    ConnectionFailure,
+    CursorNotFound,
+    OperationFailure,
+    PyMongoError,
+)
 
 from gpt2_common.errors import FailedPrecondition, InvalidRequest, PipelineError, Unavailable
 from gpt2_exporter.mongo.extended_json import FILTER_FIELD
@@ -16,32 +24,37 @@ from gpt2_exporter.settings import ExporterSettings, connection_setting
 
 _AUTHENTICATION_FAILED = 18
 _UNAUTHORIZED = 13
+MAX_CONSECUTIVE_FAILURES = 5
+_FIRST_PAUSE_SECONDS = 0.2
+# CursorNotFound, QueryPlanKilled, NoSuchSession, CursorKilled, Interrupted, InterruptedAtShutdown.
+_LOST_CURSOR_CODES = frozenset({43, 175, 206, 237, 11601, 11600})
+Result = TypeVar("Result")
 
 Client = MongoClient
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A connected client, and how to call its server in messages."""
+    """A connected client, and how messages name its server."""
 
     client: Client
     setting: str
-    """Variable that holds its URI."""
+    """Environment variable of its URI."""
     timeout_seconds: float
 
     @property
     def address(self) -> str:
-        """Hosts and ports, without user or password."""
+        """Hosts and ports, without user and password."""
         seeds = sorted(self.client.topology_description.server_descriptions())
         return ",".join(f"{host}:{port}" for host, port in seeds)
 
 
 @contextmanager
 def connect(settings: ExporterSettings, connection: str) -> Iterator[Server]:
-    """Opens a connection of the settings; errors of the driver inside become errors for users.
+    """Opens a connection of the settings; translates errors of the driver inside the `with` into errors for users.
 
     Args:
-        settings: Where the URIs are.
+        settings: The settings with the URIs.
         connection: Name of the connection; empty for the default one.
 
     Raises:
@@ -64,7 +77,7 @@ def connect(settings: ExporterSettings, connection: str) -> Iterator[Server]:
 
 
 def explain(error: PyMongoError, server: Server) -> PipelineError:
-    """Says what an error of the driver means for the user, and what to do about it."""
+    """Returns the error for users that explains an error of the driver, and what to do about it."""
     if isinstance(error, ConnectionFailure):
         return Unavailable(
             f"MongoDB at {server.address} (setting {server.setting}) does not answer within "
@@ -89,8 +102,8 @@ def _explain_refusal(error: OperationFailure, server: Server) -> PipelineError:
             f"the setting {server.setting}",
             setting=server.setting,
         )
-    said = (error.details or {}).get("errmsg", type(error).__name__)
-    return InvalidRequest([(FILTER_FIELD, f"MongoDB refuses the query (filter or projection): {said}")])
+    reason = (error.details or {}).get("errmsg", type(error).__name__)
+    return InvalidRequest([(FILTER_FIELD, f"MongoDB refuses the query (filter or projection): {reason}")])
 
 
 def _open(uri: str, setting: str, timeout_seconds: float) -> Client:
@@ -109,7 +122,37 @@ def _open(uri: str, setting: str, timeout_seconds: float) -> Client:
 
 def _wrong_uri(setting: str) -> FailedPrecondition:
     return FailedPrecondition(
-        f"the setting {setting} is no usable MongoDB URI such as mongodb://user:password@host:27017/?authSource=admin: "
+        f"the setting {setting} is not a valid MongoDB URI, as mongodb://user:password@host:27017/?authSource=admin: "
         "correct it (special characters in user and password must be percent-encoded) and restart the exporter",
         setting=setting,
     )
+
+
+def is_transient(error: PyMongoError) -> bool:
+    """Whether another attempt can succeed."""
+    if isinstance(error, AutoReconnect | CursorNotFound):
+        return True
+    return isinstance(error, OperationFailure) and error.code in _LOST_CURSOR_CODES
+
+
+def pause_seconds(failures: int) -> float:
+    """Returns how long to wait after so many consecutive failures."""
+    return _FIRST_PAUSE_SECONDS * 2.0**failures
+
+
+def retried(call: Callable[[], Result], pause: Callable[[float], None]) -> Result:
+    """Returns the result of a call, repeating it while its errors are transient.
+
+    Args:
+        call: The call; a retry repeats all of it.
+        pause: Waits a number of seconds.
+    """
+    failures = 0
+    while True:
+        try:
+            return call()
+        except PyMongoError as error:
+            failures += 1
+            if not is_transient(error) or failures >= MAX_CONSECUTIVE_FAILURES:
+                raise
+        pause(pause_seconds(failures))

@@ -1,4 +1,4 @@
-"""The MongoDB Extended JSON of a request, which must not make the server run code."""
+"""Parses the MongoDB Extended JSON of a request, which must not run code on the server."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,38 +14,38 @@ _CODE_OPERATORS = frozenset({"$where", "$function", "$accumulator"})
 
 
 def parse_filter(text: str) -> dict[str, Any]:
-    """Reads a query in Extended JSON, canonical or relaxed; an empty text asks for everything.
+    """Parses a query in Extended JSON, canonical or relaxed; an empty text matches everything.
 
     Raises:
-        InvalidRequest: It is no JSON object, or holds an operator that runs JavaScript on the server.
+        InvalidRequest: It is not a JSON object, or has an operator that runs JavaScript on the server.
     """
     return _parse(FILTER_FIELD, text, '{"lang": "de"}')
 
 
 def parse_projection(text: str, paths: list[str]) -> dict[str, Any]:
-    """Reads a projection in Extended JSON; an empty text asks for the paths alone.
+    """Parses a projection in Extended JSON; an empty text means only `_id` and the paths.
 
     Args:
         text: The projection.
-        paths: Paths of the fields that are needed.
+        paths: Paths of the fields that the export needs.
 
     Raises:
-        InvalidRequest: It is no JSON object, runs JavaScript, or leaves out `_id` or one of the paths.
+        InvalidRequest: It is not a JSON object, runs JavaScript, or excludes `_id` or one of the paths.
     """
     paths = [path for path in paths if path.split(".")[0] != "_id"]
     if not text:
-        # A server refuses to be asked for a field and for a part of it.
+        # A server refuses a projection of both a field and a part of it.
         return {"_id": 1} | {path: 1 for path in paths if not any(path.startswith(f"{other}.") for other in paths)}
     projection = _parse(PROJECTION_FIELD, text, '{"text": 1}')
     if not projection.get("_id", 1):
-        raise InvalidRequest([(PROJECTION_FIELD, "leaves out _id, by which reading goes on: take `_id` out of it")])
+        raise InvalidRequest([(PROJECTION_FIELD, "excludes _id, which reading needs to resume: remove `_id` from it")])
     fields = {key: value for key, value in projection.items() if key != "_id"}
     excludes = bool(fields) and not any(fields.values())
     for path in paths:
         named = any(path == key or path.startswith(key + ".") for key in fields)
         hit = named or (excludes and any(key.startswith(path + ".") for key in fields))
         if hit == excludes:
-            raise InvalidRequest([(PROJECTION_FIELD, f"leaves out {path}: include it, such as {{{path!r}: 1}}")])
+            raise InvalidRequest([(PROJECTION_FIELD, f"excludes {path}: include it, such as {{{path!r}: 1}}")])
     return {"_id": 1, **fields} if not excludes else fields
 
 

@@ -1,8 +1,8 @@
-"""A snapshot: which documents of a source there are at one moment, small enough to be passed about as a string.
+"""A snapshot: which documents a source has at one moment, as a token small enough for a request.
 
-It holds the number of matching documents and the greatest `_id` of each collection. An export that is given one reads
-no document with a greater `_id`. As ids made by MongoDB's drivers grow with time, later documents stay out; ids that an
-application makes in another order can let one in, which the changed number of documents then shows.
+It holds the number of matching documents and the greatest `_id` of each collection. An export of a snapshot reads no
+document with a greater `_id`. The ids of MongoDB's drivers ascend with time, so later documents stay out; one with a
+smaller id of the application's own can enter, and then changes the number of documents.
 """
 
 import base64
@@ -20,43 +20,43 @@ from gpt2.exporter.v1 import exporter_service_pb2 as pb
 from gpt2_common.errors import FailedPrecondition, InvalidRequest
 from gpt2_exporter.mongo.connection import Server
 from gpt2_exporter.mongo.extended_json import parse_filter, parse_projection
-from gpt2_exporter.mongo.identifier import BRACKET_RANGES, CODEC, bracket_of, from_json, out_of_order, to_json
+from gpt2_exporter.mongo.identifiers import BRACKET_RANGES, CODEC, bracket_of, from_json, out_of_order, to_json
 from gpt2_exporter.mongo.text import TextRule
 
 _VERSION = 1
-# Of the ids past the greatest one: servers may answer with some of other brackets.
-_LOOKED_AT = 100
+# Of the ids past the greatest one: servers may return some of other brackets.
+_MAX_CHECKED_IDS = 100
 
 Query = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionState:
-    """What one collection holds of the source."""
+    """The documents of the source in one collection."""
 
     documents: int
-    """Documents that match; without a filter, as many as the server keeps count of, which a crash of it can put off."""
-    greatest: tuple[Any, ...]
-    """Greatest matching `_id` of each bracket of types that occurs, in MongoDB's order; mostly one."""
+    """Documents that match; without a filter the server's own count, which a crash of the server can falsify."""
+    max_ids: tuple[Any, ...]
+    """Greatest matching `_id` of each bracket of types that occurs, in MongoDB's order; usually one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a source held at one moment."""
+    """The documents of a source at one moment."""
 
     source_digest: str
-    """Which source it is of."""
+    """Digest of the source."""
     collections: tuple[CollectionState, ...]
     """In the order of the source's collections."""
 
     @property
     def documents(self) -> int:
-        """Documents that match, altogether."""
+        """Documents that match, in all collections."""
         return sum(state.documents for state in self.collections)
 
     def token(self) -> str:
-        """The snapshot as an opaque string: the same for the same state."""
-        states = [[state.documents, list(state.greatest)] for state in self.collections]
+        """The snapshot as an opaque string; equal for equal snapshots."""
+        states = [[state.documents, list(state.max_ids)] for state in self.collections]
         return base64.urlsafe_b64encode(to_json([_VERSION, self.source_digest, states]).encode()).decode()
 
     @classmethod
@@ -64,7 +64,7 @@ class Snapshot:
         """Reads a token.
 
         Raises:
-            InvalidRequest: It is none, or one of another source.
+            InvalidRequest: It is not a token, or one of another source.
         """
         try:
             version, digest, states = from_json(base64.b64decode(token, altchars=b"-_", validate=True).decode())
@@ -82,17 +82,17 @@ class Snapshot:
 
 
 def take_snapshot(server: Server, source: pb.MongoSource) -> Snapshot:
-    """Looks at what the source holds now. Errors as `connect`."""
+    """Returns what the source has now. Errors as `connect`."""
     query = parse_filter(source.filter)
     database = server.client.get_database(source.database, read_preference=read_preference(source))
-    states = [_look_at(database.get_collection(name, codec_options=CODEC), query) for name in source.collections]
+    states = [_state_of(database.get_collection(name, codec_options=CODEC), query) for name in source.collections]
     return Snapshot(source_digest(source), tuple(states))
 
 
 def source_digest(source: pb.MongoSource) -> str:
-    """Names a source: the same for requests that mean the same.
+    """Identifies a source: equal for requests that mean the same documents.
 
-    How many documents are read of it, and from which member of a replica set, makes no other source.
+    The limit and the member of a replica set to read from are no part of it.
     """
     rule = TextRule.of(source)
     content: list[Any] = [
@@ -110,7 +110,7 @@ def source_digest(source: pb.MongoSource) -> str:
 
 
 def read_preference(source: pb.MongoSource) -> Any:
-    """Which member of a replica set is read, as the driver has it."""
+    """Returns the driver's read preference for a source."""
     preferences = {
         pb.READ_PREFERENCE_PRIMARY_PREFERRED: ReadPreference.PRIMARY_PREFERRED,
         pb.READ_PREFERENCE_SECONDARY: ReadPreference.SECONDARY,
@@ -121,55 +121,55 @@ def read_preference(source: pb.MongoSource) -> Any:
 
 
 def narrowed(query: Query, id_range: Mapping[str, Any] | Any) -> Query:
-    """The query, narrowed to ids in a range; the two stand side by side, as the query may speak of `_id` itself."""
+    """Returns the query and a condition on `_id`, joined by `$and`, as the query may have one on `_id` itself."""
     return {"$and": [query, {"_id": id_range}]} if query else {"_id": id_range}
 
 
-def _look_at(collection: MongoCollection, query: Query) -> CollectionState:
-    # Without a query the server has the number at hand, however large the collection is.
+def _state_of(collection: MongoCollection, query: Query) -> CollectionState:
+    # Without a query the server knows the number, however large the collection is.
     documents = collection.count_documents(query) if query else collection.estimated_document_count()
-    least = _outermost_id(collection, query, ASCENDING)
-    greatest = _outermost_id(collection, query, DESCENDING)
-    if not least or not greatest:
-        if collection.count_documents(query) and not _outermost_id(collection, query, DESCENDING):
+    lowest = _first_id(collection, query, ASCENDING)
+    highest = _first_id(collection, query, DESCENDING)
+    if not lowest or not highest:
+        if collection.count_documents(query) and not _first_id(collection, query, DESCENDING):
             raise out_of_order(collection.full_name)
         return CollectionState(0, ())
-    outermost = (bracket_of(least[0]), bracket_of(greatest[0]))
-    every: list[Any] = []
-    # Every bracket is looked for: servers that are not MongoDB itself may sort one in between the values of another.
+    lowest_bracket, highest_bracket = bracket_of(lowest[0]), bracket_of(highest[0])
+    max_ids: list[Any] = []
+    # Queries every bracket: servers other than MongoDB itself may sort one between the values of another.
     for bracket, condition in BRACKET_RANGES.items():
-        if bracket == outermost[1]:
-            part, found = query, greatest
+        if bracket == highest_bracket:
+            part, found = query, highest
         elif bracket == "nan":
-            # It is the least number; not every server can be asked for it.
+            # NaN is the lowest number; not every server supports a query for it.
             part = narrowed(query, {"$type": "number"})
-            found = _outermost_id(collection, part, ASCENDING)
-        elif bracket in outermost or bracket not in ("least", "greatest"):
+            found = _first_id(collection, part, ASCENDING)
+        elif bracket == lowest_bracket or bracket not in ("min key", "max key"):
             part = narrowed(query, condition)
-            found = _outermost_id(collection, part, DESCENDING)
+            found = _first_id(collection, part, DESCENDING)
         else:
             continue
-        # They may compare values of several brackets, too.
+        # Such servers may also compare values of several brackets.
         if found and bracket_of(found[0]) == bracket:
             _require_order(collection, part, found)
-            every += found
-    return CollectionState(documents, tuple(every))
+            max_ids += found
+    return CollectionState(documents, tuple(max_ids))
 
 
-def _require_order(collection: MongoCollection, query: Query, greatest: tuple[Any, ...]) -> None:
-    """Checks that nothing of its bracket lies beyond the greatest `_id`, as on servers that sort values as text."""
-    bracket = bracket_of(greatest[0])
+def _require_order(collection: MongoCollection, query: Query, highest: tuple[Any, ...]) -> None:
+    """Raises FailedPrecondition when an `_id` of the bracket is past the greatest, as where a server sorts as text."""
+    bracket = bracket_of(highest[0])
     if "$gte" not in BRACKET_RANGES[bracket]:
         return
-    found = collection.find(narrowed(query, {"$gt": greatest[0]}), {"_id": 1}).limit(_LOOKED_AT)
+    found = collection.find(narrowed(query, {"$gt": highest[0]}), {"_id": 1}).limit(_MAX_CHECKED_IDS)
     is_beyond = any(bracket_of(document["_id"]) == bracket for document in found)
-    # What was added between two looks is greater too, but then so is the greatest at a second look.
-    if is_beyond and _outermost_id(collection, query, DESCENDING) == greatest:
+    # A document added between two queries is beyond it too, but then a new query returns a greater one.
+    if is_beyond and _first_id(collection, query, DESCENDING) == highest:
         raise out_of_order(collection.full_name)
 
 
-def _outermost_id(collection: MongoCollection, query: Query, direction: int) -> tuple[Any, ...]:
-    """The first `_id` in a direction, alone in a tuple; empty when nothing matches."""
+def _first_id(collection: MongoCollection, query: Query, direction: int) -> tuple[Any, ...]:
+    """Returns the first `_id` in a direction, alone in a tuple; an empty one when nothing matches."""
     found = list(collection.find(query, {"_id": 1}).sort("_id", direction).limit(1))
     if found and "_id" not in found[0]:
         raise FailedPrecondition(

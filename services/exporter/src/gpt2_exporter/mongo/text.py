@@ -1,4 +1,4 @@
-"""Takes the text out of a document: by a path, and with a title by a template."""
+"""Builds the text of a document: from the field at a path, and with a title by a template."""
 
 import re
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ _TEMPLATE_PART = re.compile(r"\{\{|\}\}|\{title\}|\{text\}|[{}]")
 
 @dataclass(frozen=True, slots=True)
 class TextRule:
-    """How the text of a document is found."""
+    """How the text of a document is built."""
 
     path: str
     """Path of the text, with dots."""
     field: FieldPath
-    """The same, and what is done with lists on it."""
+    """The same, with the rule for lists on it."""
     title_path: str
     """Path of the title; empty for none."""
     parts: tuple[str, ...]
-    """The template: `{title}`, `{text}`, and what stands between them."""
+    """The template: `{title}`, `{text}` and the literal parts."""
 
     @classmethod
     def of(cls, source: pb.MongoSource) -> "TextRule":
-        """The rule of a source. Raises InvalidRequest when its template is none."""
+        """Returns the rule of a source. Raises InvalidRequest when its template is invalid."""
         if source.template and not source.title_field:
             raise InvalidRequest([(_TEMPLATE_FIELD, "needs source.title_field, the path of the title")])
         parts = parse_template(source.template or DEFAULT_TEMPLATE)
@@ -39,20 +39,20 @@ class TextRule:
 
     @property
     def paths(self) -> list[str]:
-        """The fields that are needed."""
+        """Paths of the fields to read."""
         return [self.path, self.title_path] if self.title_path else [self.path]
 
     @property
     def plain_field(self) -> str:
-        """The field that is the text as it stands; empty where a path, a title or `_id` has to be looked at."""
+        """The top-level field that is the text; empty where a path, a title or `_id` makes up the text."""
         return "" if self.title_path or "." in self.path or self.path == "_id" else self.path
 
     def read(self, document: dict[str, Any]) -> tuple[str, str]:
-        """The text and an empty reason, or an empty text and the reason why the document is unusable."""
-        value, reason = self.field.read_value(_look_up(document, self.path, self.field.parts))
+        """Returns the text and an empty reason, or an empty text and the reason why the document is unusable."""
+        value, reason = self.field.read_value(_value_at(document, self.path, self.field.parts))
         if reason or not self.title_path:
             return value, reason
-        title = _look_up(document, self.title_path, self.title_path.split("."))
+        title = _value_at(document, self.title_path, self.title_path.split("."))
         if not isinstance(title, str) or not title:
             return value, ""
         values = {"{title}": title, "{text}": value}
@@ -63,7 +63,7 @@ def parse_template(template: str) -> tuple[str, ...]:
     """Splits a template into `{title}`, `{text}` and literal parts.
 
     Raises:
-        InvalidRequest: It does not hold each of them once, or has a brace that belongs to neither.
+        InvalidRequest: It does not contain each of them once, or has another brace.
     """
     parts: list[str] = []
     begin = 0
@@ -74,11 +74,11 @@ def parse_template(template: str) -> tuple[str, ...]:
             raise InvalidRequest([(_TEMPLATE_FIELD, f"has a lone {match.group()!r}: write it twice for a brace")])
         parts.append(match.group()[0] if match.group() in ("{{", "}}") else match.group())
     if parts.count("{title}") != 1 or parts.count("{text}") != 1:
-        raise InvalidRequest([(_TEMPLATE_FIELD, "must hold {title} once and {text} once")])
+        raise InvalidRequest([(_TEMPLATE_FIELD, "must contain {title} once and {text} once")])
     return tuple(part for part in [*parts, template[begin:]] if part)
 
 
-def _look_up(document: dict[str, Any], path: str, parts: Sequence[str]) -> Any:
-    """The value at a path, as `follow` gives it."""
-    # Some servers of this protocol answer a dotted projection with a field of the whole dotted name.
+def _value_at(document: dict[str, Any], path: str, parts: Sequence[str]) -> Any:
+    """Returns the value at a path, as `follow` does."""
+    # Some servers answer a projection with dots with one field of the whole dotted name.
     return follow(document, (path,) if path in document else parts)

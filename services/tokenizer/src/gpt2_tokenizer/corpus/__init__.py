@@ -1,1 +1,1 @@
-"""Corpora as the tokenizer sees them: documents in order, in pieces that can be encoded one by one."""
+"""Corpora: reading their documents in order, and selecting documents by hash."""

@@ -1,9 +1,8 @@
-"""Encodes a corpus as an Apache Beam pipeline, on whatever runner its options name.
+"""Encodes a corpus as an Apache Beam pipeline, on the runner that its options name.
 
-Each row group of the corpus is one element. A worker reads it from the corpus' own address, encodes it into blocks and
-puts them in a file of the job's folder for unfinished work, under the row group's number; what is there already is not
-made again. The job then takes the files in order. So workers need this package, and see the artifact root and the
-corpus at the same addresses as the service: a shared file system.
+Each row group of the corpus is one element. A worker reads it, encodes it into blocks and writes them to a file in the
+job's folder of unfinished work, unless that exists. The job then reads the files in order. So workers need this package
+and a file system where the artifact root and the corpus have the same paths as at the service.
 """
 
 import json
@@ -20,26 +19,26 @@ import numpy as np
 from gpt2_common.artifacts import Artifact
 from gpt2_common.errors import FailedPrecondition, PipelineError, Unavailable
 from gpt2_common.vocabulary.vocabulary import Vocabulary
+from gpt2_contracts.dataset import SPLITS
 from gpt2_tokenizer.corpus.reading import RowGroup, read_row_group, row_groups
-from gpt2_tokenizer.dataset.blocks import encode_block
-from gpt2_tokenizer.dataset.shards import Block
-from gpt2_tokenizer.dataset.split import SPLIT_HASH, SPLITS
-from gpt2_tokenizer.encoder import Encoder
+from gpt2_tokenizer.corpus.selection import SPLIT_HASH
+from gpt2_tokenizer.dataset.blocks import Block, encode_block
+from gpt2_tokenizer.encoding.encoder import Encoder
 
 _ARRAYS = ("numbers", "ends", "tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BeamRun:
-    """What is encoded, and how. It goes to the workers."""
+    """An encoding by Beam; its workers get a copy."""
 
     corpus: Artifact
     vocabulary: Vocabulary
     validation_fraction: float
     options: tuple[str, ...]
-    """Options of the pipeline, already checked."""
+    """Options of the pipeline, validated."""
     staging: Path
-    """Folder that workers write into."""
+    """Folder that the workers write to."""
 
 
 def beam_blocks(
@@ -48,9 +47,9 @@ def beam_blocks(
     """Runs the pipeline, then yields the encoded documents in the corpus' order.
 
     Args:
-        run: What is encoded, and how.
+        run: The encoding.
         begins: Number of the first document that each split still needs.
-        check_cancelled: Raises when the job is to stop.
+        check_cancelled: Raises when the job has to stop.
 
     Raises:
         FailedPrecondition: Beam is not installed.
@@ -60,16 +59,16 @@ def beam_blocks(
     staging.mkdir(parents=True, exist_ok=True)
     places = [place for place in row_groups(run.corpus) if place.begin + place.rows > min(begins.values())]
     paths = {place: staging / f"{place.begin:012d}.npz" for place in places}
-    todo = [(place, path) for place, path in paths.items() if not path.exists()]
-    if todo:
-        _run_pipeline(run, begins, todo, check_cancelled)
+    missing = [(place, path) for place, path in paths.items() if not path.exists()]
+    if missing:
+        _run_pipeline(run, begins, missing, check_cancelled)
     for path in paths.values():
         yield from _read(path)
         path.unlink()
 
 
 def encode_row_group(encoder: Encoder, place: RowGroup, fraction: float, begins: Mapping[str, int], path: Path) -> None:
-    """Encodes a row group into a file, which has its name only once it is whole; repeating it does no harm."""
+    """Encodes a row group into a file, atomically: a repetition replaces it by the same."""
     arrays: dict[str, Any] = {}
     for index, batch in enumerate(read_row_group(place)):
         for split, block in encode_block(encoder, batch, fraction, begins).items():
@@ -89,7 +88,7 @@ def _read(path: Path) -> Iterator[dict[str, Block]]:
 def _run_pipeline(
     run: BeamRun,
     begins: Mapping[str, int],
-    todo: list[tuple[RowGroup, Path]],
+    missing: list[tuple[RowGroup, Path]],
     check_cancelled: Callable[[], None],
 ) -> None:
     try:
@@ -104,10 +103,10 @@ def _run_pipeline(
     vocabulary, fraction, needed = run.vocabulary, run.validation_fraction, dict(begins)
 
     class EncodeRowGroup(beam.DoFn):  # type: ignore[misc, unused-ignore]
-        """Encodes row groups, with one encoder for each worker."""
+        """Encodes row groups, with one encoder per worker."""
 
         def setup(self) -> None:
-            """Makes the encoder."""
+            """Opens the encoder."""
             self._encoder = Encoder(vocabulary)
 
         def process(self, element: tuple[RowGroup, Path]) -> None:
@@ -116,7 +115,7 @@ def _run_pipeline(
 
     try:
         pipeline = beam.Pipeline(options=PipelineOptions(list(run.options)))
-        elements = pipeline | "RowGroups" >> beam.Create(todo, reshuffle=False)
+        elements = pipeline | "RowGroups" >> beam.Create(missing, reshuffle=False)
         _ = elements | "Spread" >> beam.Reshuffle() | "Encode" >> beam.ParDo(EncodeRowGroup())
         result = pipeline.run()
         while result.wait_until_finish(duration=1000) is None or not PipelineState.is_terminal(result.state):

@@ -1,14 +1,18 @@
-"""What an attempt leaves for the next one: which shards of each split are finished, and what they hold."""
+"""The checkpoint of an encoding, and the background thread that saves it after the shards that it lists."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2_common.durable import write_durable
-from gpt2_tokenizer.dataset.shards import SplitState, shard_name
-from gpt2_tokenizer.dataset.split import SPLITS
+from gpt2_common.artifacts import ArtifactWriter
+from gpt2_common.background import BackgroundTasks
+from gpt2_common.durable import replace_durable, write_durable
+from gpt2_contracts.dataset import SPLITS, shard_name
+from gpt2_tokenizer.dataset.shards import SplitState
 
 _FILE = "encode.json"
+# A slow disk holds the encoding up before a crash could lose more work than the shards of so many tasks.
+_MAX_WAITING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +20,7 @@ class Checkpoint:
     """The state of an encoding after a finished shard."""
 
     key: str
-    """Names the request and its inputs."""
+    """Identifies the request and its inputs."""
     splits: dict[str, SplitState]
 
     @property
@@ -25,22 +29,17 @@ class Checkpoint:
         return min(state.next_document for state in self.splits.values())
 
     def to_json(self) -> str:
-        """It as it is now, which `write` takes."""
+        """The content of the file that `load` reads."""
         return json.dumps({"key": self.key, "splits": {name: state.to_json() for name, state in self.splits.items()}})
-
-    @staticmethod
-    def write(work: Path, content: str) -> None:
-        """Writes one, at once, into a job's folder of unfinished work."""
-        write_durable(work / _FILE, content)
 
     @classmethod
     def load(cls, work: Path, folder: Path, key: str) -> "Checkpoint":
-        """Reads what the last attempt left, and removes what it did not finish.
+        """Reads the checkpoint of the previous attempt, and removes the shards that it does not list.
 
         Args:
             work: The job's folder of unfinished work.
             folder: Folder of the shards.
-            key: The request and its inputs; a state of others is not taken up.
+            key: The request and its inputs; a checkpoint of others is ignored.
         """
         checkpoint = _read(work / _FILE)
         if checkpoint is None or checkpoint.key != key or not checkpoint.is_whole(folder):
@@ -58,8 +57,38 @@ class Checkpoint:
         return {shard_name(split, index) for split, state in self.splits.items() for index in range(state.shards)}
 
     def is_whole(self, folder: Path) -> bool:
-        """Whether every finished shard is there."""
+        """Whether every finished shard exists."""
         return all((folder / name).exists() for name in self.shard_names())
+
+
+class ShardFinisher(BackgroundTasks):
+    """Finishes shards and saves checkpoints, in the order of the calls, while encoding continues.
+
+    A shard is whole, on the disk and hashed before the next task runs, so a checkpoint never lists one that is not.
+
+    Args:
+        writer: The artifact of the shards.
+        work: The job's folder of unfinished work.
+    """
+
+    def __init__(self, writer: ArtifactWriter, work: Path) -> None:
+        super().__init__("shard-finisher", _MAX_WAITING)
+        self._writer = writer
+        self._work = work
+
+    def finish(self, part: Path, path: Path) -> None:
+        """Renames a completely written file to its place. Raises the error of an earlier task."""
+        self.submit(lambda: self._finish(part, path))
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Saves a checkpoint as it is now. Raises the error of an earlier task."""
+        content = checkpoint.to_json()
+        self.submit(lambda: write_durable(self._work / _FILE, content))
+
+    def _finish(self, part: Path, path: Path) -> None:
+        replace_durable(part, path)
+        # While the content is still in the page cache.
+        self._writer.hash_file(path)
 
 
 def _read(path: Path) -> Checkpoint | None:

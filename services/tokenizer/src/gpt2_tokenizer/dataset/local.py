@@ -1,4 +1,4 @@
-"""Encodes a corpus on this machine: one thread reads and writes, others encode, and blocks come out in order."""
+"""Encodes a corpus on this machine: the calling thread reads, others encode, and blocks stay in order."""
 
 import os
 from collections import deque
@@ -7,23 +7,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from gpt2_common.artifacts import Artifact
 from gpt2_tokenizer.corpus.reading import read_batches
-from gpt2_tokenizer.dataset.blocks import encode_block
-from gpt2_tokenizer.dataset.shards import Block
-from gpt2_tokenizer.encoder import Encoder
+from gpt2_tokenizer.dataset.blocks import Block, encode_block
+from gpt2_tokenizer.encoding.encoder import Encoder
 
-# The most that waits for its turn, so that no worker does while the corpus is read: text, of which one document may be
-# more, and batches, which may be of short documents.
-_WAITING_BYTES_A_WORKER = 16 << 20
-_WAITING_BATCHES_A_WORKER = 8
+# Limits on what waits, high enough that no worker is idle while the corpus is read: bytes of text, as one document may
+# be long, and batches, as documents may be short.
+_MAX_WAITING_BYTES_PER_WORKER = 16 << 20
+_MAX_WAITING_BATCHES_PER_WORKER = 8
 
 
 def limit_library_threads(threads: int, callers: int = 1) -> None:
-    """Tells the libraries how many threads to use. They read it once, when they first encode.
+    """Sets the number of threads of the encoding libraries, which read it once, when they first encode.
 
     Args:
         threads: Threads in all.
-        callers: Threads that call them at once. fastokens then works on the caller's, where its cache is: sharing a
-            call out takes a quarter more processor time, as measured on two cores.
+        callers: Threads that call them at once. fastokens then works on the calling thread, which has its cache: to
+            divide a call among threads takes a quarter more CPU time (measured on two cores).
     """
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -33,24 +32,24 @@ def limit_library_threads(threads: int, callers: int = 1) -> None:
 def local_blocks(
     encoder: Encoder, corpus: Artifact, validation_fraction: float, begins: Mapping[str, int], workers: int
 ) -> Iterator[dict[str, Block]]:
-    """Yields the encoded documents of a corpus, in its order, whatever the number of workers.
+    """Yields the encoded documents of a corpus in its order, for any number of workers.
 
     Args:
-        encoder: Encodes texts.
+        encoder: The encoder of the vocabulary.
         corpus: The corpus.
-        validation_fraction: Share of texts for validation.
+        validation_fraction: Fraction of texts for validation.
         begins: Number of the first document that each split still needs.
         workers: Threads that encode.
     """
-    begins = dict(begins)  # The caller's may move on while this goes on.
+    begins = dict(begins)  # The caller may change its own meanwhile.
     waiting: deque[tuple[int, Future[dict[str, Block]]]] = deque()
     waiting_bytes = 0
-    most_bytes, most_batches = _WAITING_BYTES_A_WORKER * workers, _WAITING_BATCHES_A_WORKER * workers
+    max_bytes, max_batches = _MAX_WAITING_BYTES_PER_WORKER * workers, _MAX_WAITING_BATCHES_PER_WORKER * workers
     with ThreadPoolExecutor(workers, "encode") as pool:
         try:
             for batch in read_batches(corpus, min(begins.values())):
                 size = batch.size
-                while waiting and (len(waiting) > most_batches or waiting_bytes + size > most_bytes):
+                while waiting and (len(waiting) > max_batches or waiting_bytes + size > max_bytes):
                     oldest, block = waiting.popleft()
                     waiting_bytes -= oldest
                     yield block.result()

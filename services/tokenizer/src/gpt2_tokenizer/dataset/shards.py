@@ -1,7 +1,7 @@
-"""Writes the token shards of one split, `.npy` files that readers map into memory.
+"""Writes the token shards of one split: `.npy` files (NumPy format 1.0) that readers map into memory.
 
-A shard ends with the document that fills it, so that the files depend on the documents alone. Tokens go to the file as
-they come; its head, whose size does not depend on their number, is written again at the end.
+A shard ends with the document that fills it, so that the files depend on the documents alone. Tokens are appended to
+the file as they arrive; its header has the same size for every number of them and is rewritten at the end.
 """
 
 from collections.abc import Callable
@@ -10,29 +10,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from gpt2_common.durable import part_of, replace_durable
-
-TokenType = type[np.uint16] | type[np.uint32]
-TokenArray = npt.NDArray[np.uint16 | np.uint32]
-
-_UINT16_VALUES = 1 << 16
-
-
-def token_type(vocabulary_size: int) -> TokenType:
-    """The smallest type that holds every id: uint16 up to 65,536 tokens, else uint32."""
-    return np.uint16 if vocabulary_size <= _UINT16_VALUES else np.uint32
-
-
-def shard_name(split: str, index: int) -> str:
-    """File name of a shard, from 0."""
-    return f"{split}-{index:05d}.npy"
+from gpt2_contracts.dataset import shard_name
+from gpt2_tokenizer.dataset.blocks import Block, TokenArray, TokenType
 
 
 @dataclass(slots=True)
 class SplitState:
-    """What the finished shards of a split hold."""
+    """The finished shards of a split."""
 
     shards: int = 0
     tokens: int = 0
@@ -45,28 +31,16 @@ class SplitState:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Documents of one split, encoded."""
-
-    numbers: npt.NDArray[np.int64]
-    """Number of each in the corpus, ascending."""
-    ends: npt.NDArray[np.int64]
-    """Where each ends in `tokens`, after its end token."""
-    tokens: TokenArray
-    """Their tokens, one document after another, with an end token after each."""
-
-
 class SplitWriter:
-    """Takes the documents of one split in the corpus' order and writes them in shards.
+    """Writes the documents of one split, in the order of the corpus, into shards.
 
     Args:
-        folder: Where the shards go.
+        folder: Folder of the shards.
         split: Name of the split.
         tokens: Type of the tokens.
         shard_bytes: Bytes of tokens that fill a shard.
-        state: What is finished already; it is kept up to date.
-        finish: Gives a file that is all written its name, now or later: takes it and its place.
+        state: The finished shards; kept up to date.
+        finish: Takes a completely written file and its place; renames it now or later.
     """
 
     def __init__(
@@ -91,11 +65,11 @@ class SplitWriter:
 
     @property
     def tokens(self) -> int:
-        """Tokens so far, finished or not."""
+        """Tokens so far, in finished shards and in the current one."""
         return self.state.tokens + self._tokens
 
     def add(self, block: Block) -> bool:
-        """Adds documents; returns whether that finished a shard."""
+        """Adds documents. Returns whether that finished a shard."""
         finished = False
         begin = token = 0
         while begin < len(block.numbers):
@@ -110,12 +84,12 @@ class SplitWriter:
         return finished
 
     def finish_shard(self) -> None:
-        """Finishes the shard under way, if any."""
+        """Finishes the current shard, if any."""
         if self._file is None:
             return
         path = self._path()
         self._file.seek(0)
-        _write_head(self._file, self._type, self._tokens)
+        _write_header(self._file, self._type, self._tokens)
         self.close()
         self._finish(part_of(path), path)
         self.state.shards += 1
@@ -125,7 +99,7 @@ class SplitWriter:
         self._tokens = self._documents = 0
 
     def close(self) -> None:
-        """Closes the file under way without finishing it."""
+        """Closes the current file without finishing it."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -133,7 +107,7 @@ class SplitWriter:
     def _write(self, tokens: TokenArray, documents: int, last_document: int) -> None:
         if self._file is None:
             self._file = part_of(self._path()).open("wb")
-            _write_head(self._file, self._type, 0)
+            _write_header(self._file, self._type, 0)
         self._file.write(tokens.astype(self._type, copy=False).data)
         self._tokens += len(tokens)
         self._documents += documents
@@ -143,7 +117,7 @@ class SplitWriter:
         return self._folder / shard_name(self._split, self.state.shards)
 
 
-def _write_head(file: BinaryIO, kind: TokenType, tokens: int) -> None:
-    """Writes what `numpy.save` writes before the values; its size is the same for every number of tokens."""
+def _write_header(file: BinaryIO, kind: TokenType, tokens: int) -> None:
+    """Writes what `numpy.save` writes before the values."""
     description = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (tokens,)}
     np.lib.format.write_array_header_1_0(file, description)

@@ -6,20 +6,15 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_rules import content_violations
+
 PADDING = 128
 """Inside, the vocabulary is padded to a multiple of this, which matrix units like; outside it is exact."""
 
-# Far beyond every GPT-2, so that a damaged file cannot fill the memory with the names of its weights alone.
-_GREATEST: Mapping[str, int] = MappingProxyType(
-    {
-        "n_layer": 1 << 12,
-        "n_head": 1 << 12,
-        "n_embd": 1 << 17,
-        "n_ctx": 1 << 20,
-        "n_inner": 1 << 19,
-        "vocabulary_size": 1 << 24,
-    }
-)
+# As the rules of sizes in ModelConfig: far beyond every GPT-2, so that a damaged file cannot fill the memory with the
+# names of its weights alone.
+_MAX_VOCABULARY = 1 << 24
 NORM_EPSILON = 1e-5
 """What GPT-2's layer norms add to the variance."""
 ACTIVATIONS = ("gelu_new", "gelu")
@@ -32,12 +27,6 @@ def whole_number(content: Mapping[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}, no whole number")
     return value
-
-
-def _size_problems(name: str, size: int) -> list[tuple[str, str]]:
-    if size < 1:
-        return [(name, "must be at least 1")]
-    return [(name, f"must be at most {_GREATEST[name]}")] if size > _GREATEST[name] else []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +53,7 @@ class LayerSizes:
 
     def problems(self) -> list[tuple[str, str]]:
         """What is wrong with them, as pairs of field and description."""
-        names = ("n_layer", "n_head", "n_embd", "n_ctx")
-        found = [problem for name in names for problem in _size_problems(name, getattr(self, name))]
-        if self.n_inner:
-            found += _size_problems("n_inner", self.n_inner)
+        found = content_violations(pb.ModelConfig.DESCRIPTOR, {**asdict(self), "n_inner": self.n_inner or None})
         if not found and self.n_embd % self.n_head:
             found.append(("n_head", f"must divide n_embd: {self.n_embd} is no multiple of {self.n_head}"))
         return found
@@ -126,8 +112,9 @@ class Architecture:
     variant: Variant = field(default_factory=Variant)
 
     def __post_init__(self) -> None:
-        found = self.layers.problems() + _size_problems("vocabulary_size", self.vocabulary_size)
-        found += self.variant.problems()
+        found = self.layers.problems() + self.variant.problems()
+        if not 1 <= self.vocabulary_size <= _MAX_VOCABULARY:
+            found.append(("vocabulary_size", f"must be 1 to {_MAX_VOCABULARY:,}, not {self.vocabulary_size}"))
         if not 0 <= self.end_token_id < self.vocabulary_size:
             found.append(("end_token_id", f"must be in the vocabulary, 0 to {self.vocabulary_size - 1}"))
         if found:

@@ -1,1 +1,1 @@
-"""How good a model is: perplexity on a dataset, and last words of texts guessed."""
+"""How good a model is: perplexity on a dataset, and LAMBADA last-word accuracy."""

@@ -1,1 +1,1 @@
-"""The files that weights and tokenizers come and go in: our checkpoints, OpenAI's, Hugging Face's, SavedModels."""
+"""File formats of weights and tokenizers: our checkpoints, OpenAI's, Hugging Face's, PEFT's, SavedModels."""

@@ -4,8 +4,8 @@ config.json             the architecture
 weights.safetensors     float32, named as in `model/weights.py`, the vocabulary exact
 optimizer.safetensors   slots by `<slot>/<weight>`; missing where there is no optimizer
 state.json              how far the training is, with what options, on which data
-adapter/                additions of low-rank adaptation, in PEFT's format; missing where there are none
-last/                   the last step of a training, to continue from; missing where the rest is that step
+adapter/                LoRA adapters in PEFT's format; missing where there are none
+last/                   the last step of a training, to continue from; missing where the other files are that step
 tokenizer/              the tokenizer's files; missing where its source had none
 """
 
@@ -19,20 +19,22 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from gpt2_common.errors import DataLoss
+from gpt2_contracts.tokenizer import TOKENIZER_FOLDER
 from gpt2_trainer.configuration.architecture import Architecture
-from gpt2_trainer.configuration.lora import LoraOptions
+from gpt2_trainer.configuration.earlier_names import STATE_NAMES
+from gpt2_trainer.configuration.training import LoraConfig
 from gpt2_trainer.formats.json_files import read_json, write_json
 from gpt2_trainer.formats.peft import read_adapters, write_adapters
-from gpt2_trainer.model.adapters import merge_adapters
+from gpt2_trainer.model.lora import merge_adapters
 from gpt2_trainer.model.weights import Weights, check_weights, cut_vocabulary
 
-CONFIG, WEIGHTS, OPTIMIZER, STATE, TOKENIZER, ADAPTER = (
+CONFIG, WEIGHTS, OPTIMIZER, STATE, ADAPTER, LAST = (
     "config.json",
     "weights.safetensors",
     "optimizer.safetensors",
     "state.json",
-    "tokenizer",
     "adapter",
+    "last",
 )
 
 # `transformers` refuses files without it.
@@ -54,13 +56,13 @@ def _lowest(validations: list[Validation]) -> Validation | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingState:
-    """Where a training is."""
+    """Progress of a training: what `state.json` holds."""
 
     step: int = 0
     """Updates made."""
     seed: int = 0
     config: dict[str, Any] | None = None
-    """TrainingOptions; None for imported weights."""
+    """ResolvedTrainingConfig; None for imported weights."""
     dataset_digest: str = ""
     tokenizer_digest: str = ""
     source: str = ""
@@ -70,13 +72,15 @@ class TrainingState:
     unreported_losses: list[float] = field(default_factory=list)
     """Losses since the last report, which go into the next."""
     skipped_steps: int = 0
-    """Updates that were left out, as they would have done harm."""
-    skipped_in_a_row: int = 0
-    """Of these, the latest."""
+    """Skipped updates so far."""
+    consecutive_skipped_steps: int = 0
+    """Skipped updates since the last one that was applied."""
     seconds: float = 0.0
-    """Time that the training took, where it is limited."""
+    """Seconds that the training took, where they are limited."""
     adapters_merged: bool = False
-    """Whether the weights are with their additions, as in checkpoints for others, and not in a training's own."""
+    """Whether the weights have the adapters added, as in published checkpoints, and not in a training's own."""
+    step_complete: bool = True
+    """False: the training was suspended between its latest update and what follows it, such as a validation."""
     stopped_because: str = ""
     """What ended the training: `steps`, `max_seconds` or `early_stopping`; empty: it has not ended."""
 
@@ -97,6 +101,7 @@ class TrainingState:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "TrainingState":
         """Reads what `to_json` made. Raises TypeError or KeyError when it is not that."""
+        content = {STATE_NAMES.get(name, name): value for name, value in content.items()}
         return cls(**{**content, "validations": [Validation(**item) for item in content["validations"]]})
 
 
@@ -109,7 +114,7 @@ class Checkpoint:
     slots: Weights
     state: TrainingState
     adapters: Weights = field(default_factory=dict)
-    """Additions of low-rank adaptation."""
+    """LoRA adapters."""
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, tokenizer: Path | None) -> None:
@@ -117,7 +122,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, tokenizer: Path | Non
 
     Args:
         folder: An empty folder.
-        checkpoint: What to write; padding of the vocabulary is cut off.
+        checkpoint: What to write; padding of the vocabulary is removed.
         tokenizer: Folder with the tokenizer's files.
     """
     architecture = checkpoint.architecture
@@ -129,7 +134,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, tokenizer: Path | Non
     if checkpoint.adapters:
         write_adapters(folder / ADAPTER, checkpoint.adapters, _lora_of(checkpoint.state))
     if tokenizer is not None:
-        shutil.copytree(tokenizer, folder / TOKENIZER)
+        shutil.copytree(tokenizer, folder / TOKENIZER_FOLDER)
 
 
 def read_checkpoint(folder: Path, *, with_optimizer: bool) -> Checkpoint:
@@ -156,7 +161,7 @@ def read_checkpoint(folder: Path, *, with_optimizer: bool) -> Checkpoint:
 
 
 def merged(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with its additions in the weights, so that others need not know of them."""
+    """The checkpoint with its adapters merged into the weights, so that readers need not know of them."""
     if not checkpoint.adapters or checkpoint.state.adapters_merged:
         return checkpoint
     weights = merge_adapters(checkpoint.weights, checkpoint.adapters, _lora_of(checkpoint.state))
@@ -171,5 +176,8 @@ def _read_tensors(path: Path) -> Weights:
     return tensors
 
 
-def _lora_of(state: TrainingState) -> LoraOptions:
-    return LoraOptions.from_json((state.config or {})["lora"])
+def _lora_of(state: TrainingState) -> LoraConfig:
+    try:
+        return LoraConfig.from_json((state.config or {})["lora"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataLoss(f"the options in {STATE} of the checkpoint are damaged ({error}): use another one") from error

@@ -11,19 +11,33 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from gpt2_common.errors import InvalidRequest
-from gpt2_common.vocabulary.files import CONFIG_FILE, read_end_token, tokenizer_config
+from gpt2_common.vocabulary.files import read_end_token, tokenizer_config
 from gpt2_common.vocabulary.vocabulary import Vocabulary
+from gpt2_contracts import openai
+from gpt2_contracts.tokenizer import (
+    CONFIG_FILE,
+    ENCODER_FILE,
+    HUGGINGFACE_ENCODER_FILE,
+    HUGGINGFACE_MERGES_FILE,
+    MERGES_FILE,
+    TOKENIZER_FILE,
+)
 from gpt2_trainer.configuration.architecture import NORM_EPSILON, Architecture, LayerSizes, Variant, whole_number
 from gpt2_trainer.formats.checkpoint import SAFETENSORS_METADATA
-from gpt2_trainer.formats.foreign import foreign_problem, foreign_tensor
 from gpt2_trainer.formats.json_files import read_json, write_json
-from gpt2_trainer.formats.tensors import Tensors, open_tensors
+from gpt2_trainer.formats.safetensors_reader import Tensors, open_tensors
+from gpt2_trainer.formats.unsupported_formats import unsupported_format, unsupported_tensor
 from gpt2_trainer.model.weights import HEAD, TOKEN_EMBEDDING, Weights, has_vocabulary, weight_shapes
 
+_TOKENIZER_FILES = (
+    (TOKENIZER_FILE, TOKENIZER_FILE),
+    (ENCODER_FILE, HUGGINGFACE_ENCODER_FILE),
+    (MERGES_FILE, HUGGINGFACE_MERGES_FILE),
+)
+"""Names of a tokenizer artifact's files, and those in Hugging Face's layout."""
 CONFIG, MODEL, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # What `transformers` takes where a config names none.
-_OPENAI_END_TOKEN_ID = 50256
-# Causal masks that old versions stored as if they were weights.
+# Causal masks that old versions of `transformers` stored as buffers.
 _MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 _PREFIX = "transformer."
 # Names that `transformers` has for the GELU: in its tanh form, and exact.
@@ -40,8 +54,8 @@ def read_huggingface(folder: Path, field: str, tokenizer: Vocabulary | None = No
         folder: Folder with `config.json` and `model.safetensors`.
         field: Field of the request that named the folder, for errors.
         tokenizer: The model's tokenizer. With it the vocabulary has all rows of the token embedding, whatever
-            config.json says, and the end token is the tokenizer's; without it the vocabulary is as config.json says,
-            and further rows are left out.
+            config.json has, and the end token is the tokenizer's; without it the vocabulary is that of config.json,
+            and further rows are ignored.
 
     Returns:
         The architecture, and the weights by our names, which are Hugging Face's without a prefix.
@@ -50,8 +64,8 @@ def read_huggingface(folder: Path, field: str, tokenizer: Vocabulary | None = No
         InvalidRequest: It is no GPT-2, or a tensor is missing, of another shape or not finite; the message names it.
     """
     paths = _model_files(folder, field)
-    with ExitStack() as opened:
-        files = [opened.enter_context(open_tensors(path, field)) for path in paths]
+    with ExitStack() as stack:
+        files = [stack.enter_context(open_tensors(path, field)) for path in paths]
         tensors = Tensors(paths, files, field)
         rows = tensors.rows(TOKEN_EMBEDDING) if tokenizer else 0
         known_end = tokenizer.end_token_id if tokenizer else None
@@ -98,23 +112,23 @@ def write_huggingface(folder: Path, architecture: Architecture, weights: Weights
     )
     generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "do_sample": True, "top_k": 40}
     write_json(folder / "generation_config.json", generation)
-    # Beside a head of its own, `transformers` takes the other weights under its prefix alone.
+    # With an untied head, `transformers` takes the other weights under its prefix alone.
     prefix = "" if architecture.variant.tie_word_embeddings else _PREFIX
     named = {name if name == HEAD else prefix + name: value for name, value in weights.items()}
     save_file(named, folder / MODEL, SAFETENSORS_METADATA)
     beside = {**tokenizer_config(read_end_token(tokenizer)), "model_max_length": sizes.n_ctx}
     write_json(folder / CONFIG_FILE, beside)
-    for source, target in (("tokenizer.json",) * 2, ("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
+    for source, target in _TOKENIZER_FILES:
         shutil.copyfile(tokenizer / source, folder / target)
 
 
 def _model_files(folder: Path, field: str) -> list[Path]:
-    """The file with the weights, or the files that they are divided among."""
+    """The file with the weights, or the shards that the index names."""
     if (folder / MODEL).is_file():
         return [folder / MODEL]
     index = folder / INDEX
     if not index.is_file():
-        problem = foreign_problem([path.name for path in folder.iterdir()])
+        problem = unsupported_format([path.name for path in folder.iterdir()])
         advice = f"; {problem}" if problem else ""
         raise InvalidRequest([(field, f"{folder / MODEL} is missing, and {INDEX} too{advice}")])
     try:
@@ -150,13 +164,13 @@ def _read_architecture(path: Path, rows: int, known_end: int | None, field: str)
 
 
 def _end_token_id(content: Mapping[str, Any], size: int, known: int | None) -> int:
-    """The end token: the tokenizer's, else what the config says, else OpenAI's, else the last of the vocabulary."""
+    """The end token: the tokenizer's, else the config's, else OpenAI's, else the last of the vocabulary."""
     if known is not None and known < size:
         return known
     named = None if content.get("eos_token_id") is None else whole_number(content, "eos_token_id")
     if named is not None:
         return named
-    return _OPENAI_END_TOKEN_ID if size > _OPENAI_END_TOKEN_ID else size - 1
+    return openai.END_TOKEN_ID if size > openai.END_TOKEN_ID else size - 1
 
 
 def _read_variant(content: Mapping[str, Any], path: Path, field: str) -> Variant:
@@ -181,7 +195,7 @@ def _read_variant(content: Mapping[str, Any], path: Path, field: str) -> Variant
 
 def _read_weights(tensors: Tensors, architecture: Architecture, field: str) -> Weights:
     names = tensors.names()
-    if problem := foreign_tensor(names):
+    if problem := unsupported_tensor(names):
         raise InvalidRequest([(field, f"{MODEL}: {problem}")])
     weights: Weights = {}
     shapes = weight_shapes(architecture)

@@ -1,4 +1,4 @@
-"""JSON files that hold one object, read so that whatever else they hold is one kind of error."""
+"""JSON files that hold one object; anything else in them is a ValueError."""
 
 import json
 from pathlib import Path
@@ -17,5 +17,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a file for people and programs to read."""
+    """Writes an indented JSON file."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

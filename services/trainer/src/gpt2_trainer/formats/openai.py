@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from gpt2_common.errors import InvalidRequest
+from gpt2_contracts.openai import HPARAMS_FILE
 from gpt2_trainer.configuration.architecture import Architecture, LayerSizes, whole_number
 from gpt2_trainer.formats.json_files import read_json
 from gpt2_trainer.model.weights import Weights, weight_shapes
@@ -29,7 +30,7 @@ def read_openai(folder: Path, end_token_id: int | None, field: str) -> tuple[Arc
     Raises:
         InvalidRequest: A file or tensor is missing, damaged, of another shape or not finite; the message names it.
     """
-    architecture = _read_architecture(folder / "hparams.json", end_token_id, field)
+    architecture = _read_architecture(folder / HPARAMS_FILE, end_token_id, field)
     path = _find_checkpoint(folder)
     if path is None:
         raise InvalidRequest(
@@ -43,9 +44,9 @@ def read_openai(folder: Path, end_token_id: int | None, field: str) -> tuple[Arc
 
 
 def _find_checkpoint(folder: Path) -> str | None:
-    """The checkpoint of the name that `checkpoint` says, in this folder.
+    """The checkpoint that the file `checkpoint` names, in this folder.
 
-    What TensorFlow writes there is often the whole path on the machine where it was saved.
+    TensorFlow often writes the absolute path of the machine where it was saved.
     """
     try:
         state = tf.train.get_checkpoint_state(str(folder))
@@ -89,11 +90,11 @@ def _read_weights(reader: Any, architecture: Architecture, field: str) -> Weight
         variable = variable_name(name)
         if variable not in there:
             raise InvalidRequest([(field, f"the tensor {variable} is missing from the checkpoint")])
-        # Matrices of the layers were 1-wide convolutions there.
+        # OpenAI's layers are convolutions of width 1.
         found = tuple(there[variable])
         if found not in (shape, (1, *shape)):
             raise InvalidRequest(
-                [(field, f"the tensor {variable} has shape {list(found)} where hparams.json asks for {list(shape)}")]
+                [(field, f"the tensor {variable} has shape {list(found)} where {HPARAMS_FILE} asks for {list(shape)}")]
             )
         if not types[variable].is_floating:
             raise InvalidRequest(

@@ -1,6 +1,6 @@
 """Downloads OpenAI's models: checked, resumed, retried, and cached.
 
-A file has its name only once it is whole and right. Checked are the status, the type and length of the answer, the MD5
+A file gets its name only when it is complete and verified. Checked are status, type and length of the response, the MD5
 that the server sends (Azure's blob storage does) and, for files whose SHA-256 is known, that. For the others the
 SHA-256 of the first download is kept beside them, and the cached file is checked against it on each use.
 """
@@ -18,50 +18,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from types import MappingProxyType
 
 from gpt2_common.artifacts.manifest import sha256_of
 from gpt2_common.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 from gpt2_common.proxies import opener_for, proxy_note
+from gpt2_contracts import openai
 
 _log = logging.getLogger(__name__)
 
-FILES = (
-    "checkpoint",
-    "encoder.json",
-    "hparams.json",
-    "model.ckpt.data-00000-of-00001",
-    "model.ckpt.index",
-    "model.ckpt.meta",
-    "vocab.bpe",
-)
-NEEDED_FILES = tuple(name for name in FILES if name != "model.ckpt.meta")
-"""Those that are read; the graph in the other is OpenAI's own code's."""
-KNOWN_SHA256: Mapping[str, str] = MappingProxyType(
-    {
-        "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-        "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-        "124M/checkpoint": "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb",
-        "124M/hparams.json": "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318",
-        "124M/model.ckpt.data-00000-of-00001": "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118",
-        "124M/model.ckpt.index": "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687",
-        "124M/model.ckpt.meta": "4668c448fa11531fd6700460487f73e82d3272960cea942252f8744bf225c77b",
-    }
-)
-"""By file name, or by model and file name."""
-KNOWN_SIZES: Mapping[str, int] = MappingProxyType(
-    {
-        "124M/model.ckpt.data-00000-of-00001": 497_759_232,
-        "355M/model.ckpt.data-00000-of-00001": 1_419_292_672,
-        "774M/model.ckpt.data-00000-of-00001": 3_096_120_320,
-        "1558M/model.ckpt.data-00000-of-00001": 6_230_444_800,
-    }
-)
 _PINS = "sha256.json"
 _BLOCK = 1 << 18
 _ATTEMPTS = 5
 _LOCK_POLL_SECONDS = 0.2
-_LONGEST_WAIT_SECONDS = 30.0
+_MAX_WAIT_SECONDS = 30.0
 _ERROR_PAGES = ("text/html", "application/xml", "text/xml")
 _OK, _PARTIAL, _NOT_SATISFIABLE, _SERVER_ERROR = 200, 206, 416, 500
 _GONE = (404, 410)
@@ -69,7 +38,7 @@ _TRY_LATER = (408, 425, 429)
 
 
 class _Retry(Exception):
-    """The transfer broke off or is refused for now; what has arrived is kept."""
+    """The transfer broke or is refused for now; the bytes received are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +49,8 @@ class ModelDownload:
         base_url: Folder of the models.
         model: Official name of the size, such as 124M.
         cache: Local folder for all models.
-        timeout_seconds: Longest silence of a server.
-        on_progress: Called with bytes done and bytes in all of the file under way; what it raises ends the download.
+        timeout_seconds: Timeout of each read from the server.
+        on_progress: Called with bytes done and total bytes of the current file; what it raises ends the download.
         known_sha256: Checksums by file name, or by model and file name.
         known_sizes: Sizes in bytes, likewise.
         files: Names of the files that make the model.
@@ -93,9 +62,9 @@ class ModelDownload:
     cache: Path
     timeout_seconds: float
     on_progress: Callable[[int, int], None]
-    known_sha256: Mapping[str, str] = field(default_factory=lambda: KNOWN_SHA256)
-    known_sizes: Mapping[str, int] = field(default_factory=lambda: KNOWN_SIZES)
-    files: Sequence[str] = FILES
+    known_sha256: Mapping[str, str] = field(default_factory=lambda: openai.SHA256)
+    known_sizes: Mapping[str, int] = field(default_factory=lambda: openai.SIZES)
+    files: Sequence[str] = openai.FILES
     first_wait_seconds: float = 1.0
 
     @property
@@ -144,7 +113,7 @@ class ModelDownload:
                 md5 = self._transfer(path.name, part)
                 break
             except _Retry as problem:
-                # As long as bytes keep coming, a bad line may break as often as it likes.
+                # While bytes keep coming, a bad connection may break any number of times.
                 progressed, had = _size(part) > had, _size(part)
                 failures, waits = (1, self.first_wait_seconds) if progressed else (failures + 1, waits * 2)
                 if failures >= _ATTEMPTS:
@@ -155,27 +124,27 @@ class ModelDownload:
                     ) from problem
                 _log.warning("%s: %s, trying again", path.name, problem)
                 self.on_progress(had, 0)
-                time.sleep(min(waits, _LONGEST_WAIT_SECONDS))
+                time.sleep(min(waits, _MAX_WAIT_SECONDS))
         sha256 = self._check(path.name, part, md5)
         part.replace(path)
         _tag_of(part).unlink(missing_ok=True)
         return sha256
 
     def _transfer(self, name: str, part: Path) -> str | None:
-        """Takes one answer of the server to its end. Returns the MD5 that the server gave for the whole file."""
+        """Reads one response to its end. Returns the MD5 that the server sent for the whole file."""
         have, tag = _size(part), _tag_of(part)
         request = urllib.request.Request(f"{self.address}/{name}", headers={"Accept-Encoding": "identity"})
         if have:
             request.add_header("Range", f"bytes={have}-")
             if tag.exists():
-                # Where the file has changed meanwhile, the server sends all of the new one.
+                # If the file has changed meanwhile, the server sends the new one whole.
                 request.add_header("If-Range", tag.read_text(encoding="utf-8"))
         try:
             with opener_for(request.full_url).open(request, timeout=self.timeout_seconds) as response:
                 return self._receive(name, response, part, have)
         except urllib.error.HTTPError as error:
             if error.code == _NOT_SATISFIABLE and error.headers.get("Content-Range") == f"bytes */{have}":
-                return None  # All of it had arrived.
+                return None  # Everything had been received.
             raise self._refusal(name, error, part) from error
         except (OSError, HTTPException) as error:
             raise _Retry(str(error) or type(error).__name__) from error
@@ -194,7 +163,7 @@ class ModelDownload:
             file.truncate(start)
             file.seek(start)
             done = start
-            # As much as has come: when the line goes silent, nothing that arrived is lost.
+            # Whatever has arrived: if the connection stalls, no received byte is lost.
             while block := response.read1(_BLOCK):
                 file.write(block)
                 done += len(block)
@@ -205,10 +174,10 @@ class ModelDownload:
         return whole or (response.headers.get("Content-MD5") if response.status == _OK else None)
 
     def _refusal(self, name: str, error: urllib.error.HTTPError, part: Path) -> Exception:
-        """What to raise for an answer that is an error."""
+        """The exception for an error response."""
         address = f"{self.address}/{name}"
         if error.code == _NOT_SATISFIABLE:
-            # What is here does not fit what the server has: begin anew.
+            # The received part does not fit the server's file: start again.
             part.unlink(missing_ok=True)
             return _Retry("the part downloaded so far does not fit the file")
         if error.code in _GONE:
@@ -222,7 +191,7 @@ class ModelDownload:
         )
 
     def _check(self, name: str, part: Path, md5: str | None) -> str:
-        """Checks a whole file. Returns its SHA-256."""
+        """Verifies a complete file. Returns its SHA-256."""
         sha256 = sha256_of(part)
         size = self.known_sizes.get(f"{self.model}/{name}")
         expected = self._expected_sha256(name)
@@ -240,7 +209,7 @@ class ModelDownload:
 
 
 def _extent(response: HTTPResponse, have: int) -> tuple[int, int | None]:
-    """Where an answer's bytes begin in the file, and the file's size where the server tells."""
+    """Offset of a response's bytes in the file, and the file's size where the server sends it."""
     length = response.headers.get("Content-Length")
     if response.status != _PARTIAL:
         return 0, int(length) if length else None

@@ -1,4 +1,4 @@
-"""Adapters in the layout of Hugging Face's PEFT: `adapter_config.json` and `adapter_model.safetensors`.
+"""LoRA adapters in the layout of Hugging Face's PEFT: `adapter_config.json` and `adapter_model.safetensors`.
 
 PEFT's A is [rank, input] and its B [output, rank], the transposes of ours.
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from gpt2_trainer.configuration.lora import LoraOptions
-from gpt2_trainer.model.adapters import adapter_names
+from gpt2_trainer.configuration.training import LoraConfig
+from gpt2_trainer.model.lora import adapter_names
 from gpt2_trainer.model.weights import Weights
 
 CONFIG, MODEL = "adapter_config.json", "adapter_model.safetensors"
@@ -18,7 +18,7 @@ _PREFIX = "base_model.model.transformer."
 _PARTS = (".lora_A.weight", ".lora_B.weight")
 
 
-def write_adapters(folder: Path, adapters: Weights, lora: LoraOptions) -> None:
+def write_adapters(folder: Path, adapters: Weights, lora: LoraConfig) -> None:
     """Writes adapters into a new folder."""
     folder.mkdir()
     config = {

@@ -10,43 +10,48 @@
     generate_samples  as generate, and samples int32 [batch], the number of each row's sample of its prompt, from 0;
                       repetition_penalty float32, 1: none; no_repeat_ngram_size int32, 0: none
 
-It is the same network and the same sampling as in training and in the service, in standard TensorFlow operations: a
-row's text depends on its prompt, the seed and the sample's number (0 in `generate`), not on the other rows. The
-cache of keys and values grows with the text, so that a short prompt costs little and no size is fixed.
+It is the model of `model/gpt2.py` and the sampling of the service, in standard TensorFlow operations. A row's text
+depends on its prompt, the seed and the sample's number (0 in `generate`), not on the other rows. The KV cache grows
+with the text, so that a short prompt costs little and no size is fixed.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.generation.decoder import kept_context
-from gpt2_trainer.generation.noise import stream_keys
+from gpt2_trainer.generation.gumbel_noise import stream_keys
 from gpt2_trainer.generation.penalties import penalize
-from gpt2_trainer.generation.sampling import draw
-from gpt2_trainer.model.network import Network
+from gpt2_trainer.generation.sampling import SamplingTensors, draw
+from gpt2_trainer.model.gpt2 import GPT2
 from gpt2_trainer.model.weights import Weights
 
 SIGNATURES = ("logits", "generate", "generate_samples")
 
 
-class GrowingMemory:
-    """Keys and values in tensors that grow. Implements network.Memory."""
+class GrowingKVCache(NamedTuple):
+    """Growing keys and values by layer, [batch · heads, time, head_size]. Implements `gpt2.KVCache`."""
 
-    def __init__(self, keys: list[Any], values: list[Any]) -> None:
-        self.keys = list(keys)
-        self.values = list(values)
+    keys: list[Any]
+    values: list[Any]
+    length: Any
 
-    def extend(self, layer: int, keys: Any, values: Any) -> tuple[Any, Any]:
-        """See network.Memory."""
-        self.keys[layer] = tf.concat([self.keys[layer], keys], axis=1)
-        self.values[layer] = tf.concat([self.values[layer], values], axis=1)
-        return self.keys[layer], self.values[layer]
+    def mask(self, positions: Any) -> Any:
+        """See `gpt2.KVCache`."""
+        return tf.range(positions[-1] + 1)[None, :] <= positions[:, None]
+
+    def append(self, layer: int, keys: Any, values: Any) -> tuple["GrowingKVCache", Any, Any]:
+        """See `gpt2.KVCache`. `length` stays, as it is where the other layers append, too."""
+        all_keys, all_values = list(self.keys), list(self.values)
+        all_keys[layer] = tf.concat([self.keys[layer], keys], axis=1)
+        all_values[layer] = tf.concat([self.values[layer], values], axis=1)
+        return self._replace(keys=all_keys, values=all_values), all_keys[layer], all_values[layer]
 
 
 class ServedModel(tf.Module):
-    """A network with its weights.
+    """A model with its weights.
 
     Args:
         architecture: Sizes.
@@ -55,7 +60,7 @@ class ServedModel(tf.Module):
 
     def __init__(self, architecture: Architecture, weights: Weights) -> None:
         super().__init__()
-        self._network = Network(architecture=architecture)
+        self._model = GPT2(architecture=architecture)
         self._weights = {name: tf.Variable(value, trainable=False, name=name) for name, value in weights.items()}
         token_ids = tf.TensorSpec((None, None), tf.int32, "token_ids")
         controls = (
@@ -76,10 +81,10 @@ class ServedModel(tf.Module):
         self.generate: Any = tf.function(self._generate, [token_ids, *controls], autograph=False)
 
     def _logits(self, token_ids: Any) -> dict[str, Any]:
-        n_ctx = self._network.architecture.layers.n_ctx
+        n_ctx = self._model.architecture.layers.n_ctx
         message = f"token_ids: a row has more than the {n_ctx} tokens that the model has positions for"
         with tf.control_dependencies([tf.debugging.assert_less_equal(tf.shape(token_ids)[1], n_ctx, message)]):
-            return {"logits": self._network.logits(self._weights, tf.identity(token_ids))}
+            return {"logits": self._model.logits(self._weights, tf.identity(token_ids))}
 
     def _generate(self, token_ids: Any, *controls: Any) -> Any:
         return self.generate_samples(token_ids, *controls, tf.zeros(tf.shape(token_ids)[:1], tf.int32), 1.0, 0)
@@ -96,7 +101,7 @@ class ServedModel(tf.Module):
         repetition_penalty: Any,
         no_repeat_ngram_size: Any,
     ) -> dict[str, Any]:
-        architecture = self._network.architecture
+        architecture = self._model.architecture
         layers, heads, end = architecture.layers.n_layer, architecture.layers.n_head, architecture.end_token_id
         batch = tf.shape(token_ids)[0]
         empty = tf.zeros((batch * heads, 0, architecture.head_size))
@@ -104,45 +109,44 @@ class ServedModel(tf.Module):
         with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(token_ids)[1], message)]):
             prompts = tf.identity(token_ids[:, -architecture.layers.n_ctx :])
         streams = stream_keys((_word(seed, 0), _word(seed, 1)), samples)
+        sampling = SamplingTensors(temperature, top_k, top_p, repetition_penalty, no_repeat_ngram_size)
         penalizes = tf.not_equal(repetition_penalty, 1.0) | (no_repeat_ngram_size > 0)
 
         def penalized(logits: Any, made: Any) -> Any:
             history = tf.concat([prompts, made], axis=1)
-            return penalize(logits, history, tf.shape(history)[1], repetition_penalty, no_repeat_ngram_size)
+            return penalize(logits, history, tf.shape(history)[1], sampling)
 
-        def goes_on(number: Any, _context: Any, _keys: Any, _values: Any, _made: Any, ended: Any) -> Any:
-            return (number < max_tokens) & ~tf.reduce_all(ended)
+        def is_running(position: Any, _context: Any, _keys: Any, _values: Any, _made: Any, ended: Any) -> Any:
+            return (position < max_tokens) & ~tf.reduce_all(ended)
 
-        def step(number: Any, context: Any, keys: Any, values: Any, made: Any, ended: Any) -> Any:
-            logits, context, memory = self._advance(context, keys, values)
+        def step(position: Any, context: Any, keys: Any, values: Any, made: Any, ended: Any) -> Any:
+            logits, context, cache = self._advance(context, keys, values)
             logits = tf.cond(penalizes, lambda: penalized(logits, made), lambda: logits)
-            drawn = tf.where(ended, end, draw(logits, streams, number, temperature, top_k, top_p))
+            drawn = tf.where(ended, end, draw(logits, streams, position, sampling))
             context, made = (tf.concat([rows, drawn[:, None]], axis=1) for rows in (context, made))
-            return number + 1, context, memory.keys, memory.values, made, ended | (drawn == end)
+            return position + 1, context, cache.keys, cache.values, made, ended | (drawn == end)
 
         rows = tf.TensorShape([None, None])
         caches = [tf.TensorShape([None, None, architecture.head_size])] * layers
         made, ended = tf.zeros((batch, 0), tf.int32), tf.zeros(batch, tf.bool)
         state = (tf.constant(0), prompts, [empty] * layers, [empty] * layers, made, ended)
         shapes = (tf.TensorShape([]), rows, caches, caches, rows, tf.TensorShape([None]))
-        *_, made, ended = tf.while_loop(goes_on, step, state, shapes)
+        *_, made, ended = tf.while_loop(is_running, step, state, shapes)
         is_text = tf.math.cumprod(tf.cast(made != end, tf.int32), axis=1)
         return {"token_ids": made, "lengths": tf.reduce_sum(is_text, axis=1)}
 
-    def _advance(self, context: Any, keys: list[Any], values: list[Any]) -> tuple[Any, Any, GrowingMemory]:
-        """Takes in the tokens that the cache lacks; when it is full, begins anew with the context's last part."""
-        n_ctx = self._network.architecture.layers.n_ctx
-        filled = tf.shape(keys[0])[1]
-        full = filled >= n_ctx
-        context = context[:, tf.where(full, tf.shape(context)[1] - kept_context(n_ctx), 0) :]
-        dropped = tf.where(full, filled, 0)
-        memory = GrowingMemory([item[:, dropped:] for item in keys], [item[:, dropped:] for item in values])
-        filled -= dropped
-        new = context[:, filled:]
-        positions = tf.range(filled, tf.shape(context)[1])
-        mask = tf.range(tf.shape(context)[1])[None, :] <= positions[:, None]
-        last = tf.shape(new)[1] - 1
-        return self._network.next_logits(self._weights, new, memory, filled, mask, last), context, memory
+    def _advance(self, context: Any, keys: list[Any], values: list[Any]) -> tuple[Any, Any, GrowingKVCache]:
+        """Appends the tokens that the cache lacks; a full cache begins again with the last part of the context."""
+        n_ctx = self._model.architecture.layers.n_ctx
+        held = tf.shape(keys[0])[1]
+        is_full = held >= n_ctx
+        context = context[:, tf.where(is_full, tf.shape(context)[1] - kept_context(n_ctx), 0) :]
+        dropped = tf.where(is_full, held, 0)
+        held -= dropped
+        cache = GrowingKVCache([item[:, dropped:] for item in keys], [item[:, dropped:] for item in values], held)
+        new = context[:, held:]
+        logits, cache = self._model.next_logits(self._weights, new, cache, tf.shape(new)[1] - 1)
+        return logits, context, cache
 
 
 def _word(seed: Any, number: int) -> Any:

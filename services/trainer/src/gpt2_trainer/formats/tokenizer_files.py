@@ -1,13 +1,14 @@
-"""A tokenizer's files beside a model: which tokenizer they are, and whether it goes with the model."""
+"""A tokenizer's files beside a model: which tokenizer they are, and whether it fits the model."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound
-from gpt2_common.vocabulary.files import FILES, read_end_token
+from gpt2_common.vocabulary.files import read_end_token
 from gpt2_common.vocabulary.importing import parse_vocabulary, read_vocabulary_files
 from gpt2_common.vocabulary.vocabulary import UnsoundVocabulary, Vocabulary
+from gpt2_contracts.tokenizer import FILES, TOKENIZER_FILE
 from gpt2_trainer.configuration.architecture import Architecture
 
 
@@ -27,7 +28,7 @@ def read_tokenizer(folder: Path, field: str) -> Vocabulary | None:
     try:
         return parse_vocabulary(read_vocabulary_files(folder.as_uri()))
     except (UnsoundVocabulary, FailedPrecondition, NotFound) as error:
-        advice = "mend its files, or import a copy of the folder without them and name a tokenizer in tokenizer_uri"
+        advice = "repair its files, or import a copy of the folder without them and name a tokenizer in tokenizer_uri"
         raise InvalidRequest([(field, f"the tokenizer of {folder} cannot be imported: {error}; {advice}")]) from error
 
 
@@ -37,7 +38,7 @@ def same_tokenizer(first: Path, second: Path) -> bool:
 
 
 def check_tokenizer(folder: Path, architecture: Architecture, field: str) -> None:
-    """Checks that a tokenizer goes with a model.
+    """Checks that a tokenizer fits a model.
 
     Args:
         folder: Folder with a tokenizer artifact's files.
@@ -80,11 +81,11 @@ def _end_token(folder: Path, field: str) -> str:
 
 def _model_of(folder: Path) -> tuple[Any, Any]:
     try:
-        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
         model = content["model"]
         # Files of older versions have merges as `a b` instead of [a, b].
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
         added = sorted((token["id"], token["content"], bool(token.get("special"))) for token in content["added_tokens"])
         return (model["vocab"], merges), added
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataLoss(f"{folder / 'tokenizer.json'} is damaged ({error!r}): make the artifact again") from error
+        raise DataLoss(f"{folder / TOKENIZER_FILE} is damaged ({error!r}): make the artifact again") from error

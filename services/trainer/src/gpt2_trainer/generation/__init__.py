@@ -1,1 +1,1 @@
-"""Text from a model: sampling, decoding with a key-value cache, streaming, and the processes that do it."""
+"""Text from a model: sampling, decoding with a KV cache, streaming, and the worker processes."""

@@ -1,26 +1,18 @@
-"""Between tokens and text: prompts in, whole characters out, stops found before they are shown."""
+"""Tokens to text and back: prompts in, whole characters out, stop sequences found before they are shown."""
 
 import codecs
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from gpt2_common.errors import DataLoss
-
-
-@cache
-def byte_of_character() -> dict[str, int]:
-    """The characters that stand for bytes in GPT-2's vocabularies: printable ones for themselves, others shifted."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    characters = {chr(byte): byte for byte in printable}
-    return characters | {chr(256 + number): byte for number, byte in enumerate(others)}
+from gpt2_common.vocabulary.byte_symbols import symbol_bytes
+from gpt2_contracts.tokenizer import TOKENIZER_FILE
 
 
 class TextCodec:
-    """A tokenizer's files, in use.
+    """A tokenizer, from its files.
 
     Args:
         folder: Folder with `tokenizer.json`.
@@ -31,7 +23,7 @@ class TextCodec:
     """
 
     def __init__(self, folder: Path, end_token_id: int) -> None:
-        path = folder / "tokenizer.json"
+        path = folder / TOKENIZER_FILE
         try:
             self._tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:
@@ -65,7 +57,7 @@ class TextCodec:
 
 
 class TextStream:
-    """Text of one sample as its tokens come.
+    """Streamed text of one sample.
 
     Args:
         codec: The tokenizer.
@@ -80,7 +72,7 @@ class TextStream:
         self.stopped = False
 
     def add(self, token_id: int) -> str:
-        """Takes a token and returns what can be shown: whole characters that are no beginning of a stop."""
+        """Adds a token. Returns the text that can be shown: whole characters that begin no stop sequence."""
         self._held += self._decoder.decode(self._codec.token_bytes(token_id))
         found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if found:
@@ -92,21 +84,20 @@ class TextStream:
         return shown
 
     def rest(self) -> str:
-        """What was held back, once no more tokens come."""
+        """The text held back, after the last token."""
         rest, self._held = self._held, ""
         return rest
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of a text that begins a stop."""
+    """Length of the longest suffix of a text that is a prefix of a stop sequence."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if stop.startswith(text[-length:])), 0)
 
 
 def _token_bytes(token: str) -> bytes:
-    characters = byte_of_character()
     try:
-        return bytes(characters[character] for character in token)
+        return symbol_bytes(token)
     except KeyError:
         # A special token, which is text itself.
         return token.encode()

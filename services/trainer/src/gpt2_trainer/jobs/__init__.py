@@ -1,1 +1,1 @@
-"""The service's jobs: each is a function that a child process of its own calls."""
+"""Jobs of the service: each is a function that runs in a separate child process."""

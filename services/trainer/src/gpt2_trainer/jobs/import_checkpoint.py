@@ -14,15 +14,16 @@ from gpt2_common.artifacts.roots import filesystem_of, local_path
 from gpt2_common.errors import DataLoss, InvalidRequest
 from gpt2_common.hub import SCHEME, HubAddress
 from gpt2_common.jobs.context import JobContext, output
-from gpt2_common.vocabulary.artifact import TOKENIZER as TOKENIZER_OUTPUT
-from gpt2_common.vocabulary.artifact import commit_vocabulary
+from gpt2_common.vocabulary.files import commit_vocabulary
 from gpt2_common.vocabulary.importing import TOKENIZER_FILES
 from gpt2_common.vocabulary.vocabulary import Vocabulary
+from gpt2_contracts import openai
+from gpt2_contracts.artifact import CHECKPOINT, TOKENIZER
+from gpt2_contracts.tokenizer import TOKENIZER_FOLDER
 from gpt2_trainer.configuration.architecture import OFFICIAL_NAMES, PRESETS, Architecture
 from gpt2_trainer.formats.checkpoint import (
     ADAPTER,
     STATE,
-    TOKENIZER,
     WEIGHTS,
     Checkpoint,
     TrainingState,
@@ -30,21 +31,27 @@ from gpt2_trainer.formats.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from gpt2_trainer.formats.foreign import file_problem, foreign_problem, pointer_problem
-from gpt2_trainer.formats.openai_download import NEEDED_FILES, ModelDownload
-from gpt2_trainer.formats.padding import fit_vocabulary
+from gpt2_trainer.formats.openai_download import ModelDownload
 from gpt2_trainer.formats.tokenizer_files import read_tokenizer
+from gpt2_trainer.formats.unsupported_formats import file_problem, pointer_problem, unsupported_format
+from gpt2_trainer.formats.vocabulary_padding import fit_vocabulary
 from gpt2_trainer.model.backend import select_backend
 from gpt2_trainer.model.weights import Weights, count_parameters
-from gpt2_trainer.requests import import_problems
 from gpt2_trainer.settings import TrainerSettings
+from gpt2_trainer.validation import import_problems
 
-_OPENAI_CONFIG, _HUGGINGFACE_CONFIG = "hparams.json", "config.json"
+_HUGGINGFACE_CONFIG = "config.json"
 _WANTED = frozenset(
-    {_OPENAI_CONFIG, "checkpoint", _HUGGINGFACE_CONFIG, "model.safetensors", "model.safetensors.index.json"}
+    {
+        openai.HPARAMS_FILE,
+        openai.CHECKPOINT_FILE,
+        _HUGGINGFACE_CONFIG,
+        "model.safetensors",
+        "model.safetensors.index.json",
+    }
     | {WEIGHTS, STATE, f"{ADAPTER}/adapter_model.safetensors"}
     | TOKENIZER_FILES
-    | {f"{TOKENIZER}/{name}" for name in TOKENIZER_FILES}
+    | {f"{TOKENIZER_FOLDER}/{name}" for name in TOKENIZER_FILES}
 )
 _HUB_WHOLE, _HUB_INDEX = "model.safetensors", "model.safetensors.index.json"
 _HUB_WEIGHTS = frozenset({_HUB_WHOLE, _HUB_INDEX})
@@ -62,7 +69,7 @@ def import_checkpoint(
     Raises:
         PipelineError: The source is unreachable, incomplete or no GPT-2; the message names what is wrong.
     """
-    if problems := import_problems(request):
+    if problems := import_problems(request, context.require_allowed):
         raise InvalidRequest(problems)
     field = request.WhichOneof("source") or ""
     if field == "openai_model":
@@ -74,9 +81,9 @@ def import_checkpoint(
     if problem := pointer_problem(path for path in folder.iterdir() if _is_wanted(path.name)):
         raise InvalidRequest([(field, problem)])
     outputs = []
-    tokenizer = _publish_tokenizer(folder / TOKENIZER if _is_ours(folder) else folder, field, address, context)
+    tokenizer = _publish_tokenizer(folder / TOKENIZER_FOLDER if _is_ours(folder) else folder, field, address, context)
     if tokenizer is not None:
-        outputs.append(output(TOKENIZER_OUTPUT, tokenizer[0]))
+        outputs.append(output(TOKENIZER, tokenizer[0]))
     architecture, weights = _read(folder, tokenizer[1] if tokenizer else None, field)
     rows = architecture.vocabulary_size
     if tokenizer is not None:
@@ -89,7 +96,7 @@ def import_checkpoint(
     context.report("writing")
     state = TrainingState(source=address, tokenizer_digest=tokenizer[0].digest if tokenizer else "")
     checkpoint = Checkpoint(architecture=architecture, weights=weights, slots={}, state=state)
-    with context.create("checkpoint", "checkpoint", [tokenizer[0]] if tokenizer else []) as writer:
+    with context.create(CHECKPOINT, CHECKPOINT, [tokenizer[0]] if tokenizer else []) as writer:
         shutil.rmtree(writer.folder)
         writer.folder.mkdir()
         write_checkpoint(writer.folder, checkpoint, _files_of(tokenizer[0], context) if tokenizer else None)
@@ -98,7 +105,7 @@ def import_checkpoint(
         if rows != architecture.vocabulary_size:
             properties["padding_rows_removed"] = str(rows - architecture.vocabulary_size)
         committed = writer.commit({"parameters": count_parameters(architecture)}, properties)
-    return [output("checkpoint", committed), *outputs]
+    return [output(CHECKPOINT, committed), *outputs]
 
 
 def _is_weights(name: str) -> bool:
@@ -107,7 +114,7 @@ def _is_weights(name: str) -> bool:
 
 def _require_weights(names: Collection[str], uri: str) -> None:
     """Raises InvalidRequest when a source holds another kind of model alone."""
-    if not any(_is_weights(name) for name in names) and (problem := foreign_problem(names)):
+    if not any(_is_weights(name) for name in names) and (problem := unsupported_format(names)):
         raise InvalidRequest([("uri", f"{uri}: {problem}")])
 
 
@@ -147,7 +154,7 @@ def _web_download(address: str, context: JobContext[TrainerSettings]) -> ModelDo
         on_progress=partial(_report_download, context),
         known_sha256={},
         known_sizes={},
-        files=NEEDED_FILES,
+        files=openai.NEEDED_FILES,
     )
 
 
@@ -176,7 +183,7 @@ def _fetched(uri: str, context: JobContext[TrainerSettings]) -> tuple[Path, str]
 def _hub_files(uri: str, names: Collection[str]) -> list[str]:
     """Those of a hub's model that are read. Raises InvalidRequest when it holds no weights that can be."""
     if not _HUB_WEIGHTS.intersection(names):
-        problem = foreign_problem(names) or "it has no model.safetensors and no model.safetensors.index.json"
+        problem = unsupported_format(names) or "it has no model.safetensors and no model.safetensors.index.json"
         raise InvalidRequest([("uri", f"{uri}: {problem}")])
     if _HUB_WHOLE in names:
         return [name for name in names if name == _HUB_WHOLE or name in _HUB_WANTED]
@@ -224,7 +231,7 @@ def _publish_tokenizer(
     if vocabulary is None:
         context.warn(f"{field}: {address} has no tokenizer: name one in tokenizer_uri when you export the model")
         return None
-    with context.create(TOKENIZER_OUTPUT, TOKENIZER_OUTPUT) as writer:
+    with context.create(TOKENIZER, TOKENIZER) as writer:
         shutil.rmtree(writer.folder)
         writer.folder.mkdir()
         return commit_vocabulary(writer, vocabulary, address), vocabulary
@@ -241,7 +248,7 @@ def _files_of(tokenizer: Artifact, context: JobContext[TrainerSettings]) -> Path
 
 
 def _read(folder: Path, tokenizer: Vocabulary | None, field: str) -> tuple[Architecture, Weights]:
-    if (folder / _OPENAI_CONFIG).is_file():
+    if (folder / openai.HPARAMS_FILE).is_file():
         # Only TensorFlow reads its checkpoints.
         select_backend("tensorflow")
         from gpt2_trainer.formats.openai import read_openai
@@ -257,7 +264,7 @@ def _read(folder: Path, tokenizer: Vocabulary | None, field: str) -> tuple[Archi
         from gpt2_trainer.formats.huggingface import read_huggingface
 
         return read_huggingface(folder, field, tokenizer)
-    wanted = f"neither {_OPENAI_CONFIG} (OpenAI) nor {_HUGGINGFACE_CONFIG} (Hugging Face)"
+    wanted = f"neither {openai.HPARAMS_FILE} (OpenAI) nor {_HUGGINGFACE_CONFIG} (Hugging Face)"
     inner = next((path.parent for path in sorted(folder.glob(f"**/{_HUGGINGFACE_CONFIG}"))), None)
     advice = f": name its folder {inner.relative_to(folder)}, which has one" if inner else ""
     raise InvalidRequest([(field, f"{folder} has {wanted}{advice}")])

@@ -1,1 +1,1 @@
-"""GPT-2 in Keras operations: its weights, its arithmetic, and the few lines that differ between backends."""
+"""GPT-2 in Keras operations: its definition, weights, LoRA and dropout, and the backend that computes it."""

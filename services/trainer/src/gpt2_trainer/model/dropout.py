@@ -1,7 +1,7 @@
-"""Dropout whose masks depend on the seed, the step, the micro-batch, the layer and the place alone.
+"""Dropout (Srivastava et al. 2014) whose masks depend on seed, step, micro-batch, layer and place alone.
 
-No generator keeps a state: each mask has a key of its own. So a resumed training draws the masks of one that was never
-interrupted, and rematerialisation draws in the backward pass those of the forward pass.
+No random generator keeps a state: each mask has its own key. So a resumed training draws the masks of one that was
+never interrupted, and rematerialisation draws in the backward pass those of the forward pass.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import numpy as np
 from keras import config, ops
 from numpy.typing import NDArray
 
-from gpt2_trainer.configuration.dropout import DropoutRates
+from gpt2_trainer.configuration.training import DropoutRates
 
 Place = Literal["embedding", "attention", "attention_output", "mlp_output"]
 _PLACES: tuple[Place, ...] = ("embedding", "attention", "attention_output", "mlp_output")
@@ -21,7 +21,7 @@ _VALUES = 1 << 32
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout:
-    """Dropout of one training pass, where GPT-2 of `transformers` has it.
+    """Dropout of one training pass, at the places of GPT-2 in `transformers`.
 
     Args:
         rates: Fractions that are set to 0.
@@ -32,7 +32,7 @@ class Dropout:
     key: Any
 
     def apply(self, values: Any, place: Place, layer: int = 0) -> Any:
-        """Sets a random fraction of values to 0 and divides the others by what is left of 1, in float32.
+        """Sets a random fraction of values to 0 and divides the others by 1 - rate, in float32.
 
         Args:
             values: Values of any shape, float32 or bfloat16.
@@ -58,7 +58,7 @@ def first_key(seed: int) -> NDArray[np.uint32]:
 
 
 def fold_in(key: Any, number: Any) -> Any:
-    """A key derived from another and an int32 scalar: the same inputs give the same key, others independent ones."""
+    """A key derived from another and an int32 scalar: equal inputs give equal keys, others independent ones."""
     if config.backend() == "jax":
         import jax  # heavy, and wanted with this backend alone
 

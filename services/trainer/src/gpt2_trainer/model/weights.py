@@ -10,8 +10,7 @@ Names and layouts are those of Hugging Face's GPT-2 (`wte.weight`, `h.0.attn.c_a
                                             h.i.mlp.c_fc.weight [n_embd, 4 n_embd], .bias [4 n_embd]
                                             h.i.mlp.c_proj.weight [4 n_embd, n_embd], .bias [n_embd]
 
-Relatives of GPT-2 may have `n_inner` in place of 4 n_embd, and a last projection of their own:
-lm_head.weight [vocabulary, n_embd].
+Relatives of GPT-2 may have `n_inner` in place of 4 n_embd, and an untied head: lm_head.weight [vocabulary, n_embd].
 """
 
 import math
@@ -29,7 +28,7 @@ TOKEN_EMBEDDING = "wte.weight"
 HEAD = "lm_head.weight"
 POSITION_EMBEDDING = "wpe.weight"
 COLUMNS = "_columns"
-"""How the name of an optimizer slot ends that has one number for each column of its weight, and none for rows."""
+"""Suffix of optimizer slots with one value per column of their weight, and none per row."""
 LAYER_PARTS = (
     "ln_1.weight",
     "ln_1.bias",
@@ -52,7 +51,7 @@ def layer_weight(layer: int, part: str) -> str:
 
 
 def projection(architecture: Architecture) -> str:
-    """Name of the matrix that logits are made with: the token embedding, or that of a relative's own."""
+    """Name of the matrix that logits are products with: the token embedding, or a relative's untied head."""
     return TOKEN_EMBEDDING if architecture.variant.tie_word_embeddings else HEAD
 
 
@@ -102,11 +101,11 @@ def count_parameters(architecture: Architecture) -> int:
 
 
 def initial_weights(architecture: Architecture, seed: int) -> Weights:
-    """Draws the weights of a new model.
+    """Draws the float32 weights of a new model.
 
-    As OpenAI's code: 0.02 for matrices and token embeddings, 0.01 for positions, gains 1, biases 0. Projections back
-    into the residual stream are scaled by 1/sqrt(2 n_layer), as the GPT-2 paper says. Each weight has its own stream
-    of random numbers, made of the seed and its name, so that it does not depend on the others.
+    As in OpenAI's code, standard deviations are 0.02 for matrices and token embeddings and 0.01 for positions, gains 1,
+    biases 0. Projections back into the residual stream are scaled by 1/√(2 n_layer) (Radford et al. 2019, section 2.3).
+    Each weight has its own random stream, made of the seed and its name, so that it does not depend on the others.
     """
     return {
         name: _initial_weight(name, shape, architecture.layers.n_layer, seed)
@@ -129,10 +128,10 @@ def _initial_weight(name: str, shape: tuple[int, ...], layers: int, seed: int) -
 
 
 def check_weights(weights: Mapping[str, NDArray[np.generic]], architecture: Architecture) -> None:
-    """Checks that every weight is there in its shape.
+    """Checks that every weight is present, in its shape, float32 and finite.
 
     Raises:
-        ValueError: One is missing, unknown, of another shape or type, or not finite; the message names it.
+        ValueError: One is not; the message names it.
     """
     shapes = weight_shapes(architecture)
     if missing := [name for name in shapes if name not in weights]:
@@ -149,7 +148,7 @@ def check_weights(weights: Mapping[str, NDArray[np.generic]], architecture: Arch
 
 
 def pad_vocabulary(tensors: Weights, architecture: Architecture) -> Weights:
-    """Adds rows of zeros to what has a row for each token, and to its optimizer slots, up to the padded vocabulary."""
+    """Adds rows of zeros to what has a row per token, and to its optimizer slots, up to the padded vocabulary."""
     missing = architecture.padded_vocabulary_size - architecture.vocabulary_size
     return {
         name: np.pad(tensor, [(0, missing)] + [(0, 0)] * (tensor.ndim - 1))
@@ -160,7 +159,7 @@ def pad_vocabulary(tensors: Weights, architecture: Architecture) -> Weights:
 
 
 def cut_vocabulary(tensors: Weights, architecture: Architecture) -> Weights:
-    """Takes away the rows that `pad_vocabulary` added."""
+    """Removes the rows that `pad_vocabulary` added."""
     return {
         name: tensor[: architecture.vocabulary_size] if has_vocabulary(name) else tensor
         for name, tensor in tensors.items()
@@ -168,7 +167,7 @@ def cut_vocabulary(tensors: Weights, architecture: Architecture) -> Weights:
 
 
 def has_vocabulary(name: str) -> bool:
-    """Whether a weight, or a slot of one, has a row for each token."""
-    # A slot's name ends with its weight's. Sums over rows have no place for each.
+    """Whether a weight, or an optimizer slot of one, has a row for each token."""
+    # A slot's name ends with its weight's.
     slot, _, weight = name.rpartition("/")
     return weight in (TOKEN_EMBEDDING, HEAD) and not slot.endswith(COLUMNS)

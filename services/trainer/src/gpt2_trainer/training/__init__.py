@@ -1,1 +1,1 @@
-"""The training loop and its parts: data order, optimizer, steps on each backend, checkpoints, reports."""
+"""Training: the loop and its callbacks, steps and their executors, optimizer, data, checkpoints, metrics."""

@@ -4,49 +4,17 @@ A split is one stream of tokens in several memory-mapped shards. It is cut into 
 that overlap by one, so that each token but the first is a target once an epoch.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2_common.errors import DataLoss, InvalidRequest
-from gpt2_trainer.training.order import permute
+from gpt2_common.errors import InvalidRequest
+from gpt2_contracts.dataset import TRAIN, VALIDATION, shard_pattern
+from gpt2_trainer.training.shuffle import permute
 
 TokenIds = NDArray[np.int32]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetDescription:
-    """What a dataset's `dataset.json` says."""
-
-    vocabulary_size: int
-    end_token_id: int
-    tokenizer_digest: str
-    train_tokens: int
-    validation_tokens: int
-
-    @classmethod
-    def read(cls, folder: Path) -> "DatasetDescription":
-        """Reads it. Raises DataLoss when it is not what the tokenizer service writes."""
-        try:
-            return cls.from_json(json.loads((folder / "dataset.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataLoss(f"dataset.json of the dataset is damaged ({error!r}): encode the corpus again") from error
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "DatasetDescription":
-        """Reads the content of a `dataset.json`. Raises ValueError, KeyError or TypeError when it is not that."""
-        return cls(
-            vocabulary_size=int(content["vocabulary_size"]),
-            end_token_id=int(content["end_token_id"]),
-            tokenizer_digest=str(content["tokenizer_digest"]),
-            train_tokens=int(content["train"]["tokens"]),
-            validation_tokens=int(content["validation"]["tokens"]),
-        )
 
 
 class TokenStream:
@@ -58,7 +26,7 @@ class TokenStream:
     """
 
     def __init__(self, folder: Path, split: str) -> None:
-        paths = sorted(folder.glob(f"{split}-*.npy"))
+        paths = sorted(folder.glob(shard_pattern(split)))
         self._shards = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
         self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
 
@@ -87,8 +55,8 @@ class TrainingData:
         context_length: Tokens in a sequence.
         batch_size: Sequences in a batch.
         seed: Seed of the order and of the noise.
-        noise: Chance that an input token is replaced by a random one.
-        vocabulary_size: Tokens to draw noise from.
+        noise: Probability that an input token is replaced by a random one.
+        vocabulary_size: Number of tokens that noise is drawn from.
 
     Raises:
         InvalidRequest: The split is shorter than one sequence.
@@ -103,7 +71,7 @@ class TrainingData:
         self._seed = seed
         self._noise = noise
         self._vocabulary_size = vocabulary_size
-        self.windows = count_windows(stream, context_length, "train")
+        self.windows = count_windows(stream, context_length, TRAIN)
 
     def batch(self, step: int) -> tuple[TokenIds, TokenIds]:
         """Inputs and targets of a step, counted from 0; each int32 [batch_size, context_length]."""
@@ -126,7 +94,7 @@ class TrainingData:
 
 
 class ValidationData:
-    """The validation sequences: the same ones each time, spread evenly over the validation split.
+    """The validation sequences: always the same ones, spread evenly over the validation split.
 
     Args:
         stream: The validation split.
@@ -142,7 +110,7 @@ class ValidationData:
         self._stream = stream
         self._context_length = context_length
         self._batch_size = batch_size
-        windows = count_windows(stream, context_length, "validation")
+        windows = count_windows(stream, context_length, VALIDATION)
         count = min(sequences, windows)
         self._starts = [number * windows // count * context_length for number in range(count)]
 
@@ -164,18 +132,18 @@ class ValidationData:
 
 
 def count_windows(stream: TokenStream, context_length: int, split: str) -> int:
-    """Windows in a split. Raises InvalidRequest, saying what would fit, when there is none."""
+    """Windows in a split. Raises InvalidRequest, with what would fit, when there is none."""
     if problems := too_short(len(stream), context_length, split):
         raise InvalidRequest(problems)
     return (len(stream) - 1) // context_length
 
 
 def too_short(tokens: int, context_length: int, split: str) -> list[tuple[str, str]]:
-    """Whether a split of so many tokens holds no sequence; the problem says what would fit."""
+    """The problem of a split that is too short for one sequence, with what would fit; empty when it is not."""
     if tokens > context_length:
         return []
     fits = f"a context_length of at most {tokens - 1} fits" if tokens > 1 else "no context_length fits"
-    advice = " or encode it with a greater share for validation" if split == "validation" else ""
+    advice = " or encode it with a greater share for validation" if split == VALIDATION else ""
     return [
         (
             "config.context_length",

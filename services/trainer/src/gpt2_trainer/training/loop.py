@@ -1,272 +1,167 @@
-"""The training loop: updates, and between them reports, validations, samples and checkpoints.
+"""The training loop: updates, and callbacks around them.
 
-After an interruption, however it came, the loop goes on from the newest checkpoint and gives the same numbers as a
-training that was never interrupted: data, noise and learning rate depend on the step alone, and all else is in the
-checkpoint.
+A resumed training computes the same numbers as one that was never interrupted: data, noise and learning rate depend on
+the step alone, and whatever else decides a number is in the state that checkpoints hold.
 """
 
-import logging
-import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gpt2_common.errors import FailedPrecondition, JobSuspended
-from gpt2_trainer.configuration.architecture import Architecture
-from gpt2_trainer.configuration.training import TrainingOptions
-from gpt2_trainer.formats.checkpoint import Checkpoint, TrainingState, Validation
-from gpt2_trainer.model.adapters import is_adapter
-from gpt2_trainer.model.network import Network
+from gpt2_common.errors import JobSuspended
+from gpt2_trainer.configuration.training import ResolvedTrainingConfig
+from gpt2_trainer.formats.checkpoint import Checkpoint, TrainingState
+from gpt2_trainer.kernels.selection import create_model
+from gpt2_trainer.model.lora import is_adapter
 from gpt2_trainer.model.weights import Weights, cut_vocabulary, pad_vocabulary
-from gpt2_trainer.training.checkpoints import CheckpointFolder
-from gpt2_trainer.training.data import TrainingData, ValidationData
+from gpt2_trainer.training.callback import Callback
+from gpt2_trainer.training.data import TrainingData
+from gpt2_trainer.training.executor import StepExecutor, create_executor
 from gpt2_trainer.training.optimizer import Tensors
-from gpt2_trainer.training.reports import REPORTED, TrainingLogs, log_report
-from gpt2_trainer.training.speed import flops_per_token
 from gpt2_trainer.training.step import StepResult, TrainingStep
-from gpt2_trainer.training.stepper import Stepper, create_stepper
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSurroundings:
-    """What the loop works with."""
-
-    train: TrainingData
-    validation: ValidationData
-    checkpoints: CheckpointFolder
-    logs: TrainingLogs
-    peak_flops: float
-    """Greatest floating-point operations a second of all devices together; 0: unknown."""
-    take_samples: Callable[[int, Tensors], None]
-    """Takes samples after a number of steps, with the weights of then."""
-    report: Callable[[str, int, Mapping[str, float]], None]
-    """Says how far the training is: phase, steps made, figures."""
-    check_interrupted: Callable[[], None]
-    """Raises JobInterrupted when the training is to stop."""
 
 
 class TrainingLoop:
-    """One training.
+    """One attempt of one training.
 
     Args:
-        options: How to train.
-        start: Weights and state to begin or go on with.
-        surroundings: What to work with.
+        config: The training's configuration.
+        start: Weights and state to start or resume with.
+        data: Batches of the train split.
+        callbacks: What happens around updates, in order.
+        report: Takes progress: phase, updates made, metrics.
+        check_interrupted: Raises JobInterrupted when the job is cancelled or suspended.
     """
 
-    def __init__(self, options: TrainingOptions, start: Checkpoint, surroundings: TrainingSurroundings) -> None:
-        self._options = options
-        self._architecture: Architecture = start.architecture
-        self._state = start.state
-        self._around = surroundings
-        network = Network(
-            architecture=start.architecture,
-            precision=options.precision,
-            rematerialise=options.memory_saving_gradients,
-        )
+    def __init__(
+        self,
+        config: ResolvedTrainingConfig,
+        start: Checkpoint,
+        data: TrainingData,
+        callbacks: Sequence[Callback],
+        report: Callable[[str, int, Mapping[str, float]], None],
+        check_interrupted: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.state = start.state
+        self.metrics: dict[str, float] = {}
+        """The latest value of each metric."""
+        self.stop_reason = ""
+        """Why the training ends after this step; empty: it continues."""
+        self._architecture = start.architecture
+        self._data = data
+        self._callbacks = callbacks
+        self._report = report
+        self._check_interrupted = check_interrupted
+        model = create_model(start.architecture, config.precision, training=True, remat=config.gradient_checkpointing)
         slots = pad_vocabulary(start.slots, start.architecture) if start.state.step else None
         weights = pad_vocabulary(start.weights, start.architecture) | start.adapters
-        self._step = TrainingStep(network, options)
-        self._stepper: Stepper = create_stepper(self._step, weights, slots)
+        self._step = TrainingStep(model, config)
+        self._executor: StepExecutor = create_executor(self._step, weights, slots)
         self._results: list[StepResult] = []
-        self._compiled = False
-        self._figures: dict[str, float] = {}
-        self._flops_per_token = flops_per_token(start.architecture, options.context_length)
-        self._reported_at = time.monotonic()
-        self._reported_step = start.state.step
-        self._began_at = time.monotonic() - start.state.seconds
+        self._began_at = time.monotonic()
 
     def run(self) -> TrainingState:
-        """Trains until a limit ends it, and returns the state there.
+        """Trains until a callback stops it. Returns the final state.
 
         Raises:
-            FailedPrecondition: Too many updates in a row were left out, as they would have done harm.
-            JobInterrupted: It was told to stop; when it is to go on later, a checkpoint was saved.
+            FailedPrecondition: Too many consecutive updates were skipped.
+            JobInterrupted: The job was cancelled or suspended; when suspended, a checkpoint was saved.
         """
-        if not self._state.validations:
-            self._validate()
-        if self._state.step == 0 and self._options.sample_every:
-            # What the later ones are compared with.
-            self._sample()
-        while not self._state.stopped_because:
-            self._check_interrupted()
-            self._update()
-            self._after_update()
-        return self._state
+        for callback in self._callbacks:
+            callback.on_train_begin(self)
+        if not self.state.step_complete:
+            self._end_step()
+        while not self.state.stopped_because:
+            self.check_interrupted()
+            step = self.state.step
+            self._results.append(self._executor.train(step, *self._data.batch(step)))
+            self.state = replace(self.state, step=step + 1)
+            self._end_step()
+        return self.state
 
-    def _update(self) -> None:
-        step = self._state.step
-        self._results.append(self._stepper.train(step, *self._around.train.batch(step)))
-        self._state = replace(self._state, step=step + 1)
-        if not self._compiled:
-            self._begin_clock()
+    def stop(self, reason: str) -> None:
+        """Ends the training after this step; the first reason counts."""
+        self.stop_reason = self.stop_reason or reason
 
-    def _after_update(self) -> None:
-        stop = "steps" if self._state.step == self._options.steps else "max_seconds" if self._is_out_of_time() else ""
-        if stop or self._is_due(self._options.report_every):
-            self._report()
-        improved = bool(stop or self._is_due(self._options.validate_every)) and self._validate()
-        if not stop and is_exhausted(self._options, self._state.validations):
-            stop = "early_stopping"
-            if self._state.step != self._reported_step:
-                self._report()
-        if stop or self._is_due(self._options.sample_every):
-            self._sample()
-        self._state = replace(self._state, stopped_because=stop)
-        if improved or stop or (self._is_due(self._options.save_every) and not self._latest_is_skipped()):
-            self._save()
+    def is_due(self, every: int | None) -> bool:
+        """Whether something that happens every so many steps, and after the last one, happens now."""
+        return bool(self.stop_reason) or (every is not None and self.state.step % every == 0)
 
-    def _is_due(self, every: int) -> bool:
-        return every > 0 and self._state.step % every == 0
-
-    def _is_out_of_time(self) -> bool:
-        if not self._options.max_seconds:
-            return False
-        # Steps that are only on their way to the device take their time too.
-        self._fetch_results()
-        return time.monotonic() - self._began_at >= self._options.max_seconds
-
-    def _latest_is_skipped(self) -> bool:
-        """Whether the weights are as before the latest update, and may be what is wrong: others are worth keeping."""
-        self._fetch_results()
-        return self._state.skipped_in_a_row > 0
-
-    def _begin_clock(self) -> None:
-        """Leaves compilation, which the first step waits for, out of the speed."""
-        self._fetch_results()
-        self._compiled = True
-        self._reported_at = time.monotonic()
-        self._reported_step = self._state.step
-
-    def _fetch_results(self) -> None:
-        """Waits for the steps under way, and counts those that were left out."""
-        first = self._state.step - len(self._results) + 1
+    def fetch_results(self) -> None:
+        """Waits for the updates under way, and passes their results to the callbacks."""
+        first = self.state.step - len(self._results) + 1
         results, self._results = self._results, []
-        for number, result in enumerate(results, start=first):
-            loss, norm = float(result.loss), float(result.gradient_norm)
-            self._figures["learning_rate"] = float(result.learning_rate)
-            if bool(result.made):
-                self._figures["gradient_norm"] = norm
-                losses = [*self._state.unreported_losses, loss]
-                self._state = replace(self._state, unreported_losses=losses, skipped_in_a_row=0)
-            else:
-                self._skip(number, loss, norm)
-
-    def _skip(self, step: int, loss: float, norm: float) -> None:
-        _log.warning("step %d is left out: its loss is %g and its gradient norm %g", step, loss, norm)
-        in_a_row = self._state.skipped_in_a_row + 1
-        skipped = self._state.skipped_steps + 1
-        self._state = replace(self._state, skipped_steps=skipped, skipped_in_a_row=in_a_row)
-        if in_a_row >= self._options.most_skipped_in_a_row:
-            raise FailedPrecondition(
-                _diverged(step, in_a_row, loss, norm, self._around.checkpoints.steps(), self._state.best_trained)
+        for step, result in enumerate(results, start=first):
+            fetched = StepResult(
+                float(result.loss), float(result.gradient_norm), float(result.learning_rate), bool(result.applied)
             )
+            for callback in self._callbacks:
+                callback.on_step_result(self, step, fetched)
 
-    def _report(self) -> None:
-        self._fetch_results()
-        step, now = self._state.step, time.monotonic()
-        seconds = (now - self._reported_at) / max(1, step - self._reported_step)
-        losses = self._state.unreported_losses
-        rate = self._options.tokens_per_step / max(seconds, 1e-9)
-        self._figures |= {
-            "loss": float(np.mean(losses)) if losses else math.nan,
-            "tokens_per_second": rate,
-            "seconds_left": (self._options.steps - step) * seconds,
-            "epoch": step * self._options.batch_size / self._around.train.windows,
-            "skipped_steps": float(self._state.skipped_steps),
-        }
-        if self._around.peak_flops:
-            self._figures["mfu"] = rate * self._flops_per_token / self._around.peak_flops
-        self._state = replace(self._state, unreported_losses=[])
-        self._reported_at, self._reported_step = now, step
-        shown = {name: self._figures[name] for name in REPORTED if name in self._figures}
-        self._around.logs.figures(step, shown)
-        log_report(step, self._options.steps, shown)
-        self._around.report("training", step, self._figures)
+    def validate(self, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See StepExecutor.validate."""
+        return self._executor.validate(inputs, targets)
 
-    def _validate(self) -> bool:
-        """Validates. Returns whether the loss is the best of a trained state so far."""
-        self._fetch_results()
-        started = time.monotonic()
-        step = self._state.step
-        self._around.report("validating", step, self._figures)
-        losses: list[Any] = []
-        for inputs, targets, count in self._around.validation.batches():
-            self._check_interrupted()
-            losses.append(self._stepper.validate(inputs, targets)[:count])
-        loss = float(np.mean(np.concatenate(losses), dtype=np.float64))
-        figures = {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700.0))}
-        self._figures |= figures
-        self._around.logs.figures(step, figures)
-        _log.info("step %d: validation loss %.4f, perplexity %.2f", step, loss, figures["validation_perplexity"])
-        before = self._state.best_trained
-        validation = Validation(step=step, loss=loss)
-        self._state = replace(self._state, validations=[*self._state.validations, validation])
-        self._reported_at += time.monotonic() - started
-        return step > 0 and math.isfinite(loss) and (before is None or loss < before.loss)
+    def validated(self) -> None:
+        """Tells the callbacks of a validation that is now in the state."""
+        for callback in self._callbacks:
+            callback.on_validation_end(self)
 
-    def _sample(self) -> None:
-        started = time.monotonic()
-        self._around.report("sampling", self._state.step, self._figures)
-        self._around.take_samples(self._state.step, self._step.merged(self._stepper.tensors()))
-        self._reported_at += time.monotonic() - started
+    def weights(self) -> Tensors:
+        """The model's weights on the device, additions of LoRA merged, until the next update."""
+        return self._step.merged(self._executor.tensors())
 
-    def _save(self) -> None:
-        self._fetch_results()
-        started = time.monotonic()
-        self._around.report("saving", self._state.step, self._figures)
-        self._around.checkpoints.save(self._checkpoint())
-        self._reported_at += time.monotonic() - started
-
-    def _checkpoint(self) -> Checkpoint:
-        tensors = self._stepper.weights()
+    def checkpoint(self) -> Checkpoint:
+        """The training as it is between two updates."""
+        self.fetch_results()
+        for callback in self._callbacks:
+            callback.on_save(self)
+        tensors = self._executor.weights()
         weights: Weights = {name: value for name, value in tensors.items() if not is_adapter(name)}
-        if self._options.max_seconds:
-            self._state = replace(self._state, seconds=time.monotonic() - self._began_at)
         return Checkpoint(
             architecture=self._architecture,
             weights=cut_vocabulary(weights, self._architecture),
-            slots=self._stepper.slots(),
-            state=self._state,
+            slots=self._executor.slots(),
+            state=self.state,
             adapters={name: value for name, value in tensors.items() if is_adapter(name)},
         )
 
-    def _check_interrupted(self) -> None:
+    def report(self, phase: str) -> None:
+        """Reports progress, with the latest metrics."""
+        self._report(phase, self.state.step, self.metrics)
+
+    def check_interrupted(self) -> None:
+        """Raises JobInterrupted when the job is cancelled or suspended."""
         try:
-            self._around.check_interrupted()
+            self._check_interrupted()
         except JobSuspended:
-            # Between two steps all is consistent; what was done since the last checkpoint need not be lost.
-            if self._state.step not in (0, *self._around.checkpoints.steps()):
-                self._save()
+            for callback in self._callbacks:
+                callback.on_suspend(self)
             raise
 
+    @property
+    def update_seconds(self) -> float:
+        """Time of this attempt without that in `outside_updates`."""
+        return time.monotonic() - self._began_at
 
-def is_exhausted(options: TrainingOptions, validations: list[Validation]) -> bool:
-    """Whether as many validations as the options' patience, of a trained state, have brought no improvement."""
-    if not options.early_stopping_patience:
-        return False
-    lowest, without = math.inf, 0
-    for validation in validations:
-        if validation.step <= options.first_step:
-            continue
-        if validation.loss < lowest - options.early_stopping_min_delta:
-            lowest, without = validation.loss, 0
-        else:
-            without += 1
-    return without >= options.early_stopping_patience
+    @contextmanager
+    def outside_updates(self) -> Iterator[Any]:
+        """Leaves the time of a block out of `update_seconds`."""
+        started = time.monotonic()
+        yield
+        self._began_at += time.monotonic() - started
 
-
-def _diverged(step: int, in_a_row: int, loss: float, norm: float, saved: list[int], best: Validation | None) -> str:
-    kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint had been saved"
-    if best is not None and best.step in saved and best.step != saved[-1]:
-        kept += f", and that of step {best.step}, whose validation loss {best.loss:.4f} is the lowest"
-    return (
-        f"the training diverged at step {step}: its loss is {loss} and its gradient norm {norm}, and {in_a_row} "
-        f"updates in a row were left out; {kept}; start a new job with a lower learning_rate, a longer warm-up or "
-        "a lower clip_norm, or, where such updates are right, with a greater spike_factor"
-    )
+    def _end_step(self) -> None:
+        # A suspension in a validation saves the state with this mark: the next attempt ends the step first.
+        self.state = replace(self.state, step_complete=False)
+        for callback in self._callbacks:
+            callback.on_step_end(self)
+        self.state = replace(self.state, step_complete=True, stopped_because=self.stop_reason)
+        for callback in self._callbacks:
+            callback.on_step_complete(self)

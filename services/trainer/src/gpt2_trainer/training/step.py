@@ -1,6 +1,6 @@
 """One training step and one validation step: the part that is the same on every backend.
 
-The backends differ in how they take a gradient and where they keep the state: see `stepper.py`.
+The backends differ in how they compute gradients and where they keep the state: see `executor.py`.
 """
 
 import math
@@ -11,12 +11,12 @@ from typing import Any
 
 from keras import ops
 
-from gpt2_trainer.configuration.training import TrainingOptions
-from gpt2_trainer.model.adapters import adapter_names, is_adapter
+from gpt2_trainer.configuration.training import ResolvedTrainingConfig
 from gpt2_trainer.model.dropout import Dropout, first_key, fold_in
-from gpt2_trainer.model.network import Network
+from gpt2_trainer.model.gpt2 import GPT2
+from gpt2_trainer.model.lora import adapter_names, is_adapter
 from gpt2_trainer.model.weights import Weights, has_vocabulary, is_layer_weight
-from gpt2_trainer.training import guard, optimizer
+from gpt2_trainer.training import optimizer, spike_detection
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.schedule import learning_rate
 
@@ -26,16 +26,16 @@ ValueAndGradients = Callable[[Loss, Tensors, Any, Any], tuple[Any, Tensors]]
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step says; the values may still be on their way from the device.
+    """The result of one step; on the device, where the step may still be running, or fetched as Python numbers.
 
-    `loss` is the mean cross-entropy in nats, `gradient_norm` the global norm before clipping; float32 scalars. `made`
-    is a bool scalar: whether the update was made, rather than left out as harmful.
+    `loss` is the mean cross-entropy in nats, `gradient_norm` the global norm before clipping; float32 scalars.
+    `applied` is a bool scalar: whether the update was applied rather than skipped.
     """
 
     loss: Any
     gradient_norm: Any
     learning_rate: Any
-    made: Any
+    applied: Any
 
 
 @dataclass(frozen=True)
@@ -43,27 +43,27 @@ class TrainingStep:
     """The arithmetic of a step.
 
     Args:
-        network: The model.
-        options: Training options.
+        model: The model.
+        config: The training's configuration.
     """
 
-    network: Network
-    options: TrainingOptions
+    model: GPT2
+    config: ResolvedTrainingConfig
 
     def is_trained(self, name: str) -> bool:
         """Whether the training changes a weight."""
-        if self.options.lora is not None:
+        if self.config.lora is not None:
             return is_adapter(name)
-        return is_layer_weight(name) or not self.options.only_train_transformer_layers
+        return is_layer_weight(name) or not self.config.only_train_transformer_layers
 
     def first_slots(self, weights: Weights) -> Weights:
-        """The optimizer's and the guard's state before the first update."""
+        """Slots of the optimizer and of spike detection before the first update."""
         trained = {name: value for name, value in weights.items() if self.is_trained(name)}
-        return optimizer.first_slots(self.options, trained) | guard.first_guard()
+        return optimizer.first_slots(self.config, trained) | spike_detection.initial_statistics()
 
     def merged(self, weights: Tensors) -> Tensors:
-        """The weights that the network computes with: where there are adapters, with their products added."""
-        lora = self.options.lora
+        """The weights of the network: with LoRA, W + scale A B (Hu et al. 2021)."""
+        lora = self.config.lora
         if lora is None:
             return weights
         effective = {name: value for name, value in weights.items() if not is_adapter(name)}
@@ -74,8 +74,8 @@ class TrainingStep:
         return effective
 
     def losses(self, weights: Tensors, inputs: Any, targets: Any) -> Any:
-        """Mean loss of each sequence; see Network.losses."""
-        return self.network.losses(self.merged(weights), inputs, targets)
+        """Mean loss of each sequence; see GPT2.losses."""
+        return self.model.losses(self.merged(weights), inputs, targets)
 
     def gradients(
         self, take_gradients: ValueAndGradients, weights: Tensors, step: Any, inputs: Any, targets: Any
@@ -83,9 +83,9 @@ class TrainingStep:
         """Mean loss of a batch, and its gradients by the name of each trained weight.
 
         Args:
-            take_gradients: The backend's way to a loss and its gradients.
+            take_gradients: The backend's function that computes a loss and its gradients.
             weights: All weights by name.
-            step: int32 scalar, updates made before; dropout masks depend on it.
+            step: int32 scalar, earlier updates; dropout masks depend on it.
             inputs: int32 [batch_size, context_length].
             targets: As inputs.
         """
@@ -93,46 +93,46 @@ class TrainingStep:
         frozen = {name: value for name, value in weights.items() if not self.is_trained(name)}
 
         def loss_of(trained: Tensors, inputs: Any, targets: Any, *, dropout: Dropout | None) -> Any:
-            return self.network.mean_loss(self.merged(trained | frozen), inputs, targets, dropout)
+            return self.model.mean_loss(self.merged(trained | frozen), inputs, targets, dropout)
 
         return self._accumulated(take_gradients, loss_of, trained, step, inputs, targets)
 
     def update(
         self, weights: Tensors, slots: Tensors, step: Any, loss: Any, gradients: Tensors
     ) -> tuple[Tensors, Tensors, tuple[Any, Any, Any, Any]]:
-        """Makes one update of gradients; one that would do harm changes nothing.
+        """Applies one update; a skipped one changes nothing.
 
         Args:
             weights: All weights by name.
-            slots: The optimizer's and the guard's state.
-            step: int32 scalar, updates made before.
+            slots: Slots of the optimizer and of spike detection.
+            step: int32 scalar, earlier updates.
             loss: float32 scalar, mean loss of the batch.
             gradients: Gradients of the trained weights by name.
 
         Returns:
-            New trained weights, new slots, and what a StepResult holds.
+            New trained weights, new slots, and the fields of a StepResult.
         """
         trained = {name: value for name, value in weights.items() if self.is_trained(name)}
-        gradients, norm = optimizer.clip(gradients, self.options.clip_norm)
-        rate = learning_rate(self.options, step)
-        made = guard.is_harmless(self.options, slots, loss, norm)
+        gradients, norm = optimizer.clip(gradients, self.config.clip_norm)
+        rate = learning_rate(self.config, step)
+        applied = spike_detection.should_apply(self.config, slots, loss, norm)
         elements = {name: self._elements(name, value) for name, value in trained.items()}
-        new_weights, new_slots = optimizer.update(self.options, rate, step, made, trained, slots, gradients, elements)
-        following = guard.next_guard(slots, loss, norm)
-        new_slots |= {name: ops.where(made, value, slots[name]) for name, value in following.items()}
-        return new_weights, new_slots, (loss, norm, rate, made)
+        new_weights, new_slots = optimizer.update(self.config, rate, step, applied, trained, slots, gradients, elements)
+        statistics = spike_detection.updated_statistics(slots, loss, norm)
+        new_slots |= {name: ops.where(applied, value, slots[name]) for name, value in statistics.items()}
+        return new_weights, new_slots, (loss, norm, rate, applied)
 
     def _elements(self, name: str, weight: Any) -> int:
-        """Numbers in a weight that are no padding."""
+        """Elements of a weight without padding of the vocabulary."""
         shape = tuple(weight.shape)
-        return math.prod((self.network.architecture.vocabulary_size, *shape[1:]) if has_vocabulary(name) else shape)
+        return math.prod((self.model.architecture.vocabulary_size, *shape[1:]) if has_vocabulary(name) else shape)
 
     def _dropout(self, step: Any, part: Any) -> Dropout | None:
-        """Dropout of one micro-batch of a step; None without, so that nothing of it is in the program."""
-        rates = self.options.dropout_rates
+        """Dropout of one micro-batch of a step; None at rates of 0, so that the program has no such operations."""
+        rates = self.config.dropout_rates
         if not rates:
             return None
-        return Dropout(rates=rates, key=fold_in(fold_in(first_key(self.options.seed), step), part))
+        return Dropout(rates=rates, key=fold_in(fold_in(first_key(self.config.seed), step), part))
 
     def _accumulated(
         self,
@@ -143,11 +143,11 @@ class TrainingStep:
         inputs: Any,
         targets: Any,
     ) -> tuple[Any, Tensors]:
-        """Mean loss and gradients over the micro-batches, one after the other, so that memory holds one at a time."""
-        parts, size = self.options.accumulate_gradients, self.options.micro_batch_size
+        """Mean loss and gradients over the micro-batches, one at a time to save memory."""
+        parts, size = self.config.gradient_accumulation_steps, self.config.micro_batch_size
         if parts == 1:
             return take_gradients(partial(loss_of, dropout=self._dropout(step, 0)), trained, inputs, targets)
-        shape = (parts, size, self.options.context_length)
+        shape = (parts, size, self.config.context_length)
         inputs, targets = ops.reshape(inputs, shape), ops.reshape(targets, shape)
         names = list(trained)
 

@@ -3,12 +3,11 @@
 import hashlib
 import json
 import re
-from dataclasses import replace
 from typing import Any
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
-from gpt2_common.jobs.attempt import describe_task
 from gpt2_common.jobs.definition import JobKind
+from gpt2_common.jobs.messages import encode_task
 from gpt2_common.jobs.rows import StoredJob
 from gpt2_common.settings import PREFIX
 from gpt2_trainer.settings import TrainerSettings
@@ -17,7 +16,7 @@ from gpt2_trainer.trainjobs.kubernetes import MANAGED_BY
 JOB_ID = "gpt2/job-id"
 REQUEST_DIGEST = "gpt2/request-digest"
 TASK_VARIABLE = "GPT2_TRAINJOB_TASK"
-_LONGEST_SLUG = 24
+_MAX_SLUG_LENGTH = 24
 _PASSED_ON = (
     "artifact_root",
     "allowed_roots",
@@ -32,7 +31,7 @@ _PASSED_ON = (
 
 def trainjob_name(job_id: str) -> str:
     """A job's TrainJob: always the same name, at most 40 characters, as the names of its pods are longer."""
-    slug = re.sub(r"[^a-z0-9]+", "-", job_id.lower())[:_LONGEST_SLUG].strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", job_id.lower())[:_MAX_SLUG_LENGTH].strip("-")
     return f"gpt2-{slug}-{hashlib.sha256(job_id.encode()).hexdigest()[:10]}"
 
 
@@ -68,8 +67,8 @@ def _variables(settings: TrainerSettings, kind: JobKind, stored: StoredJob) -> l
     # The plan of a run is for the service, and may be longer than a variable can be.
     request = pb.TrainModelRequest.FromString(stored.request)
     request.ClearField("job")
-    task = describe_task(kind, replace(stored, request=request.SerializeToString(deterministic=True)))
-    plain = dict(kind.environment)
+    task = encode_task(kind, stored.job, request.SerializeToString(deterministic=True))
+    plain = dict(kind.work.environment)
     plain |= {f"{PREFIX}{name.upper()}": str(getattr(settings, name)) for name in _PASSED_ON}
     plain[TASK_VARIABLE] = json.dumps(task)
     secrets = [

@@ -1,4 +1,4 @@
-// Versions of a model side by side: figures, what was measured on the same text, parameters that differ, digests, samples.
+// Versions of a model side by side: metrics, what was measured on the same text, parameters that differ, digests, samples.
 
 import { get } from "../api.js";
 import { element, foreign, hidden, latest, row, table } from "../elements.js";
@@ -15,11 +15,11 @@ export function comparisonView(name, numbers) {
     const labels = row(columns, ["Labels", ...answer.versions.map((version) => foreign(version.labels.join(", ") || "none"))]);
     const measured = answer.evaluations.map((evaluation) => [
       element("h3", {}, foreign(described(evaluation.measurement))),
-      compared("What was measured", columns, evaluation.figures.map((line) => figures(columns, line))),
+      compared("What was measured", columns, evaluation.metrics.map((line) => metricRow(columns, line))),
     ]);
     content.replaceChildren(
-      element("h2", {}, "Figures"),
-      compared("Figures", columns, [labels, ...answer.metrics.map((line) => figures(columns, line))]),
+      element("h2", {}, "Metrics"),
+      compared("Metrics", columns, [labels, ...answer.metrics.map((line) => metricRow(columns, line))]),
       element("h2", {}, "Measured on the same text"),
       ...(measured.length ? measured.flat() : [element("p", { class: "note" }, `Nothing yet: gpt2 models compare ${name} ${numbers.replaceAll(",", " ")} --dataset URI measures them.`)]),
       element("h2", {}, "Parameters that differ"),
@@ -42,12 +42,12 @@ function compared(caption, columns, rows) {
 }
 
 function described(measurement) {
-  const how = measurement.kind === "dataset" ? `${measurement.sequences} sequences of ${measurement.context_length} tokens` : "last words";
+  const how = measurement.kind === "dataset" ? `${measurement.sequences} sequences of ${measurement.context_length} tokens` : "LAMBADA";
   return `${measurement.uri} (${how}, sha256 ${shortDigest(measurement.digest)})`;
 }
 
-/** A line of figures. The best is marked where one direction is better. */
-function figures(columns, { name, values }) {
+/** A row of metrics. The best is marked where one direction is better. */
+function metricRow(columns, { name, values }) {
   const known = values.filter((value) => value !== null);
   const best = /loss$|perplexity$/.test(name) ? Math.min(...known) : /accuracy$/.test(name) ? Math.max(...known) : null;
   const isTelling = new Set(known).size > 1;

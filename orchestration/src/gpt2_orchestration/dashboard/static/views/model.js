@@ -28,13 +28,11 @@ export function modelView(name) {
   });
 
   function versionRow(version) {
-    const outcome = version.tags["gpt2.label_outcome"] ?? "";
-    const loss = version.tags["gpt2.validation_loss"] ?? version.metrics.validation_loss;
-    const run = version.tags["gpt2.run_id"];
+    const { label_error: problem, run_id: run } = version;
     return row(COLUMNS, [
       element("details", {}, element("summary", {}, `Version ${version.version}`), facts(version)),
-      element("div", { class: "chips" }, version.labels.map((label) => labelChip(label, version)), outcome.startsWith("not set") && foreign(`Label ${outcome}`, "p", { class: "error" })),
-      figure(loss === undefined ? null : Number(loss)),
+      element("div", { class: "chips" }, version.labels.map((label) => labelChip(label, version)), problem && foreign(`Label ${problem}`, "p", { class: "error" })),
+      figure(version.metrics.validation_loss ?? null),
       clock(version.create_time),
       run ? element("a", { href: `#/runs/${encodeURIComponent(run)}` }, foreign(run)) : "–",
       element("div", { class: "actions" },
@@ -93,13 +91,13 @@ export function modelView(name) {
 
 function whoAndWhy() {
   return [
-    { name: "actor", label: "Your name", required: true, limit: 200, value: localStorage.getItem(NAME) ?? "" },
+    { name: "actor", label: "Your name (optional)", limit: 200, value: localStorage.getItem(NAME) ?? "" },
     { name: "reason", label: "Why", limit: 1000 },
   ];
 }
 
 function facts(version) {
-  const measured = version.evaluations.flatMap(({ measurement, figures }) => Object.entries(figures).map(([name, value]) => [`${words(name)} on ${shortDigest(measurement.digest)}`, figure(value)]));
+  const measured = version.evaluations.flatMap(({ measurement, metrics }) => Object.entries(metrics).map(([name, value]) => [`${words(name)} on ${shortDigest(measurement.digest)}`, figure(value)]));
   const metrics = Object.entries(version.metrics).map(([name, value]) => [words(name), figure(value)]);
   const tags = Object.entries(version.tags).map(([name, value]) => [name, value]);
   return element("dl", {}, [["URI", version.uri], ...metrics, ...measured, ...tags].map(([name, value]) => [foreign(name, "dt"), foreign(value, "dd")]));

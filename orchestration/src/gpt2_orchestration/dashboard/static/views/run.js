@@ -58,10 +58,10 @@ export function runView(runId) {
       }
       stages.get(key).update(job);
     }
-    list.querySelectorAll(".to-come").forEach((line) => line.remove());
-    for (const name of run.to_come) {
-      const line = row(COLUMNS, [words(name), stateBadge("to come"), "", "", "", ""]);
-      line.classList.add("to-come");
+    list.querySelectorAll(".next-stage").forEach((line) => line.remove());
+    for (const name of run.remaining_stages) {
+      const line = row(COLUMNS, [words(name), stateBadge("next"), "", "", "", ""]);
+      line.classList.add("next-stage");
       list.tBodies[0].append(line);
     }
   }
@@ -110,14 +110,14 @@ export function runView(runId) {
     const before = run.jobs.find((known) => known.job_id === job.job_id)?.state;
     if (!mergeJob(run, job)) return;
     show();
-    // Outputs, and what is made of them, are told with the whole run alone.
+    // Outputs and lineage come only with the whole run.
     if (before !== job.state) read().catch(() => null);
   }
 
   function askToCancel() {
     ask({
       title: "Stop this run?",
-      text: "Its jobs are told to stop, and no further stage of it starts.",
+      text: "Its jobs are cancelled, and no further stage starts.",
       fields: [{ name: "reason", label: "Why (for those who read it later)", limit: 1000 }],
       button: "Stop the run",
       send: (content) => post(`${path}/cancel`, content).then(read),
@@ -127,7 +127,7 @@ export function runView(runId) {
   function askToContinue() {
     ask({
       title: "Take this run up again?",
-      text: "Its failed and stopped jobs go on from what they have finished.",
+      text: "Its failed and cancelled jobs resume from what they have finished.",
       fields: [],
       button: "Take it up again",
       send: () => post(`${path}/continue`, {}).then(read),
@@ -170,6 +170,7 @@ class Stage {
     this.took.textContent = worked(job);
     if (!job.outputs) return;
     const facts = [["Job", job.job_id], ["Service", job.service], ["Start call", job.kind]];
+    if (job.actor) facts.push(["Asked for by", job.actor]);
     if (job.cause) facts.push(["Started by event", job.cause]);
     for (const output of job.outputs) {
       const counts = Object.entries(output.counts).map(([unit, value]) => counted(unit, value));

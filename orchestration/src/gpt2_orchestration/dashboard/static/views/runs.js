@@ -3,18 +3,21 @@
 import { get } from "../api.js";
 import { element, foreign, row, table } from "../elements.js";
 import { isUnfinished, keepKnown, mergeJob, ProgressLine, stageName, stateBadge, strip } from "../jobs.js";
-import { clock, duration, figure, secondsBetween } from "../text.js";
+import { clock, count, duration, figure, secondsBetween } from "../text.js";
 
 const COLUMNS = ["Run", "State", "Stages", "Progress", "Started", "Took"];
 const STATES = ["all states", "running", "waiting", "succeeded", "failed", "cancelled"];
-const FIRST = 50;
-const TIMES_MORE = 5;
-const MOST = 5000;
+const PAGE = 50;
+const OLDER_PAGE = 250;
+const MAX_IDS = 100;
+const GATHER_MILLIS = 300;
 
 export function runsView() {
   const runs = new Map();
   const lines = new Map();
-  let limit = FIRST;
+  const unread = new Set();
+  let next = "";
+  let older = false;
 
   const words = element("input", { type: "search", id: "filter", autocomplete: "off", spellcheck: "false", input: sift });
   const state = element("select", { id: "state", change: sift }, STATES.map((name) => element("option", {}, name)));
@@ -37,22 +40,47 @@ export function runsView() {
     more,
   );
 
-  function showMore() {
-    limit = Math.min(MOST, limit * TIMES_MORE);
-    return read();
+  async function showMore() {
+    const answer = await get(`runs?limit=${OLDER_PAGE}&after=${encodeURIComponent(next)}`);
+    next = answer.next;
+    older = true;
+    take(answer);
+    return answer;
   }
 
+  /** Reads the newest runs, and those shown further down that had not ended; the others are as they were. */
   async function read() {
-    const answer = await get(`runs?limit=${limit}`);
+    const answer = await get(`runs?limit=${PAGE}`);
+    const page = new Set(answer.runs.map((run) => run.run_id));
+    if (!answer.troubles.length) {
+      const joins = !answer.next || answer.runs.some((run) => runs.has(run.run_id));
+      const oldest = answer.next ? answer.runs.at(-1).create_time : "";
+      for (const [id, run] of runs) if (!page.has(id) && (!joins || run.create_time >= oldest)) forget(id);
+      older = older && joins;
+    }
+    if (!older) next = answer.next;
+    take(answer);
+    for (const [id, run] of runs) if (!page.has(id) && ["running", "waiting"].includes(run.state)) unread.add(id);
+    await readSome();
+    return answer;
+  }
+
+  /** Reads runs that have changed, or may have. */
+  async function readSome() {
+    while (unread.size) {
+      const ids = [...unread].slice(0, MAX_IDS);
+      for (const id of ids) unread.delete(id);
+      take(await get(`runs?${ids.map((id) => `id=${encodeURIComponent(id)}`).join("&")}`));
+    }
+  }
+
+  function take(answer) {
     for (const run of answer.runs) {
       keepKnown(run, runs.get(run.run_id));
       put(run);
     }
-    const known = new Set(answer.runs.map((run) => run.run_id));
-    for (const id of runs.keys()) if (!known.has(id) && !answer.troubles.length) forget(id);
-    more.hidden = !answer.more || limit >= MOST;
+    more.hidden = !next;
     arrange();
-    return answer;
   }
 
   function put(run) {
@@ -78,14 +106,16 @@ export function runsView() {
 
   function sift() {
     const text = words.value.trim().toLowerCase();
-    let count = 0;
+    let fitting = 0;
     for (const [id, run] of runs) {
       const fits = id.toLowerCase().includes(text) && (state.selectedIndex === 0 || run.state === state.value);
       lines.get(id).root.hidden = !fits;
-      if (fits) count += 1;
+      if (fits) fitting += 1;
     }
-    const of = count === runs.size ? "" : ` of ${runs.size}`;
-    shown.textContent = runs.size ? `${count}${of} ${runs.size === 1 ? "run" : "runs"}` : "No run yet: gpt2 run FILE.yaml starts one, and so does any start call.";
+    // The filter knows nothing of older runs that were not read.
+    const all = `${next ? "the newest " : ""}${runs.size} ${runs.size === 1 ? "run" : "runs"}`;
+    const counted = fitting === runs.size ? all : `${fitting} of ${all}`;
+    shown.textContent = runs.size ? counted : "No run yet: gpt2 run FILE.yaml starts one, and so does any start call.";
     list.hidden = runs.size === 0;
   }
 
@@ -93,8 +123,11 @@ export function runsView() {
     if (kind !== "job") return;
     const run = runs.get(job.run_id);
     if (!run) {
-      put({ run_id: job.run_id, state: job.state === "queued" ? "running" : job.state, jobs: [job], to_come: job.to_come, create_time: job.create_time });
+      put({ run_id: job.run_id, state: job.state === "queued" ? "running" : job.state, jobs: [job], remaining_stages: job.remaining_stages, create_time: job.create_time });
       arrange();
+      // The run may be an old one that was taken up again.
+      if (!unread.size) setTimeout(() => readSome().catch(() => {}), GATHER_MILLIS);
+      unread.add(job.run_id);
     } else if (mergeJob(run, job)) {
       lines.get(run.run_id).update(run);
       sift();
@@ -120,11 +153,12 @@ class RunLine {
   }
 
   update(run) {
-    const looks = JSON.stringify([run.state, run.jobs.map((job) => job.state), run.to_come]);
+    const looks = JSON.stringify([run.state, run.jobs.map((job) => job.state), run.remaining_stages]);
     if (looks !== this.looks) {
       this.looks = looks;
       this.badge.replaceChildren(stateBadge(run.state));
-      this.strip.replaceChildren(strip(run));
+      const omitted = run.omitted_jobs ? element("span", { class: "facts" }, `and ${count(run.omitted_jobs)} older jobs`) : "";
+      this.strip.replaceChildren(strip(run), omitted);
     }
     const now = run.jobs.findLast(isUnfinished) ?? run.jobs.at(-1);
     this.progress.root.hidden = !isUnfinished(now);

@@ -1,1 +1,0 @@
-"""Kubeflow Pipelines 2: a pipeline compiled to its YAML, and the task that each of its containers runs."""

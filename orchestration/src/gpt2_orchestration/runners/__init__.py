@@ -1,0 +1,1 @@
+"""Runners of pipelines: local, Beam, Airflow and Kubeflow."""

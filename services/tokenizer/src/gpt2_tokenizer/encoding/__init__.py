@@ -1,0 +1,1 @@
+"""Encoding: texts into token ids and back, by whichever library is exact and fastest."""

@@ -1,0 +1,1 @@
+"""Vocabularies: trained on a corpus, or downloaded."""

@@ -1,0 +1,85 @@
+"""Training steps on JAX: a pure compiled function that donates the buffers of its state."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2_trainer.model.weights import Weights
+from gpt2_trainer.training.distribution import Distribution, choose_distribution
+from gpt2_trainer.training.optimizer import Tensors
+from gpt2_trainer.training.step import Loss, StepResult, TrainingStep
+
+
+class JaxStepExecutor:
+    """A training's state in JAX arrays, on one device or on several.
+
+    Args:
+        step: The arithmetic.
+        weights: Weights by name, the vocabulary padded.
+        slots: Optimizer slots by name.
+
+    Raises:
+        InvalidRequest: There are fewer devices than the configuration asks for.
+    """
+
+    def __init__(self, step: TrainingStep, weights: Weights, slots: Weights) -> None:
+        self._devices = choose_distribution(step.config)
+        self._trained = self._placed({name: value for name, value in weights.items() if step.is_trained(name)})
+        self._frozen = self._placed({name: value for name, value in weights.items() if not step.is_trained(name)})
+        self._slots = self._placed(slots)
+        self._names = list(weights)
+
+        def update(trained: Tensors, slots: Tensors, frozen: Tensors, number: Any, inputs: Any, targets: Any) -> Any:
+            weights = trained | frozen
+            loss, gradients = step.gradients(self._take_gradients, weights, number, inputs, targets)
+            return step.update(weights, slots, number, loss, gradients)
+
+        self._update = jax.jit(update, donate_argnums=(0, 1), **_outputs(self._devices, self._trained, self._slots))
+        self._losses = jax.jit(step.losses)
+
+    def train(self, step: int, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> StepResult:
+        """See StepExecutor."""
+        self._trained, self._slots, result = self._update(
+            self._trained, self._slots, self._frozen, np.int32(step), inputs, targets
+        )
+        return StepResult(*result)
+
+    def validate(self, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See StepExecutor."""
+        return np.asarray(self._losses(self.tensors(), *self._divided(inputs, targets)))
+
+    def weights(self) -> Weights:
+        """See StepExecutor."""
+        return {name: np.array(value) for name, value in self.tensors().items()}
+
+    def slots(self) -> Weights:
+        """See StepExecutor."""
+        return {name: np.array(value) for name, value in self._slots.items()}
+
+    def tensors(self) -> Tensors:
+        """See StepExecutor."""
+        tensors = self._trained | self._frozen
+        return {name: tensors[name] for name in self._names}
+
+    def _placed(self, values: Weights) -> Tensors:
+        if self._devices is not None:
+            return {name: self._devices.place(name, value) for name, value in values.items()}
+        # Copied on the device, as steps donate the buffers of their arguments.
+        return {name: jax.numpy.array(value) for name, value in values.items()}
+
+    def _divided(self, *batch: Any) -> tuple[Any, ...]:
+        return batch if self._devices is None else tuple(self._devices.shard_batch(tensor) for tensor in batch)
+
+    def _take_gradients(self, loss_of: Loss, weights: Tensors, inputs: Any, targets: Any) -> tuple[Any, Tensors]:
+        loss, gradients = jax.value_and_grad(loss_of)(weights, *self._divided(inputs, targets))
+        return loss, gradients
+
+
+def _outputs(devices: Distribution | None, trained: Tensors, slots: Tensors) -> dict[str, Any]:
+    """Keeps the sharding of the state from step to step, or each step would be compiled and copied again."""
+    if devices is None:
+        return {}
+    places = [{name: value.sharding for name, value in state.items()} for state in (trained, slots)]
+    return {"out_shardings": (*places, devices.replicated())}

@@ -1,0 +1,87 @@
+"""Planned runs over the services of the stack: from documents in MongoDB to a registered version."""
+
+import time
+from collections.abc import Callable
+
+from gpt2.exporter.v1.exporter_service_pb2 import ExportCorpusRequest
+from gpt2.jobs.v1.job_pb2 import Job, JobOptions, RunPlan
+from gpt2.registry.v1 import registry_service_pb2
+from gpt2_orchestration.client.addresses import DEFAULT_PORTS
+from gpt2_orchestration.client.service_client import ClientSettings, ServiceError, connect
+
+DATABASE = "containers"
+COLLECTION = "articles"
+PIPELINE = "containers"
+SPECIFICATION = f"""
+name: {PIPELINE}
+export_corpus: {{source: {{database: {DATABASE}, collections: [{COLLECTION}]}}}}
+train_tokenizer: {{vocabulary_size: 512}}
+encode_corpus: {{validation_fraction: 0.2}}
+train_model:
+  model: {{n_layer: 1, n_head: 2, n_embd: 16, n_ctx: 16}}
+  config: {{steps: 20, batch_size: 2}}
+register_model: {{model_name: {PIPELINE}, label: staging}}
+"""
+_SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 64, "n_ctx": 64}
+CLIENT = ClientSettings(addresses={service: f"localhost:{port}" for service, port in DEFAULT_PORTS.items()})
+
+
+def start_run(run_id: str, steps: int = 200) -> None:
+    """Starts a run; its training takes about half a minute on two cores."""
+    plan = RunPlan()
+    for start, request in (
+        ("TrainTokenizer", {"vocabulary_size": 512}),
+        ("EncodeCorpus", {"validation_fraction": 0.2}),
+        ("TrainModel", {"model": _SIZES, "config": {"steps": steps, "batch_size": 8, "save_every": 50, "seed": 1}}),
+        ("ExportModel", {}),
+        ("RegisterModel", {"model_name": run_id, "label": "staging"}),
+    ):
+        plan.stages.add(start=start).request.update(request)
+    request = ExportCorpusRequest(job=JobOptions(run_id=run_id, plan=plan))
+    request.source.database = DATABASE
+    request.source.collections.append(COLLECTION)
+    with connect("exporter", CLIENT) as exporter:
+        exporter.call("ExportCorpus", request)
+
+
+def jobs_of(run_id: str) -> dict[str, Job]:
+    """The jobs of a run by kind, from the services that answer."""
+    found = {}
+    for service in DEFAULT_PORTS:
+        try:
+            with connect(service, CLIENT, 5) as client:
+                found.update({job.kind: job for job in client.jobs(run_id)})
+        except ServiceError:
+            continue
+    return found
+
+
+def wait_for_job(run_id: str, kind: str, *states: int, seconds: float = 600) -> Job:
+    """Waits until a run has a job of a kind, in one of the states; a service may be away meanwhile."""
+
+    def found() -> Job | None:
+        jobs = jobs_of(run_id)
+        failed = {name: job.error.message for name, job in jobs.items() if job.state == Job.STATE_FAILED}
+        assert not failed, failed
+        job = jobs.get(kind)
+        return job if job is not None and (not states or job.state in states) else None
+
+    return _until(found, seconds, f"{run_id} has no {kind}")
+
+
+def finish(run_id: str, seconds: float = 600) -> dict[str, Job]:
+    """Waits until a run has registered its version. Returns its jobs."""
+    wait_for_job(run_id, "RegisterModel", Job.STATE_SUCCEEDED, seconds=seconds)
+    with connect("registry", CLIENT) as registry:
+        request = registry_service_pb2.GetModelVersionRequest(model_name=run_id, label="staging")
+        # Where a job has run twice, it must not have registered twice.
+        assert registry.call("GetModelVersion", request).model_version.version == 1
+    return jobs_of(run_id)
+
+
+def _until(condition: Callable[[], Job | None], seconds: float, what: str) -> Job:
+    deadline = time.monotonic() + seconds
+    while (value := condition()) is None:
+        assert time.monotonic() < deadline, what
+        time.sleep(0.5)
+    return value
