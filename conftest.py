@@ -17,6 +17,8 @@ from fault_report import summarize
 from postgresql import PostgreSql
 
 pytest_plugins = ["unit_run"]
+# Their assertions say what they have compared, as those of tests do.
+pytest.register_assert_rewrite("brokers", "history", "trainer_support", "tests")
 _LONG_RUN_SECONDS = 60
 _KUBEFLOW_TRAINER = "github.com/kubeflow/trainer/v2@v2.2.0"
 

@@ -49,7 +49,7 @@ def check_history(events: Sequence[Delivery], jobs: Sequence[Job]) -> None:
         chain = sorted(once, key=lambda change: change.job.revision)
         states = [Job.STATE_UNSPECIFIED, *(change.job.state for change in chain)]
         assert [change.previous_state for change in chain] == states[:-1], "a change was lost or published twice"
-        assert states[-1] == job.state
+        assert states[-1] == job.state, f"{job.job_id} is not in the state of its last event"
         revisions = list(dict.fromkeys(change.job.revision for change in seen))
         assert revisions == sorted(revisions), "events of a job came out of order"
         assert chain[0].job.create_time == job.create_time, "the stage was started twice"
@@ -57,4 +57,4 @@ def check_history(events: Sequence[Delivery], jobs: Sequence[Job]) -> None:
 
 def stray_files(folder: Path) -> list[Path]:
     """What is left of unfinished work: nothing that is to stay has a name that begins with a dot."""
-    return [path for path in folder.rglob(".*") if path.name != ".work" or any(path.iterdir())]
+    return [path for path in folder.rglob(".*") if path.name != ".work" or list(path.glob("*"))]
