@@ -36,7 +36,7 @@ airflow: .airflow/.ready
 
 .airflow/.ready: requirements/airflow.txt $(AIRFLOW_MEMBERS:%=%/pyproject.toml) | $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	$(UV) venv --quiet --allow-existing --python 3.11 .airflow
-	$(UV) pip sync --quiet --compile-bytecode --python .airflow/bin/python --require-hashes requirements/airflow.txt
+	$(UV) pip sync --quiet --python .airflow/bin/python --require-hashes requirements/airflow.txt
 	$(UV) pip install --quiet --python .airflow/bin/python --no-deps --no-build-isolation $(AIRFLOW_MEMBERS:%=-e %)
 	touch $@
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -23,15 +24,16 @@ _LONG_RUN_SECONDS = 60
 _KUBEFLOW_TRAINER = "github.com/kubeflow/trainer/v2@v2.2.0"
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Lets Ctrl-C reach the processes that tests start.
 
     A shell starts what it runs in the background with that signal ignored, which every process below would inherit.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # How long an example takes says how busy the machine is.
-    hypothesis.settings.register_profile("untimed", deadline=None)
-    hypothesis.settings.load_profile("untimed")
+    hypothesis.settings.register_profile("all", deadline=None)
+    hypothesis.settings.register_profile("unit", deadline=None, max_examples=20)
+    hypothesis.settings.load_profile("unit" if config.getoption("--unit") else "all")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -80,6 +82,19 @@ def airflow_programs() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         subprocess.run(["make", "--quiet", "airflow"], cwd=makefile.parent, check=True, timeout=900)
     return makefile.parent / ".airflow" / "bin"
+
+
+@pytest.fixture(scope="session")
+def quick_trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables of a service whose trainings are not what is tested.
+
+    Each of a hundred small trainings compiles for ten seconds and more with TensorFlow; what JAX has compiled, all that
+    follow find in a folder, also those of other workers. The trainer's own tests train with both.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    return {"GPT2_KERAS_BACKEND": "jax", "GPT2_COMPILE_CACHE_FOLDER": str(shared / "compiled")}
 
 
 @pytest.fixture(scope="session")

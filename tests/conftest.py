@@ -42,9 +42,9 @@ def web_folder(tmp_path_factory) -> Iterator[tuple[Path, str]]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory, web_folder) -> Iterator[RunningStack]:
+def stack(tmp_path_factory, web_folder, quick_trainings) -> Iterator[RunningStack]:
     folder = tmp_path_factory.mktemp("stack") / ".gpt2"
-    environment = {"GPT2_ALLOWED_ROOTS": f"{folder.parent},{web_folder[1]}"}
+    environment = {"GPT2_ALLOWED_ROOTS": f"{folder.parent},{web_folder[1]}", **quick_trainings}
     settings = StackSettings(folder=folder, ports=dict.fromkeys(DEFAULT_PORTS, 0), environment=environment)
     with running_stack(settings) as addresses, MongoClient(addresses.mongodb_uri) as mongodb:
         yield RunningStack(folder, addresses, ClientSettings(addresses=service_addresses(addresses)), mongodb)

@@ -1,6 +1,9 @@
+import pytest
+
 from gpt2_orchestration.demo.documentation import documents
 
 
+@pytest.mark.exhaustive
 def test_the_documentation_is_text_of_the_standard_library_and_enough():
     found = list(documents(3_000_000))
     names = [document.name for document in found]

@@ -34,6 +34,8 @@ from gpt2_orchestration.client.service_client import ClientSettings, ServiceErro
 from gpt2_orchestration.client.services import Services, open_services
 from gpt2_orchestration.dashboard.serialization import describe_run
 
+pytestmark = pytest.mark.process
+
 SERVICES = ("exporter", "tokenizer", "trainer", "registry")
 STAGES = (("exporter", 1), ("tokenizer", 2), ("trainer", 2), ("registry", 1))
 RUNS_OF_SIX = 1000
@@ -203,7 +205,6 @@ def test_the_newest_runs_are_complete_and_little_more_is_read(history, services,
         assert servicer.listed - before[name][1] <= 102
 
 
-@pytest.mark.process
 def test_the_command_lists_the_newest_runs_or_all(history, many, tmp_path):
     def list_runs(*options: str, **away: str) -> subprocess.CompletedProcess:
         addresses = {f"GPT2_{name.upper()}_ADDRESS": address for name, address in history.addresses.items()}

@@ -138,7 +138,7 @@ def airflow(stack, tmp_path_factory, metadata_url, airflow_programs) -> Iterator
         start("triggerer", "--skip-serve-logs")
         start("webserver", "--hostname", "127.0.0.1", "--port", str(port))
         running = Airflow(f"http://127.0.0.1:{port}", scheduler, home / "logs", home, environment)
-        wait_for(lambda: {"airflow", "airflow-services"} <= dag_ids(running), 180)
+        wait_for(lambda: {"airflow", "airflow-services"} <= dag_ids(running), 600)
         yield running
 
 
@@ -203,7 +203,7 @@ def test_a_killed_worker_s_task_is_retried_and_takes_up_the_same_job(airflow, st
         with connect("trainer", stack.client) as trainer:
             return [job for job in trainer.jobs("") if job.run_id.startswith("airflow-") and job.progress.done > 10]
 
-    [job] = wait_for(training, 400)
+    [job] = wait_for(training, 800)
     kill_task(airflow, "TrainModel", run)
     state = airflow.wait("airflow", run)
     assert state == "success", airflow.log_of("airflow")
@@ -219,8 +219,8 @@ def test_a_killed_worker_s_task_is_retried_and_takes_up_the_same_job(airflow, st
 def test_the_services_dag_waits_without_a_slot_and_registers(airflow, stack):
     run = airflow.trigger("airflow-services", {"steps": 8000, "model_name": "airflow-direct"})
     state = lambda: airflow.tasks("airflow-services", run).get("TrainModel", {}).get("state")  # noqa: E731
-    wait_for(lambda: state() in ("deferred", "success", "failed"), 300)
-    wait_for(lambda: processes_of(airflow, "TrainModel", run) == [], 60)
+    wait_for(lambda: state() in ("deferred", "success", "failed"), 800)
+    wait_for(lambda: processes_of(airflow, "TrainModel", run) == [], 300)
     assert state() == "deferred"
     assert airflow.wait("airflow-services", run) == "success", airflow.log_of("airflow-services")
     assert latest_version(stack, "airflow-direct").version == 1

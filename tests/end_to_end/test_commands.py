@@ -60,7 +60,7 @@ def gpt2(stack, model, tmp_path):
     def run(*arguments: str, status: int = 0, **options):
         environment = {**os.environ, **addresses}
         result = subprocess.run(
-            [GPT2, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180, **options
+            [GPT2, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, **options
         )
         assert result.returncode == status, result.stderr
         assert "Traceback" not in result.stderr
@@ -168,7 +168,7 @@ def test_commands_find_the_stack_of_their_folder(stack, model):
 
     def run(*arguments: str) -> str:
         options = {"cwd": stack.folder.parent, "env": environment, "capture_output": True, "text": True}
-        result = subprocess.run([GPT2, *arguments], timeout=60, **options)
+        result = subprocess.run([GPT2, *arguments], timeout=300, **options)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
@@ -216,7 +216,7 @@ def test_generate_many_prompts(gpt2, model):
     # A reader that goes away early is no error to speak of.
     command = f"set -o pipefail; {GPT2} generate {model} a b --max-tokens 500 --json | head -c 1"
     addresses = {**os.environ, **gpt2.addresses}
-    piped = subprocess.run(["bash", "-c", command], env=addresses, capture_output=True, text=True, timeout=180)
+    piped = subprocess.run(["bash", "-c", command], env=addresses, capture_output=True, text=True, timeout=600)
     assert (piped.stdout, piped.stderr) == ("{", "")
 
 

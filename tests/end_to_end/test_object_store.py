@@ -47,7 +47,7 @@ def object_store(monkeypatch) -> Iterator[fsspec.AbstractFileSystem]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 60)
+        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 300)
         store = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
         store.mkdir("gpt2")
         yield store
@@ -90,7 +90,7 @@ def services(object_store, stack, tmp_path, monkeypatch, database) -> Iterator[C
     client = ClientSettings.from_environment()
     try:
         for name in addresses:
-            wait_for(lambda name=name: answers(name, client), 60)
+            wait_for(lambda name=name: answers(name, client), 300)
         yield client
     finally:
         for process in processes:

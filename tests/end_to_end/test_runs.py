@@ -27,7 +27,7 @@ def gpt2(environment):
     """Runs a command. Returns its exit status and its output, read as JSON where it asks for that."""
 
     def run(*arguments: str, **options):
-        result = subprocess.run([GPT2, *arguments], env=environment, stdout=subprocess.PIPE, text=True, timeout=180)
+        result = subprocess.run([GPT2, *arguments], env=environment, stdout=subprocess.PIPE, text=True, timeout=600)
         assert result.returncode in (0, 1)
         return result.returncode, json.loads(result.stdout) if "--json" in arguments else result.stdout
 
@@ -94,11 +94,11 @@ def test_a_run_that_fails_is_corrected_and_continues(stack, environment, gpt2):
     assert failed[1]["state"] == "failed"
     assert "gpt2 runs continue watched-failing --set encode_corpus." in gpt2("runs", "show", "watched-failing")[1]
     command = [GPT2, "runs", "continue", "watched-failing", "--set", "encode_corpus.validation_fraction=2"]
-    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert refused.returncode == 2
     assert "encode-corpus.validation_fraction: must be" in refused.stderr
     command = [GPT2, "runs", "continue", "watched-failing", "--set", "publish.label=x", "--set", "encode.engine=x"]
-    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert refused.returncode == 2
     assert "publish: is not a stage of run watched-failing; use one of import-files, train-tokenizer" in refused.stderr
     assert "encode: is not a stage of run watched-failing; did you mean encode-corpus?" in refused.stderr
@@ -141,7 +141,7 @@ register_model: {model_name: late-mistakes, label_gate: {must_improve: true}}
 """)
     before = gpt2("runs", "list", "--json")
     command = [GPT2, "run", str(specification), "--folder", str(tmp_path / "runs")]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     first, *lines = result.stderr.splitlines()
     assert (result.returncode, result.stdout) == (2, "")
     assert first.startswith("gpt2: ")
@@ -150,7 +150,7 @@ register_model: {model_name: late-mistakes, label_gate: {must_improve: true}}
     assert any(place.startswith("train_model.config") for place in places)
     # Those that the command finds by itself are in one error with them.
     wrong = ["--set", "register_model.labl=staging", "--set", "train_model={model: 1, model_size: 124M, steps: 5}"]
-    result = subprocess.run([*command, *wrong], env=environment, capture_output=True, text=True, timeout=180)
+    result = subprocess.run([*command, *wrong], env=environment, capture_output=True, text=True, timeout=600)
     both = [line.strip().split(": ")[0] for line in result.stderr.splitlines()[1:]]
     assert [place for place in both if place not in places] == [
         "train_model.model",

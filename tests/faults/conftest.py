@@ -39,7 +39,7 @@ def canaries() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory, canaries):
+def stack(tmp_path_factory, canaries, quick_trainings):
     """The stack of the whole suite, with 40 texts in files and in MongoDB."""
     require_java()
     # A name that a URI says by percent signs.
@@ -49,6 +49,7 @@ def stack(tmp_path_factory, canaries):
     for number, text in enumerate(texts):
         (root / "text" / f"{number}.txt").write_text(text)
     environment = {
+        **quick_trainings,
         "GPT2_MONGODB_TIMEOUT_SECONDS": "3",
         "GPT2_MONGODB_URI_GUARDED": f"mongodb://user:{canaries['GPT2_MONGODB_URI_GUARDED']}@127.0.0.1:1",
         "MLFLOW_TRACKING_USERNAME": "user",

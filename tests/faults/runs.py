@@ -107,7 +107,7 @@ def check(stack: FaultStack, run_id: str, jobs: Mapping[str, Job]) -> int:
 
 
 def require_nothing_left(stack: FaultStack) -> None:
-    """Proves that no unfinished work and no temporary file stays. Those of a process that is just at work come and go."""
+    """Proves that no unfinished work and no temporary file stays. Those of a process at work come and go."""
     deadline = time.monotonic() + 30
     while left := [*stray_files(stack.folder.artifacts), *stack.temporary.iterdir()]:
         assert time.monotonic() < deadline, f"left of unfinished work: {left}"

@@ -11,7 +11,9 @@ pytestmark = pytest.mark.process
 
 CONFIGURATION = """
 [pytest]
-markers = process: needs a process
+markers =
+    process: needs a process
+    exhaustive: takes seconds
 process_fixtures = broker
 """
 TESTS = """

@@ -1,6 +1,6 @@
 """The unit run (`make unit`, `--unit`): tests that need no server, no child process and no network of a model.
 
-A test belongs to it unless it carries the mark `process` or asks, also through others, for one of the
+A test belongs to it unless it carries the mark `process` or `exhaustive` or asks, also through others, for one of the
 `process_fixtures` in pyproject.toml. What breaks the promise fails by name rather than slows everybody down.
 """
 
@@ -73,8 +73,8 @@ class UnitRun:
         fixtures = set(config.getini("process_fixtures"))
         kept, left_out = [], []
         for item in items:
-            is_process = item.get_closest_marker("process") or not fixtures.isdisjoint(item.fixturenames)
-            (left_out if is_process else kept).append(item)
+            marked = any(item.get_closest_marker(name) for name in ("process", "exhaustive"))
+            (left_out if marked or not fixtures.isdisjoint(item.fixturenames) else kept).append(item)
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
 

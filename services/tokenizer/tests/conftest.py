@@ -15,6 +15,7 @@ from gpt2_common.jobs.context import Interruption, JobContext, JobIdentity
 from gpt2_common.vocabulary.importing import import_vocabulary
 from gpt2_tokenizer.encoding.encoder import Encoder
 from gpt2_tokenizer.settings import TokenizerSettings
+from gpt2_tokenizer.vocabulary.training import train_vocabulary
 
 # OpenAI's, gpt-2/src/encoder.py, as tiktoken writes it.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -45,6 +46,12 @@ def openai_folder():
 @pytest.fixture(scope="session")
 def openai_vocabulary(openai_folder):
     return import_vocabulary(openai_folder.as_uri())
+
+
+@pytest.fixture(scope="session")
+def small_vocabulary():
+    """One of 500 tokens, where a test does not ask for OpenAI's 50,257, which take a second to prepare."""
+    return train_vocabulary(lambda: SAMPLES * 50, 500, 2)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,8 @@ from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.tokenizer.v1 import tokenizer_service_pb2 as pb
 from gpt2_common.errors import DataLoss, FailedPrecondition, JobCancelled
 from gpt2_common.jobs.context import Interruption
-from gpt2_common.vocabulary.files import read_vocabulary
+from gpt2_common.vocabulary.files import read_vocabulary, write_vocabulary
+from gpt2_common.vocabulary.vocabulary import Vocabulary
 from gpt2_tokenizer.corpus.reading import read_batches
 from gpt2_tokenizer.corpus.selection import hash_fractions
 from gpt2_tokenizer.encoding.encoder import Encoder
@@ -28,7 +29,14 @@ from gpt2_tokenizer.jobs import encode_corpus, import_tokenizer, train_tokenizer
 
 
 @pytest.fixture
-def tokenizer_uri(openai_folder, tmp_path, make_context):
+def tokenizer_uri(small_vocabulary, store):
+    with store.create("small", "tokenizer", "tokenizer", {}) as writer:
+        write_vocabulary(small_vocabulary, writer.folder)
+        return writer.commit().uri
+
+
+@pytest.fixture
+def openai_uri(openai_folder, tmp_path, make_context):
     shutil.copytree(openai_folder, tmp_path / "given" / "openai")
     request = pb.ImportTokenizerRequest(uri=(tmp_path / "given" / "openai").as_uri())
     [output] = import_tokenizer(request, make_context("import"))
@@ -52,9 +60,9 @@ def many_texts(samples):
     return [f"{n} " + " ".join(chooser.choices(words, k=chooser.randint(1, 40))) for n in range(2000)]
 
 
-def test_every_byte_of_the_corpus_comes_back(make_corpus, encode, openai_encoder, samples):
+def test_every_byte_of_the_corpus_comes_back(make_corpus, encode, openai_encoder, openai_uri, samples):
     texts = [f"{n}{text}" for n in range(5) for text in samples]
-    dataset = encode(make_corpus(texts))
+    dataset = encode(make_corpus(texts), tokenizer=openai_uri)
     for split in ("train", "validation"):
         decoded = [openai_encoder.decode(ids).decode() for ids in dataset.documents(split)]
         expected = [text for text in texts if (hash_fractions([text.encode()])[0] < 0.3) == (split == "validation")]
@@ -62,19 +70,19 @@ def test_every_byte_of_the_corpus_comes_back(make_corpus, encode, openai_encoder
         assert len(decoded) > 5
 
 
-def test_the_end_token_is_after_each_document_and_nowhere_else(make_corpus, encode):
+def test_the_end_token_is_after_each_document_and_nowhere_else(make_corpus, encode, openai_uri):
     texts = ["<|endoftext|>", "a<|endoftext|>b", *(f"<|endoftext|>{n}" for n in range(20))]
-    dataset = encode(make_corpus(texts))
+    dataset = encode(make_corpus(texts), tokenizer=openai_uri)
     tokens = np.concatenate([*dataset.shards("train"), *dataset.shards("validation")])
     assert (tokens == 50256).sum() == len(texts)
 
 
-def test_dataset_json_and_counts_say_what_is_in_it(make_corpus, encode, store, tokenizer_uri, many_texts):
+def test_dataset_json_and_counts_say_what_is_in_it(make_corpus, encode, store, openai_uri, many_texts):
     corpus_uri = make_corpus(many_texts)
-    dataset = encode(corpus_uri)
+    dataset = encode(corpus_uri, tokenizer=openai_uri)
     tokens = {split: sum(map(len, dataset.shards(split))) for split in ("train", "validation")}
     documents = {split: len(dataset.documents(split)) for split in ("train", "validation")}
-    _, tokenizer = store.read_manifest("", tokenizer_uri, "tokenizer")
+    _, tokenizer = store.read_manifest("", openai_uri, "tokenizer")
     _, corpus = store.read_manifest("", corpus_uri, "corpus")
     assert dataset.facts == {
         "vocabulary_size": 50257,
@@ -99,19 +107,18 @@ def test_dataset_json_and_counts_say_what_is_in_it(make_corpus, encode, store, t
     assert names == {"tokenizer.json", "encoder.json", "vocab.bpe"}
 
 
-def test_shards_are_one_dimensional_and_end_with_a_document(make_corpus, encode, make_context, many_texts):
+def test_shards_are_one_dimensional_and_end_with_a_document(
+    make_corpus, encode, make_context, many_texts, small_vocabulary
+):
     dataset = encode(make_corpus(many_texts), make_context(dataset_shard_bytes=20_000))
     shards = dataset.shards("train")
     assert len(shards) > 3
     for shard in shards:
-        assert (shard.dtype, shard.ndim, shard[-1]) == (np.uint16, 1, 50256)
+        assert (shard.dtype, shard.ndim, shard[-1]) == (np.uint16, 1, small_vocabulary.end_token_id)
     assert all(shard.nbytes >= 20_000 for shard in shards[:-1])
 
 
 def test_a_large_vocabulary_has_tokens_of_32_bits(store, make_corpus, encode, openai_vocabulary):
-    from gpt2_common.vocabulary.files import write_vocabulary
-    from gpt2_common.vocabulary.vocabulary import Vocabulary
-
     extra = {f"Zq{n:06d}": 50257 + n for n in range(20_000)}
     large = Vocabulary.from_parts({**openai_vocabulary.ids, **extra}, openai_vocabulary.merges)
     with store.create("large", "tokenizer", "tokenizer", {}) as writer:
@@ -122,7 +129,7 @@ def test_a_large_vocabulary_has_tokens_of_32_bits(store, make_corpus, encode, op
     assert dataset.facts["dtype"] == "uint32"
 
 
-def test_the_split_depends_on_each_text_alone(make_corpus, encode, make_context, openai_encoder, many_texts):
+def test_the_split_depends_on_each_text_alone(make_corpus, encode, make_context, many_texts):
     forward = encode(make_corpus(many_texts, "forward"), make_context("a"))
     backward = encode(make_corpus(many_texts[::-1], "backward"), make_context("b"))
     assert forward.documents("validation") == backward.documents("validation")[::-1]

@@ -18,7 +18,8 @@ from kafka.structs import OffsetAndMetadata
 
 from gpt2_common.events.dead_letters import DeadLetters
 from gpt2_common.events.membership import CountingAssignor, leave_group
-from gpt2_common.events.topics import MAX_BACKOFF_MILLIS, REMINDER_SECONDS, ensure_topic
+from gpt2_common.events.outage_log import OutageLog
+from gpt2_common.events.topics import MAX_BACKOFF_MILLIS, ensure_topic
 from gpt2_common.events.watch import ConsumerHealth, ConsumerWatch
 from gpt2_common.failpoints import failpoint
 from gpt2_contracts.events import CloudEvent
@@ -72,8 +73,9 @@ class EventConsumer:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="event-consumer", daemon=True)
         self._retries: dict[TopicPartition, _Retry] = {}
-        self._reachable = True
-        self._noted_at = 0.0
+        self._outages = OutageLog(
+            _log, (KafkaError, OSError, ValueError, AssertionError), "Kafka delivers events again"
+        )
         self._healthy_at = time.monotonic()
         self._problem = "it has not joined its group yet"
         self._stall_reason = ""
@@ -102,20 +104,10 @@ class EventConsumer:
         self._dead_letters.close()
 
     def _note_failure(self, error: Exception) -> None:
-        """Logs once a minute why no events are received."""
-        expected = isinstance(error, KafkaError | OSError | ValueError | AssertionError)
-        now = time.monotonic()
-        if self._reachable or not expected or now - self._noted_at > REMINDER_SECONDS:
-            self._noted_at = now
-            why = "no events are received, as Kafka does not deliver them (%r): retrying"
-            _log.warning(why, error, exc_info=None if expected else error)
-        self._reachable = False
+        self._outages.note_failure(
+            error, f"no events are received, as Kafka does not deliver them ({error!r}): retrying"
+        )
         self._problem = f"Kafka does not deliver events ({error!r})"
-
-    def _note_reachable(self) -> None:
-        if not self._reachable:
-            _log.info("Kafka delivers events again")
-        self._reachable = True
 
     def _note_health(self, read: bool, problem: str) -> None:
         now = time.monotonic()
@@ -142,7 +134,7 @@ class EventConsumer:
             consumer.subscribe([topic])
             self._retries.clear()
             watch = ConsumerWatch(consumer, assignor, topic, self._subscription.session_seconds)
-            self._note_reachable()
+            self._outages.note_success()
             while not self._stopping.is_set():
                 self._resume_due(consumer)
                 batches = consumer.poll(timeout_ms=_POLL_MILLIS, max_records=_MAX_RECORDS)

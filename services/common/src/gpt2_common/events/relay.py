@@ -5,7 +5,6 @@ It runs in a thread, as kafka-python blocks. While Kafka is unavailable, for hou
 
 import logging
 import threading
-import time
 from collections.abc import Sequence
 
 import sqlalchemy as sql
@@ -13,9 +12,10 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from gpt2_common.database import poll_seconds
+from gpt2_common.events.outage_log import OutageLog
 from gpt2_common.events.outbox import PendingEvent, list_pending_events, remove_published
 from gpt2_common.events.producer import SEND_SECONDS, close_producer, connect_producer
-from gpt2_common.events.topics import REMINDER_SECONDS, ensure_topic
+from gpt2_common.events.topics import ensure_topic
 from gpt2_common.failpoints import failpoint
 from gpt2_common.lease import Lease
 
@@ -49,8 +49,9 @@ class OutboxRelay:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox-relay", daemon=True)
         self._producer: KafkaProducer | None = None
-        self._reachable = True
-        self._noted_at = 0.0
+        self._outages = OutageLog(
+            _log, (KafkaError, OSError, ValueError, sql.exc.SQLAlchemyError), "events are published again"
+        )
         # Positions of what Kafka has and the outbox still holds.
         self._published: set[int] = set()
 
@@ -92,13 +93,10 @@ class OutboxRelay:
             self._note_failure(error)
             self._close_producer()
             return False
-        if not self._reachable:
-            _log.info("events are published again")
-        self._reachable = True
+        self._outages.note_success()
         return True
 
     def _note_failure(self, error: Exception) -> None:
-        """Logs once a minute why events are not published."""
         if isinstance(error, sql.exc.SQLAlchemyError):
             why = f"the database does not answer ({getattr(error, 'orig', error)})"
         else:
@@ -106,12 +104,7 @@ class OutboxRelay:
                 f"Kafka at {self._servers} does not take them ({error!r}): "
                 "start the broker, or set GPT2_KAFKA_BOOTSTRAP_SERVERS to its address"
             )
-        expected = isinstance(error, KafkaError | OSError | ValueError | sql.exc.SQLAlchemyError)
-        now = time.monotonic()
-        if self._reachable or not expected or now - self._noted_at > REMINDER_SECONDS:
-            self._noted_at = now
-            _log.warning("events wait in the outbox, as %s", why, exc_info=None if expected else error)
-        self._reachable = False
+        self._outages.note_failure(error, f"events wait in the outbox, as {why}")
 
     def _publish_batch(self) -> bool:
         """Publishes the oldest events, where this replica holds the lease. Returns whether there were any."""

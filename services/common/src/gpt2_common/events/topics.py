@@ -16,9 +16,6 @@ MAX_DEAD_LETTER_BYTES = 2 * 1024 * 1024
 MAX_BACKOFF_MILLIS = 2_000
 """Maximum wait between attempts to reach a broker. The library's own half minute delays events after an outage."""
 
-REMINDER_SECONDS = 60.0
-"""How often the log repeats that the brokers do not answer."""
-
 _TIMEOUT_MILLIS = 10_000
 
 
