@@ -9,12 +9,12 @@ from typing import TypeVar
 Found = TypeVar("Found")
 
 
-def wait_for(condition: Callable[[], Found], seconds: float) -> Found:
-    """Waits until a condition gives something true, and returns that."""
+def wait_for(condition: Callable[[], Found], seconds: float, pause: float = 0.2) -> Found:
+    """Waits until a condition, which is asked after each pause in seconds, gives something true, and returns that."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
+        time.sleep(pause)
     return found
 
 

@@ -22,6 +22,8 @@ from gpt2_orchestration.client.service_client import connect
 from .local_servers import database_dump, holders, wait_for
 
 ROOT = Path(__file__).parents[2]
+# Each call has Airflow hash the password, which takes a quarter of a processor when it is called all the time.
+_PAUSE = 2.0
 PROGRAM = ROOT / ".airflow" / "bin" / "airflow"
 SPECIFICATION = """
 name: airflow
@@ -73,7 +75,9 @@ class Airflow:
 
     def wait(self, dag: str, run: str) -> str:
         return wait_for(
-            lambda: (state := self.call(f"dags/{dag}/dagRuns/{run}")["state"]) in ("success", "failed") and state, 600
+            lambda: (state := self.call(f"dags/{dag}/dagRuns/{run}")["state"]) in ("success", "failed") and state,
+            900,
+            _PAUSE,
         )
 
     def log_of(self, dag: str) -> str:
@@ -203,7 +207,7 @@ def test_a_killed_worker_s_task_is_retried_and_takes_up_the_same_job(airflow, st
         with connect("trainer", stack.client) as trainer:
             return [job for job in trainer.jobs("") if job.run_id.startswith("airflow-") and job.progress.done > 10]
 
-    [job] = wait_for(training, 800)
+    [job] = wait_for(training, 800, _PAUSE)
     kill_task(airflow, "TrainModel", run)
     state = airflow.wait("airflow", run)
     assert state == "success", airflow.log_of("airflow")
@@ -219,7 +223,7 @@ def test_a_killed_worker_s_task_is_retried_and_takes_up_the_same_job(airflow, st
 def test_the_services_dag_waits_without_a_slot_and_registers(airflow, stack):
     run = airflow.trigger("airflow-services", {"steps": 8000, "model_name": "airflow-direct"})
     state = lambda: airflow.tasks("airflow-services", run).get("TrainModel", {}).get("state")  # noqa: E731
-    wait_for(lambda: state() in ("deferred", "success", "failed"), 800)
+    wait_for(lambda: state() in ("deferred", "success", "failed"), 800, _PAUSE)
     wait_for(lambda: processes_of(airflow, "TrainModel", run) == [], 300)
     assert state() == "deferred"
     assert airflow.wait("airflow-services", run) == "success", airflow.log_of("airflow-services")
