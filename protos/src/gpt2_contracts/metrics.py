@@ -15,6 +15,8 @@ INITIAL_VALIDATION_LOSS = "initial_validation_loss"
 LAST_VALIDATION_LOSS = "last_validation_loss"
 """After the last step; `validation_loss` of a model is that of the weights which were kept."""
 VALIDATION_PERPLEXITY = "validation_perplexity"
+BITS_PER_BYTE = "bits_per_byte"
+VALIDATION_BITS_PER_BYTE = "validation_bits_per_byte"
 LEARNING_RATE = "learning_rate"
 GRADIENT_NORM = "gradient_norm"
 TOKENS_PER_SECOND = "tokens_per_second"
@@ -24,6 +26,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         LOSS: "nats per token",
         VALIDATION_LOSS: "nats per token",
         VALIDATION_PERPLEXITY: "e to the validation loss",
+        VALIDATION_BITS_PER_BYTE: "bits per byte of text",
         LEARNING_RATE: "per update",
         GRADIENT_NORM: "before clipping",
         TOKENS_PER_SECOND: "tokens per second",
@@ -41,6 +44,16 @@ _MAX_EXPONENT = 700.0
 def perplexity(loss: float) -> float:
     """E to a loss in nats; finite for every loss, as JSON has no infinity."""
     return math.exp(min(loss, _MAX_EXPONENT))
+
+
+def bits_per_byte(loss: float, bytes_per_token: float) -> float:
+    """Bits that a model needs for a byte of text, which compares models of different tokenizers.
+
+    Args:
+        loss: Mean loss in nats per token, end tokens included.
+        bytes_per_token: Bytes of UTF-8 in the text, over its tokens with end tokens.
+    """
+    return loss / (math.log(2) * bytes_per_token)
 
 
 def format_line(step: int, values: Mapping[str, float]) -> str:

@@ -40,6 +40,8 @@ class ModelDescription(JsonFile):
     validation_loss: int | float | None = None
     initial_validation_loss: int | float | None = None
     """Before the training."""
+    validation_bits_per_byte: int | float | None = None
+    """Of the weights, on the same sequences as `validation_loss`; comparable between tokenizers."""
     last_step: int | float | None = None
     """The training's last step; later than `step` where the best weights are earlier ones."""
     last_validation_loss: int | float | None = None
@@ -69,6 +71,7 @@ class ModelDescription(JsonFile):
             "step": self.step,
             "validation_loss": self.validation_loss,
             "initial_validation_loss": self.initial_validation_loss,
+            "validation_bits_per_byte": self.validation_bits_per_byte,
             "last_step": self.last_step,
             "last_validation_loss": self.last_validation_loss,
             "regressed": self.regressed,
@@ -88,8 +91,12 @@ class ModelDescription(JsonFile):
 
     def to_json(self) -> dict[str, Any]:
         """See JsonFile."""
+        facts = self.facts()
+        if self.validation_bits_per_byte is None:
+            # As models of early releases have it.
+            del facts["validation_bits_per_byte"]
         return {
-            **self.facts(),
+            **facts,
             "source": self.source,
             "architecture": dict(self.architecture),
             "parameters": self.parameters,
@@ -108,6 +115,7 @@ class ModelDescription(JsonFile):
             step=finite_number(content.get("step")),
             validation_loss=finite_number(content.get("validation_loss")),
             initial_validation_loss=finite_number(content.get("initial_validation_loss")),
+            validation_bits_per_byte=finite_number(content.get("validation_bits_per_byte")),
             last_step=finite_number(content.get("last_step")),
             last_validation_loss=finite_number(content.get("last_validation_loss")),
             regressed=content["regressed"] if isinstance(content.get("regressed"), bool) else None,

@@ -36,6 +36,8 @@ class TrainingResult:
     validation_loss: int | float | None = None
     last_validation_loss: int | float | None = None
     initial_validation_loss: int | float | None = None
+    validation_bits_per_byte: int | float | None = None
+    """None too where the dataset carries no tokenizer, which says how many bytes a token has."""
     regressed: bool | None = None
     """Whether the last validation loss is higher than the initial one, or not finite."""
     dataset_digest: str = ""
@@ -59,6 +61,8 @@ class TrainingResult:
             "tokenizer_digest": self.tokenizer_digest,
             **self.architecture,
         }
+        if self.validation_bits_per_byte is not None:
+            facts["validation_bits_per_byte"] = self.validation_bits_per_byte
         if self.warnings:
             facts["warnings"] = "\n".join(self.warnings)
         return {name: str(value) for name, value in facts.items()}
@@ -74,6 +78,7 @@ class TrainingResult:
             validation_loss=_number(properties.get("validation_loss")),
             last_validation_loss=_number(properties.get("last_validation_loss")),
             initial_validation_loss=_number(properties.get("initial_validation_loss")),
+            validation_bits_per_byte=_number(properties.get("validation_bits_per_byte")),
             regressed={"true": True, "false": False}.get(properties.get("regressed", "")),
             dataset_digest=properties.get("dataset_digest", ""),
             tokenizer_digest=properties.get("tokenizer_digest", ""),

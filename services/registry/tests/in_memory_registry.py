@@ -1,7 +1,6 @@
 """The registry of models in memory, for unit tests; `test_registry_contract.py` holds it to what MLflow's does."""
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gpt2_common.errors import InvalidRequest, NotFound
+from gpt2_contracts.model_version import TAG_PREFIX
 from gpt2_registry.mlflow_registry import MlflowRegistry, RegisteredModel, RegisteredVersion
 from gpt2_registry.mlflow_versions import VersionWriter
 from gpt2_registry.model_metadata import MetricPoint, ModelMetadata, quality_metrics
@@ -53,14 +53,14 @@ class InMemoryRegistry(MlflowRegistry):
 
     def version(self, model_name: str, version: int) -> RegisteredVersion:
         found = self._version(model_name, version)
-        loss = float(found.tags.get("gpt2.validation_loss", "nan"))
+        facts = {name.removeprefix(TAG_PREFIX): value for name, value in found.tags.items()}
         return RegisteredVersion(
             model_name=model_name,
             version=version,
             labels=sorted(label for label, held in self._models[model_name].labels.items() if held == version),
             run_id=found.run.run_id,
             tags=dict(found.tags),
-            metrics={**found.run.metrics, **(quality_metrics(loss) if math.isfinite(loss) else {})},
+            metrics={**found.run.metrics, **quality_metrics(facts)},
             created_millis=found.created_millis,
         )
 

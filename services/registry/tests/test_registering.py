@@ -56,6 +56,21 @@ def test_gates_compare_with_a_limit_and_with_the_holder(registry, register):
     assert register("allowed", provenance={"regressed": True}, label_despite_regression=True) == "set"
 
 
+def test_gates_compare_bits_per_byte_where_tokenizers_differ(registry, register):
+    improve, limit = pb.LabelGate(must_improve=True), pb.LabelGate(max_bits_per_byte=1.5)
+
+    def outcome(job_id, loss, bits, tokenizer, gate):
+        facts = {"validation_bits_per_byte": bits, "tokenizer_digest": tokenizer * 64}
+        return register(job_id, loss, provenance=facts, label_gate=gate)
+
+    assert "is over the 1.5 allowed" in outcome("over", 3.0, 1.6, "a", limit)
+    assert "validation_bits_per_byte is not known" in outcome("unknown", 3.0, None, "a", limit)
+    assert outcome("first", 3.0, 1.4, "a", limit) == "set"
+    assert "bits per byte of 1.45 is not under the 1.4 of version 3" in outcome("lower-loss", 2.0, 1.45, "b", improve)
+    assert outcome("higher-loss", 4.0, 1.3, "b", improve) == "set"
+    assert registry.labels(NAME) == {"staging": 5}
+
+
 def test_rules_of_labels_hold_for_registrations(registry, register, tmp_path):
     rules = json.dumps(RULES)
     assert "it is draft; allowed from staging" in register("draft", label="production", rules=rules)

@@ -76,6 +76,8 @@ def test_good_tags():
     ("gate", "wrong"),
     [
         ({"max_validation_loss": 3.0}, []),
+        ({"max_bits_per_byte": 1.5}, []),
+        ({"max_bits_per_byte": 0.0}, ["label_gate.max_bits_per_byte"]),
         ({"must_improve": True}, []),
         ({}, ["label_gate"]),
         ({"max_validation_loss": 0.0}, ["label_gate.max_validation_loss"]),

@@ -10,9 +10,11 @@ import pytest
 from request_problems import request_problems
 from trainer_support import computations, reference
 from trainer_support.data import (
+    END_TOKEN_ID,
     VOCABULARY_SIZE,
     make_checkpoint,
     make_dataset,
+    make_tokenizer,
     random_weights,
     small_architecture,
     vocabulary,
@@ -21,7 +23,10 @@ from trainer_support.jobs import folder
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.errors import InvalidRequest
+from gpt2_common.vocabulary.byte_symbols import symbol_bytes
 from gpt2_trainer.evaluation.lambada import batched, read_lambada
+from gpt2_trainer.evaluation.sequences import EvaluationSequences, cut_spans
+from gpt2_trainer.formats.tokenizer_files import token_bytes
 from gpt2_trainer.generation.text import TextCodec
 from gpt2_trainer.training.data import TokenStream
 from gpt2_trainer.validation import evaluation_problems
@@ -61,8 +66,17 @@ def write_texts(path, lines):
 def test_metrics_are_those_of_the_reference(evaluate, tmp_path):
     weights = biased_weights()
     stream = TokenStream(tmp_path / "dataset", "validation")
-    windows = np.stack([stream.read(start, 17) for start in range(0, len(stream) - 16, 16)])
-    expected = reference.losses(weights, windows[:, :-1], windows[:, 1:], 2, 2).mean()
+    tokens = stream.read(0, len(stream))
+    preceded = np.concatenate([[END_TOKEN_ID], tokens])
+    ends = [*(np.flatnonzero(tokens == END_TOKEN_ID) + 1).tolist(), len(tokens)]
+    spans = list(cut_spans(ends, 16))
+    total_loss = 0.0
+    for start, stop in spans:
+        probabilities = reference.softmax(reference.logits(weights, preceded[None, start:stop], 2, 2)[0])
+        total_loss -= np.log(probabilities[np.arange(stop - start), tokens[start:stop]]).sum()
+    expected = total_loss / len(tokens)
+    names = {number: name for name, number in vocabulary().items()}
+    text_bytes = sum(len(symbol_bytes(names[token])) for token in tokens.tolist() if token != END_TOKEN_ID)
     codec = TextCodec(tmp_path / "checkpoint" / "tokenizer", ARCHITECTURE.end_token_id)
     right, total = 0, 0.0
     for text in TEXTS:
@@ -81,7 +95,8 @@ def test_metrics_are_those_of_the_reference(evaluate, tmp_path):
     metrics = json.loads((folder(outputs["evaluation"]) / "metrics.json").read_text())
     assert metrics["loss"] == pytest.approx(expected, abs=1e-4)
     assert metrics["perplexity"] == pytest.approx(np.exp(expected), rel=1e-4)
-    assert metrics["tokens"] == windows.shape[0] * 16
+    assert metrics["tokens"] == len(tokens)
+    assert metrics["bits_per_byte"] == pytest.approx(total_loss / np.log(2) / text_bytes, rel=1e-4)
     assert metrics["lambada_examples"] == 3
     assert 0 < right < 3
     assert metrics["lambada_accuracy"] == right / 3
@@ -95,13 +110,57 @@ def test_metrics_are_those_of_the_reference(evaluate, tmp_path):
         "uri": (tmp_path / "dataset").as_uri(),
         "digest": manifest["digest"],
         "context_length": 16,
-        "sequences": windows.shape[0],
+        "sequences": len(spans),
     }
     assert words == {
         "kind": "lambada",
         "uri": uri,
         "digest": hashlib.sha256((tmp_path / "last.jsonl").read_bytes()).hexdigest(),
     }
+
+
+@pytest.mark.parametrize(
+    ("lengths", "spans"),
+    [
+        ([4, 4], [(0, 8)]),
+        ([4, 5], [(0, 4), (4, 9)]),
+        ([3, 20, 2, 6], [(0, 3), (3, 11), (11, 19), (19, 25), (25, 31)]),
+        ([8, 8], [(0, 8), (8, 16)]),
+        ([16], [(0, 8), (8, 16)]),
+        ([0], []),
+    ],
+)
+def test_only_documents_longer_than_a_sequence_are_cut(lengths, spans):
+    assert list(cut_spans(np.cumsum(lengths).tolist(), 8)) == spans
+
+
+def test_sequences_have_each_token_as_target_once(tmp_path):
+    end = 99
+    tokens = np.array([1, 2, end, 3, 4, 5, end, 6, end, *range(10, 21), end, 7], np.uint16)
+    for number, start in enumerate(range(0, len(tokens), 5)):
+        np.save(tmp_path / f"validation-{number:05d}.npy", tokens[start : start + 5])
+    stream = TokenStream(tmp_path, "validation")
+    data = EvaluationSequences(stream, end, 6, None, 2)
+    found, preceded, rows = [], [], []
+    for inputs, targets, counted, count in data.batches():
+        assert inputs.shape == targets.shape == counted.shape == (2, 6)
+        assert not counted[count:].any()
+        found += targets[counted].tolist()
+        preceded += inputs[counted].tolist()
+        rows += [row[mask].tolist() for row, mask in zip(targets[:count], counted, strict=False)]
+    assert found == tokens.tolist()
+    assert preceded == [end, *tokens[:-1].tolist()]
+    assert rows == [[1, 2, end], [3, 4, 5, end, 6, end], list(range(10, 16)), [*range(16, 21), end], [7]]
+    assert data.sequences == 5
+    assert EvaluationSequences(stream, end, 6, 2, 2).sequences == 2
+
+
+def test_bytes_of_tokens_are_those_of_their_text(tmp_path):
+    lengths = token_bytes(make_tokenizer(tmp_path), VOCABULARY_SIZE + 2)
+    names = vocabulary()
+    assert [lengths[names[token]] for token in ("Ġthe", "th", "Ã¼", "Ċ")] == [4, 2, 2, 1]
+    assert lengths[END_TOKEN_ID] == 0
+    assert lengths[VOCABULARY_SIZE:].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(

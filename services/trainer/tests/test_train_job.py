@@ -45,6 +45,12 @@ def test_outputs_tell_what_happened(train):
     assert (lines[-2]["seconds_left"], lines[-2]["skipped_steps"]) == (0, 0)
     assert properties["stopped_because"] == "steps"
     assert lines[-1]["validation_perplexity"] == pytest.approx(np.exp(losses[6]))
+    dataset = folder(outputs["checkpoint"]).parents[2] / "dataset"
+    targets = np.concatenate([np.load(path) for path in sorted(dataset.glob("validation-*"))])[1 : 24 * 16 + 1]
+    # Each token of this dataset but the end token is one byte.
+    bytes_per_token = (targets != END_TOKEN_ID).mean()
+    assert lines[-1]["validation_bits_per_byte"] == pytest.approx(losses[6] / np.log(2) / bytes_per_token)
+    assert float(properties["validation_bits_per_byte"]) == pytest.approx(losses[best] / np.log(2) / bytes_per_token)
     state = json.loads((checkpoint / "state.json").read_text())
     assert state["step"] == best
     assert state["config"]["seed"] == 5
@@ -93,6 +99,7 @@ def test_tensorboard_has_metrics_config_and_samples(train):
         "_hparams_/session_start_info",
         "validation_loss",
         "validation_perplexity",
+        "validation_bits_per_byte",
         "config",
         "samples",
     }

@@ -20,6 +20,7 @@ from gpt2_contracts.metrics import (
     LOSS,
     TOKENS_PER_SECOND,
     UNITS,
+    VALIDATION_BITS_PER_BYTE,
     VALIDATION_LOSS,
     VALIDATION_PERPLEXITY,
 )
@@ -35,6 +36,7 @@ _MAX_POINTS = 1000
 CHARTS: Sequence[tuple[str, str, tuple[str, ...]]] = (
     ("Loss", UNITS[LOSS], (LOSS, VALIDATION_LOSS)),
     ("Validation perplexity", "per token", (VALIDATION_PERPLEXITY,)),
+    ("Validation bits per byte", "of text", (VALIDATION_BITS_PER_BYTE,)),
     ("Learning rate", UNITS[LEARNING_RATE], (LEARNING_RATE,)),
     ("Gradient norm", UNITS[GRADIENT_NORM], (GRADIENT_NORM,)),
     ("Speed", UNITS[TOKENS_PER_SECOND], (TOKENS_PER_SECOND,)),

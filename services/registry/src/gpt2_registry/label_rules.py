@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, m
 
 from gpt2.registry.v1 import registry_service_pb2 as pb
 from gpt2_common.errors import FailedPrecondition
+from gpt2_contracts.metrics import VALIDATION_BITS_PER_BYTE
 from gpt2_contracts.model_version import NOT_READY, fact_tag
 from gpt2_registry.mlflow_registry import RegisteredVersion
 
@@ -127,6 +128,10 @@ def gate_refusal(
             "is found good, or register with label_despite_regression"
         )
     gate = request.label_gate
+    if gate.HasField("max_bits_per_byte"):
+        limit = MetricBounds(max=gate.max_bits_per_byte)
+        if refused := limit.refusal(VALIDATION_BITS_PER_BYTE, version):
+            return refused
     if not gate.HasField("max_validation_loss") and not gate.must_improve:
         return ""
     loss = version.validation_loss
@@ -147,8 +152,14 @@ def _improvement_refusal(version: RegisteredVersion, loss: float, labelled: Regi
     tokenizer, before = fact_tag("tokenizer_digest"), labelled.validation_loss
     if before is None:
         return f"the validation loss of version {labelled.version}, which has the label, is not known"
+    name = "validation loss"
     if version.tags.get(tokenizer) != labelled.tags.get(tokenizer):
-        return f"version {labelled.version}, which has the label, has another tokenizer: their losses do not compare"
+        if version.bits_per_byte is None or labelled.bits_per_byte is None:
+            return (
+                f"version {labelled.version}, which has the label, has another tokenizer: their losses do not compare, "
+                "and their bits per byte are not both known"
+            )
+        name, loss, before = "bits per byte", version.bits_per_byte, labelled.bits_per_byte
     if loss >= before:
-        return f"its validation loss of {loss:.6g} is not under the {before:.6g} of version {labelled.version}"
+        return f"its {name} of {loss:.6g} is not under the {before:.6g} of version {labelled.version}"
     return ""

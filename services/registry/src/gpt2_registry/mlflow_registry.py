@@ -1,13 +1,12 @@
 """Registered models in MLflow: versions, labels (MLflow's aliases) and tags, read and changed."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gpt2_common.errors import InvalidRequest, NotFound
-from gpt2_contracts.metrics import VALIDATION_LOSS
+from gpt2_contracts.metrics import VALIDATION_BITS_PER_BYTE, VALIDATION_LOSS
 from gpt2_contracts.model_version import fact_tag
 from gpt2_registry.mlflow_connection import MlflowConnection
 from gpt2_registry.model_metadata import quality_metrics
@@ -42,6 +41,11 @@ class RegisteredVersion:
     def validation_loss(self) -> float | None:
         """Nats per token; None where it is not known."""
         return self.metrics.get(VALIDATION_LOSS)
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Validation loss in bits per byte of text; None where it is not known."""
+        return self.metrics.get(VALIDATION_BITS_PER_BYTE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,7 +225,4 @@ def _checked_token(token: str) -> Iterator[None]:
 
 def _registered_metrics(tags: Mapping[str, str]) -> dict[str, float]:
     """Metrics of the registered weights, which need not be those of the training's last step."""
-    with suppress(KeyError, ValueError):
-        if math.isfinite(loss := float(tags[fact_tag(VALIDATION_LOSS)])):
-            return quality_metrics(loss)
-    return {}
+    return quality_metrics({name: tags.get(fact_tag(name)) for name in (VALIDATION_LOSS, VALIDATION_BITS_PER_BYTE)})

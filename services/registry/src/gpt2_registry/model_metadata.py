@@ -9,9 +9,11 @@ from typing import Any
 
 from gpt2_common.artifacts import Artifact
 from gpt2_common.errors import DataLoss, FailedPrecondition
+from gpt2_contracts.artifact import finite_number
 from gpt2_contracts.metrics import (
     INITIAL_VALIDATION_LOSS,
     LAST_VALIDATION_LOSS,
+    VALIDATION_BITS_PER_BYTE,
     VALIDATION_LOSS,
     VALIDATION_PERPLEXITY,
     parse_line,
@@ -26,7 +28,16 @@ SAMPLES_FILE = "samples.txt"
 
 _MAX_PARAMETER = 6000
 _SIZES = {"n_layer": "layers", "n_head": "heads", "n_embd": "wide", "n_ctx": "tokens of context"}
-_TAGGED = (*DIGESTS, VALIDATION_LOSS, "step", LAST_VALIDATION_LOSS, "last_step", "regressed", "warnings")
+_TAGGED = (
+    *DIGESTS,
+    VALIDATION_LOSS,
+    VALIDATION_BITS_PER_BYTE,
+    "step",
+    LAST_VALIDATION_LOSS,
+    "last_step",
+    "regressed",
+    "warnings",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +49,22 @@ class MetricPoint:
     step: int
 
 
-def quality_metrics(validation_loss: float) -> dict[str, float]:
-    """The metrics that follow from a validation loss in nats per token."""
-    return {VALIDATION_LOSS: validation_loss, VALIDATION_PERPLEXITY: perplexity(validation_loss)}
+def quality_metrics(facts: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of registered weights, which need not be those of the training's last step.
+
+    Args:
+        facts: Values or their texts by the names in `model.json`; one that is not known is missing or None.
+    """
+    loss, bits = (finite_number(_as_number(facts.get(name))) for name in (VALIDATION_LOSS, VALIDATION_BITS_PER_BYTE))
+    known = {} if loss is None else {VALIDATION_LOSS: float(loss), VALIDATION_PERPLEXITY: perplexity(loss)}
+    return known if bits is None else {**known, VALIDATION_BITS_PER_BYTE: float(bits)}
+
+
+def _as_number(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +86,7 @@ class ModelMetadata:
 
     def quality_metrics(self) -> dict[str, float]:
         """Metrics of the registered weights, as far as they were validated."""
-        loss = self.description.validation_loss
-        return {} if loss is None else quality_metrics(loss)
+        return quality_metrics(self.description.facts())
 
     def parameters(self) -> dict[str, str]:
         """Parameters of an MLflow run: how the model was trained, and its sizes."""
@@ -96,7 +119,9 @@ class ModelMetadata:
             before = described.initial_validation_loss
             change = f" (before training {before:.3f})" if before is not None else ""
             step = f" at step {self.step:,}" if described.step is not None else ""
-            lines.append(f"Validation loss **{loss:.3f}** nats per token{step}{change}.")
+            bits = described.validation_bits_per_byte
+            per_byte = "" if bits is None else f", {bits:.3f} bits per byte"
+            lines.append(f"Validation loss **{loss:.3f}** nats per token{per_byte}{step}{change}.")
             last_step = int(described.last_step or 0)
             if described.last_validation_loss is not None and last_step != self.step:
                 last = f"{described.last_validation_loss:.3f}"

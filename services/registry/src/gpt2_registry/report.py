@@ -94,6 +94,7 @@ def _metrics(model: ModelDescription) -> str:
     shown = [
         (_decimal(loss), "validation loss, nats per token"),
         ("" if loss is None else f"{perplexity(loss):,.2f}", "perplexity"),
+        (_decimal(model.validation_bits_per_byte), "bits per byte"),
         (_decimal(model.initial_validation_loss), "validation loss before training"),
         (_decimal(model.last_validation_loss), "validation loss at the end of the training"),
         (_count(model.parameters), "parameters"),

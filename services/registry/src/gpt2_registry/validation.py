@@ -52,12 +52,12 @@ def require(problems: Problems) -> None:
 
 def _gate_problems(request: pb.RegisterModelRequest) -> Problems:
     gate = request.label_gate
-    limited = gate.HasField("max_validation_loss")
+    limited = gate.HasField("max_validation_loss") or gate.HasField("max_bits_per_byte")
     problems: Problems = []
     if not request.label:
         problems.append(("label", "is required with label_gate"))
     if not limited and not gate.must_improve:
-        problems.append(("label_gate", "needs max_validation_loss, must_improve or both"))
+        problems.append(("label_gate", "needs max_validation_loss, max_bits_per_byte or must_improve"))
     return problems
 
 

@@ -113,24 +113,35 @@ class LabelGate(_message.Message):
 
     MAX_VALIDATION_LOSS_FIELD_NUMBER: _builtins.int
     MUST_IMPROVE_FIELD_NUMBER: _builtins.int
+    MAX_BITS_PER_BYTE_FIELD_NUMBER: _builtins.int
     max_validation_loss: _builtins.float
     """Maximum validation loss, in nats per token. A version whose loss is unknown does not pass. Default: any."""
     must_improve: _builtins.bool
     """The validation loss must be lower than that of the version that holds the label. Passes if none holds it; fails if
-    a loss is unknown or the two have different tokenizers, whose losses cannot be compared.
+    a loss is unknown. Versions with different tokenizers are compared by their bits per byte.
+    """
+    max_bits_per_byte: _builtins.float
+    """Maximum validation loss in bits per byte of text, which does not depend on the tokenizer. A version for which it is
+    unknown does not pass. Default: any.
     """
     def __init__(
         self,
         *,
         max_validation_loss: _builtins.float | None = ...,
         must_improve: _builtins.bool = ...,
+        max_bits_per_byte: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_validation_loss", b"_max_validation_loss", "max_validation_loss", b"max_validation_loss"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_bits_per_byte", b"_max_bits_per_byte", "_max_validation_loss", b"_max_validation_loss", "max_bits_per_byte", b"max_bits_per_byte", "max_validation_loss", b"max_validation_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_validation_loss", b"_max_validation_loss", "max_validation_loss", b"max_validation_loss", "must_improve", b"must_improve"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_bits_per_byte", b"_max_bits_per_byte", "_max_validation_loss", b"_max_validation_loss", "max_bits_per_byte", b"max_bits_per_byte", "max_validation_loss", b"max_validation_loss", "must_improve", b"must_improve"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_bits_per_byte: _TypeAlias = _typing.Literal["max_bits_per_byte"]  # noqa: Y015
+    _WhichOneofArgType__max_bits_per_byte: _TypeAlias = _typing.Literal["_max_bits_per_byte", b"_max_bits_per_byte"]  # noqa: Y015
     _WhichOneofReturnType__max_validation_loss: _TypeAlias = _typing.Literal["max_validation_loss"]  # noqa: Y015
     _WhichOneofArgType__max_validation_loss: _TypeAlias = _typing.Literal["_max_validation_loss", b"_max_validation_loss"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_bits_per_byte) -> _WhichOneofReturnType__max_bits_per_byte | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_validation_loss) -> _WhichOneofReturnType__max_validation_loss | None: ...
 
 Global___LabelGate: _TypeAlias = LabelGate  # noqa: Y015
@@ -232,8 +243,8 @@ class ModelVersion(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Last value of each metric, such as `validation_loss` in nats per token. `validation_loss` and
-        `validation_perplexity` are those of the registered weights, even if the training continued after them.
+        """Last value of each metric, such as `validation_loss` in nats per token. `validation_loss`, `validation_perplexity`
+        and `validation_bits_per_byte` are those of the registered weights, even if the training continued after them.
         """
 
     @_builtins.property
@@ -303,7 +314,7 @@ class Evaluation(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Metrics by name, as EvaluateModel has them: `loss` in nats a token, `perplexity`, `tokens`; or
+        """Metrics by name, as EvaluateModel has them: `loss` in nats a token, `perplexity`, `bits_per_byte`, `tokens`; or
         `lambada_accuracy`, `lambada_perplexity`, `lambada_examples`.
         """
 

@@ -631,15 +631,16 @@ class EvaluateModelRequest(_message.Message):
     model_uri: _builtins.str
     """URI of a model artifact."""
     dataset_uri: _builtins.str
-    """URI of a dataset artifact, encoded with the model's tokenizer, for `loss` (nats a token), `perplexity` and `tokens`
-    on its validation split, in sequences that do not overlap.
+    """URI of a dataset artifact, encoded with the model's tokenizer, for `loss` (nats a token), `perplexity`,
+    `bits_per_byte` and `tokens` on its validation split: means over all tokens, each predicted once. Only documents
+    longer than a sequence are cut. `bits_per_byte` needs the tokenizer's files, of the dataset or the model.
     """
     lambada_uri: _builtins.str
     """URI of a file, under the configured roots, of JSON lines with a `text` whose last word is predicted, as LAMBADA's,
     for `lambada_accuracy`, `lambada_perplexity` (a word) and `lambada_examples`.
     """
     context_length: _builtins.int
-    """Tokens in a sequence of the dataset. Default: the model's `n_ctx`."""
+    """Maximum number of tokens in a sequence of the dataset. Default: the model's `n_ctx`."""
     batch_size: _builtins.int
     """Sequences at a time. Default 8."""
     sequences: _builtins.int

@@ -91,7 +91,7 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def EvaluateModel(self, request, context):
-        """Starts a job that measures a model: perplexity on a dataset, and LAMBADA last-word accuracy.
+        """Starts a job that measures a model: perplexity and bits per byte on a dataset, and LAMBADA last-word accuracy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class TrainerServiceStub:
     ExportModel: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.ExportModelRequest, _trainer_service_pb2.ExportModelResponse]
     """Starts a job that exports a checkpoint as a servable model: Hugging Face layout and a TF SavedModel."""
     EvaluateModel: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.EvaluateModelRequest, _trainer_service_pb2.EvaluateModelResponse]
-    """Starts a job that measures a model: perplexity on a dataset, and LAMBADA last-word accuracy."""
+    """Starts a job that measures a model: perplexity and bits per byte on a dataset, and LAMBADA last-word accuracy."""
     Generate: _grpc.UnaryStreamMultiCallable[_trainer_service_pb2.GenerateRequest, _trainer_service_pb2.GenerateResponse]
     """Streams generated text. Stops computing when the call is cancelled."""
 
@@ -64,7 +64,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     ExportModel: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.ExportModelRequest, _trainer_service_pb2.ExportModelResponse]  # type: ignore[assignment]
     """Starts a job that exports a checkpoint as a servable model: Hugging Face layout and a TF SavedModel."""
     EvaluateModel: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.EvaluateModelRequest, _trainer_service_pb2.EvaluateModelResponse]  # type: ignore[assignment]
-    """Starts a job that measures a model: perplexity on a dataset, and LAMBADA last-word accuracy."""
+    """Starts a job that measures a model: perplexity and bits per byte on a dataset, and LAMBADA last-word accuracy."""
     Generate: _aio.UnaryStreamMultiCallable[_trainer_service_pb2.GenerateRequest, _trainer_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Streams generated text. Stops computing when the call is cancelled."""
 
@@ -105,7 +105,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_service_pb2.EvaluateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_service_pb2.EvaluateModelResponse, _abc.Awaitable[_trainer_service_pb2.EvaluateModelResponse]]:
-        """Starts a job that measures a model: perplexity on a dataset, and LAMBADA last-word accuracy."""
+        """Starts a job that measures a model: perplexity and bits per byte on a dataset, and LAMBADA last-word accuracy."""
 
     @_abc_1.abstractmethod
     def Generate(

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
-from gpt2_contracts.metrics import perplexity
+from gpt2_contracts.metrics import BITS_PER_BYTE, LOSS, bits_per_byte, perplexity
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.evaluation.lambada import LastWord, batched
 from gpt2_trainer.kernels.selection import create_model
@@ -33,17 +34,30 @@ class Evaluator:
         self._token_losses = compiled(create_model(architecture).token_losses)
         self._batch_size = batch_size
 
-    def perplexity(self, batches: Iterable[tuple[TokenIds, TokenIds, int]], progress: Progress) -> Mapping[str, float]:
-        """Loss in nats per token, and its exponential, over batches as `ValidationData` makes them."""
-        total, tokens, done = 0.0, 0, 0
-        for inputs, targets, count in batches:
+    def perplexity(
+        self,
+        batches: Iterable[tuple[TokenIds, TokenIds, NDArray[np.bool_], int]],
+        token_bytes: NDArray[np.int64] | None,
+        progress: Progress,
+    ) -> Mapping[str, float]:
+        """Mean loss over all tokens in nats, its exponential, and in bits per byte.
+
+        Args:
+            batches: As `EvaluationSequences` makes them.
+            token_bytes: Bytes of text of each token; None: not known, so that there are no bits per byte.
+            progress: Called after each batch.
+        """
+        total, tokens, text, done = 0.0, 0, 0, 0
+        for inputs, targets, counted, count in batches:
             losses, _ = self._token_losses(self._weights, inputs, targets)
-            total += float(np.sum(np.asarray(losses)[:count], dtype=np.float64))
-            tokens += count * targets.shape[1]
+            total += float(np.sum(np.asarray(losses)[counted], dtype=np.float64))
+            tokens += int(counted.sum())
+            text += 0 if token_bytes is None else int(token_bytes[targets[counted]].sum())
             done += count
             progress(done)
         loss = total / tokens
-        return {"loss": loss, "perplexity": perplexity(loss), "tokens": tokens}
+        metrics = {LOSS: loss, "perplexity": perplexity(loss), "tokens": tokens}
+        return {**metrics, BITS_PER_BYTE: bits_per_byte(loss, text / tokens)} if text else metrics
 
     def lambada(self, words: list[LastWord], progress: Progress) -> Mapping[str, float]:
         """LAMBADA last-word accuracy, and the exponential of the mean loss per last word."""

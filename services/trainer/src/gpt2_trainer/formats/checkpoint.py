@@ -47,6 +47,8 @@ class Validation:
 
     step: int
     loss: float
+    bits_per_byte: float | None = None
+    """None where the dataset carries no tokenizer, and in checkpoints from before it was measured."""
 
 
 def _lowest(validations: list[Validation]) -> Validation | None:

@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound
+from gpt2_common.vocabulary.byte_symbols import symbol_bytes
 from gpt2_common.vocabulary.files import read_end_token
 from gpt2_common.vocabulary.importing import parse_vocabulary, read_vocabulary_files
 from gpt2_common.vocabulary.vocabulary import UnsoundVocabulary, Vocabulary
-from gpt2_contracts.tokenizer import FILES, TOKENIZER_FILE
+from gpt2_contracts.tokenizer import FILES, TOKENIZER_FILE, TOKENIZER_FOLDER
 from gpt2_trainer.configuration.architecture import Architecture
 
 
@@ -70,6 +74,32 @@ def tokenizer_size(folder: Path, field: str) -> tuple[int, int | None]:
     (vocabulary, _), added = _model_of(folder)
     token_ids = {**vocabulary, **{content: token_id for token_id, content, _ in added}}
     return max(token_ids.values()) + 1, token_ids.get(_end_token(folder, field))
+
+
+def token_bytes(folder: Path, vocabulary_size: int) -> NDArray[np.int64]:
+    """Bytes of text that each token stands for: 0 for special tokens, the end token among them.
+
+    Args:
+        folder: Folder with a tokenizer artifact's files.
+        vocabulary_size: Length of the result; ids without a token have 0 bytes.
+
+    Raises:
+        DataLoss: A file is missing or damaged.
+    """
+    (vocabulary, _), added = _model_of(folder)
+    texts = {content: 0 if special else len(content.encode()) for _, content, special in added}
+    end_token = _end_token(folder, TOKENIZER_FOLDER)
+    lengths = np.zeros(vocabulary_size, np.int64)
+    try:
+        for token, token_id in vocabulary.items():
+            lengths[token_id] = 0 if token == end_token else texts.get(token, -1)
+            if lengths[token_id] < 0:
+                lengths[token_id] = len(symbol_bytes(token))
+        for token_id, content, _ in added:
+            lengths[token_id] = texts[content]
+    except (KeyError, IndexError) as error:
+        raise DataLoss(f"{folder / TOKENIZER_FILE} is damaged ({error!r}): make the artifact again") from error
+    return lengths
 
 
 def _end_token(folder: Path, field: str) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
@@ -15,22 +18,22 @@ from gpt2_common.jobs.context import JobContext, output
 from gpt2_contracts.artifact import DATASET, EVALUATION
 from gpt2_contracts.dataset import VALIDATION, DatasetDescription
 from gpt2_contracts.evaluation import METRICS_FILE, ON_DATASET, ON_LAMBADA, EvaluationReport, Measurement
-from gpt2_contracts.tokenizer import TOKENIZER_FOLDER
+from gpt2_contracts.tokenizer import TOKENIZER_FILE, TOKENIZER_FOLDER
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.evaluation.lambada import LastWord, read_lambada
+from gpt2_trainer.evaluation.sequences import EvaluationSequences
 from gpt2_trainer.formats.checkpoint import read_checkpoint
 from gpt2_trainer.formats.huggingface import read_huggingface
 from gpt2_trainer.formats.json_files import write_json
-from gpt2_trainer.formats.tokenizer_files import same_tokenizer
+from gpt2_trainer.formats.tokenizer_files import same_tokenizer, token_bytes
 from gpt2_trainer.formats.vocabulary_padding import fit_vocabulary
 from gpt2_trainer.model.backend import select_backend
 from gpt2_trainer.model.weights import Weights
 from gpt2_trainer.settings import TrainerSettings
-from gpt2_trainer.training.data import TokenStream, ValidationData, too_short
+from gpt2_trainer.training.data import TokenStream, too_short
 from gpt2_trainer.validation import evaluation_problems
 
 _BATCH_SIZE = 8
-_EVERY_SEQUENCE = 1 << 62
 
 
 def evaluate_model(
@@ -94,7 +97,7 @@ class _Evaluation:
     def _tokenizer(self) -> Path:
         return self._source.folder if self._field == "model_uri" else self._source.folder / TOKENIZER_FOLDER
 
-    def _validation(self, architecture: Architecture) -> ValidationData:
+    def _validation(self, architecture: Architecture) -> EvaluationSequences:
         if self._dataset is None:
             raise AssertionError("called with a dataset only")
         folder = self._dataset.folder
@@ -114,7 +117,16 @@ class _Evaluation:
         stream = TokenStream(folder, VALIDATION)
         if problems := too_short(len(stream), length, VALIDATION):
             raise InvalidRequest([("context_length", text) for _, text in problems])
-        return ValidationData(stream, length, self._request.sequences or _EVERY_SEQUENCE, self._batch_size)
+        sequences = self._request.sequences or None
+        return EvaluationSequences(stream, description.end_token_id, length, sequences, self._batch_size)
+
+    def _token_bytes(self, architecture: Architecture) -> NDArray[np.int64] | None:
+        """Bytes of text of each token; None where neither dataset nor model carries the tokenizer."""
+        if self._dataset is None:
+            raise AssertionError("called with a dataset only")
+        folders = (self._dataset.folder / TOKENIZER_FOLDER, self._tokenizer)
+        found = next((folder for folder in folders if (folder / TOKENIZER_FILE).is_file()), None)
+        return None if found is None else token_bytes(found, architecture.vocabulary_size)
 
     def _words(self, architecture: Architecture) -> list[LastWord]:
         field = "lambada_uri"
@@ -139,7 +151,11 @@ class _Evaluation:
             raise DataLoss(f"{field}: {uri} cannot be read: {error}") from error
 
     def _measure(
-        self, architecture: Architecture, weights: Weights, validation: ValidationData | None, words: list[LastWord]
+        self,
+        architecture: Architecture,
+        weights: Weights,
+        validation: EvaluationSequences | None,
+        words: list[LastWord],
     ) -> list[tuple[Measurement, Mapping[str, float]]]:
         """The metrics of each measurement."""
         self._context.report("compiling")
@@ -159,7 +175,8 @@ class _Evaluation:
                 context_length=self._request.context_length or architecture.layers.n_ctx,
                 sequences=validation.sequences,
             )
-            measured.append((on_dataset, evaluator.perplexity(validation.batches(), partial(report, 0))))
+            text = self._token_bytes(architecture)
+            measured.append((on_dataset, evaluator.perplexity(validation.batches(), text, partial(report, 0))))
         if words:
             on_lambada = Measurement(kind=ON_LAMBADA, uri=self._request.lambada_uri, digest=self._words_digest)
             measured.append((on_lambada, evaluator.lambada(words, partial(report, before))))

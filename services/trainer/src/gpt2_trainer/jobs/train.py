@@ -37,7 +37,7 @@ from gpt2_trainer.formats.checkpoint import (
     write_checkpoint,
 )
 from gpt2_trainer.formats.json_files import read_json
-from gpt2_trainer.formats.tokenizer_files import same_tokenizer
+from gpt2_trainer.formats.tokenizer_files import same_tokenizer, token_bytes
 from gpt2_trainer.formats.vocabulary_padding import fit_architecture, padding_problem
 from gpt2_trainer.memory import device_memory, memory_problems
 from gpt2_trainer.model.backend import device_names, environment, select_backend
@@ -266,7 +266,7 @@ class _Training:
                 flops_per_token(start.architecture, config.context_length),
                 peak_flops(devices, config.precision, settings.device_peak_flops),
             ),
-            Validator(validation, logs),
+            Validator(validation, logs, self._bytes_per_token(validation)),
             SampleWriter(start.architecture, config, codec, samples_folder, logs),
             Checkpointer(checkpoints),
         ]
@@ -282,6 +282,12 @@ class _Training:
         state = loop.run()
         programs.publish()
         return state
+
+    def _bytes_per_token(self, validation: ValidationData) -> float:
+        """Mean bytes of text of a validation's targets; 0 where the dataset carries no tokenizer."""
+        if not self._tokenizer.is_dir():
+            return 0.0
+        return validation.bytes_per_token(token_bytes(self._tokenizer, self._description.vocabulary_size))
 
     def _publish(
         self,
@@ -359,6 +365,7 @@ def _properties(architecture: Architecture, state: TrainingState, summary: Train
         validation_loss=summary.best.loss,
         last_validation_loss=summary.last.loss,
         initial_validation_loss=summary.initial.loss,
+        validation_bits_per_byte=summary.best.bits_per_byte,
         regressed=summary.regressed,
         dataset_digest=state.dataset_digest,
         tokenizer_digest=state.tokenizer_digest,

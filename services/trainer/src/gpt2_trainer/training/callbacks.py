@@ -12,8 +12,10 @@ from gpt2_contracts.metrics import (
     LEARNING_RATE,
     LOSS,
     TOKENS_PER_SECOND,
+    VALIDATION_BITS_PER_BYTE,
     VALIDATION_LOSS,
     VALIDATION_PERPLEXITY,
+    bits_per_byte,
     perplexity,
 )
 from gpt2_trainer.formats.checkpoint import Validation
@@ -106,11 +108,13 @@ class Validator(Callback):
     Args:
         data: The validation sequences.
         logs: Where the loss is written.
+        bytes_per_token: Mean bytes of text in a target; 0: not known, as the dataset carries no tokenizer.
     """
 
-    def __init__(self, data: ValidationData, logs: MetricsLog) -> None:
+    def __init__(self, data: ValidationData, logs: MetricsLog, bytes_per_token: float) -> None:
         self._data = data
         self._logs = logs
+        self._bytes_per_token = bytes_per_token
 
     def on_train_begin(self, loop: TrainingLoop) -> None:
         """See Callback."""
@@ -133,10 +137,15 @@ class Validator(Callback):
                 losses.append(loop.validate(inputs, targets)[:count])
             loss = float(np.mean(np.concatenate(losses), dtype=np.float64))
             metrics = {VALIDATION_LOSS: loss, VALIDATION_PERPLEXITY: perplexity(loss)}
+            text = f"step {step}: validation loss {loss:.4f}, perplexity {metrics[VALIDATION_PERPLEXITY]:.2f}"
+            if self._bytes_per_token:
+                metrics[VALIDATION_BITS_PER_BYTE] = bits_per_byte(loss, self._bytes_per_token)
+                text += f", {metrics[VALIDATION_BITS_PER_BYTE]:.4f} bits per byte"
             loop.metrics |= metrics
             self._logs.log_metrics(step, metrics)
-            _log.info("step %d: validation loss %.4f, perplexity %.2f", step, loss, metrics[VALIDATION_PERPLEXITY])
-            validations = [*loop.state.validations, Validation(step=step, loss=loss)]
+            _log.info("%s", text)
+            bits = metrics.get(VALIDATION_BITS_PER_BYTE)
+            validations = [*loop.state.validations, Validation(step=step, loss=loss, bits_per_byte=bits)]
             loop.state = replace(loop.state, validations=validations)
         loop.validated()
 

@@ -119,6 +119,13 @@ class ValidationData:
         """Sequences in use."""
         return len(self._starts)
 
+    def bytes_per_token(self, token_bytes: NDArray[np.int64]) -> float:
+        """Mean bytes of text of the targets, end tokens included, by the bytes of each token."""
+        total = sum(
+            int(token_bytes[self._stream.read(start + 1, self._context_length)].sum()) for start in self._starts
+        )
+        return total / (len(self._starts) * self._context_length)
+
     def batches(self) -> Iterator[tuple[TokenIds, TokenIds, int]]:
         """Inputs, targets (int32 [batch_size, context_length]) and how many of the rows count.
 

@@ -49,7 +49,7 @@ function described(measurement) {
 /** A row of metrics. The best is marked where one direction is better. */
 function metricRow(columns, { name, values }) {
   const known = values.filter((value) => value !== null);
-  const best = /loss$|perplexity$/.test(name) ? Math.min(...known) : /accuracy$/.test(name) ? Math.max(...known) : null;
+  const best = /loss$|perplexity$|per_byte$/.test(name) ? Math.min(...known) : /accuracy$/.test(name) ? Math.max(...known) : null;
   const isTelling = new Set(known).size > 1;
   const cells = values.map((value) => (isTelling && value === best ? element("strong", {}, figure(value), hidden(" (the best)")) : figure(value)));
   return row(columns, [foreign(words(name)), ...cells]);
