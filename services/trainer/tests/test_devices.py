@@ -47,6 +47,7 @@ def trained(process, **changes):
         {"devices": 2, "model_devices": 2},
         {"devices": 4, "model_devices": 2},
         {"devices": 4, "model_devices": 4, "optimizer": "adafactor", "learning_rate": 0.001},
+        {"devices": 4, "model_devices": 2, "optimizer": "muon", "learning_rate": 0.001},
     ],
 )
 def test_losses_and_weights_are_those_of_one_device(four_devices_process, changes):

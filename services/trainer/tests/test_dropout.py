@@ -55,8 +55,13 @@ def assert_equal(first, second):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"gradient_accumulation_steps": 2, "gradient_checkpointing": True}, {"precision": "bfloat16", "lora": LORA}],
-    ids=["accumulated-remat", "bfloat16-lora"],
+    [
+        {"gradient_accumulation_steps": 2, "gradient_checkpointing": True},
+        {"precision": "bfloat16", "lora": LORA},
+        {"optimizer": "muon", "momentum": 0.95},
+        {"optimizer": "muon", "momentum": 0.95, "precision": "bfloat16", "lora": LORA},
+    ],
+    ids=["accumulated-remat", "bfloat16-lora", "muon", "muon-bfloat16-lora"],
 )
 def test_a_resumed_training_with_dropout_repeats_every_bit(backend, changes):
     """`test_resume.py` kills a job with dropout."""

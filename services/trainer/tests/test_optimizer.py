@@ -7,7 +7,9 @@ import pytest
 from trainer_support import computations, reference
 from trainer_support.data import random_weights, small_architecture
 
-from gpt2_trainer.configuration.training import ResolvedTrainingConfig
+from gpt2_trainer.configuration.training import LoraConfig, ResolvedTrainingConfig
+from gpt2_trainer.memory import estimate_memory
+from gpt2_trainer.model.lora import initial_adapters, is_hidden_matrix
 from gpt2_trainer.model.weights import cut_vocabulary, is_decayed, pad_vocabulary
 
 pytestmark = pytest.mark.process
@@ -50,7 +52,53 @@ def test_sgd_agrees_with_numpy(backend, momentum):
     assert_agree(backend, options, reference.Momentum(momentum))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor"])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_muon_agrees_with_numpy(backend, decay):
+    options = replace(OPTIONS, optimizer="muon", momentum=0.95, weight_decay=decay)
+    assert_agree(backend, options, reference.Muon(0.95, (0.9, 0.95), decay, is_decayed, is_hidden_matrix))
+
+
+def test_muon_orthogonalizes_as_optax_does(jax_process):
+    weights = {name: value for name, value in random_weights(ARCHITECTURE).items() if is_hidden_matrix(name)}
+    assert len(weights) == 4
+    gradients = random_gradients(weights, 3)
+    ours, theirs = jax_process(computations.muon_directions, weights, gradients, 0.95)
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, theirs[name], atol=2e-4, err_msg=name)
+        assert np.abs(value).max() > 0.1
+
+
+def test_muon_keeps_one_moment_of_hidden_matrices(jax_process):
+    options = replace(OPTIONS, optimizer="muon", momentum=0.95)
+    weights = random_weights(ARCHITECTURE)
+    slots = jax_process(computations.first_slots, options, weights)
+    for name, value in weights.items():
+        second = (
+            ("second_moment_columns", value.shape[1:]) if is_hidden_matrix(name) else ("second_moment", value.shape)
+        )
+        assert slots[f"first_moment/{name}"].shape == value.shape
+        assert slots[f"{second[0]}/{name}"].shape == second[1]
+    assert len(slots) == 2 * len(weights)
+    estimate = estimate_memory(ARCHITECTURE, options, on_host=False)
+    padded = pad_vocabulary(slots, ARCHITECTURE)
+    assert estimate.optimizer == sum(value.nbytes for value in padded.values())
+
+
+def test_muon_moves_adapters_that_are_zero_and_stays_finite(jax_process):
+    lora = LoraConfig(rank=2, targets=("attn.c_attn",))
+    adapters = initial_adapters(ARCHITECTURE, lora, 0)
+    [a, b] = sorted(adapters)
+    gradients = [{a: np.zeros_like(adapters[a]), b: value[b]} for value in random_gradients(adapters, 2)]
+    options = replace(OPTIONS, optimizer="muon", momentum=0.95, lora=lora)
+    updated = jax_process(computations.optimizer_updates, options, adapters, gradients)
+    np.testing.assert_array_equal(updated[a], adapters[a])
+    assert np.isfinite(updated[b]).all()
+    # Each of queries, keys and values has an update of the same size, whatever its gradient's.
+    sizes = [np.sqrt((part**2).mean()) for part in np.split(updated[b], 3, axis=1)]
+    assert max(sizes) < 1.3 * min(sizes)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor", "muon"])
 def test_a_skipped_update_leaves_everything_as_it_was(backend, optimizer):
     options = replace(OPTIONS, optimizer=optimizer, momentum=0.9 if optimizer == "sgd" else 0.0)
     weights = random_weights(ARCHITECTURE)

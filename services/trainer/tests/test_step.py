@@ -182,6 +182,30 @@ def test_schedules(tensorflow_process):
     assert rates(schedule="constant") == [1.0] * 101
 
 
+@pytest.mark.parametrize("first_step", [0, 500])
+def test_wsd_stays_at_the_peak_until_its_cooldown(tensorflow_process, first_step):
+    def rates(**changes):
+        options = replace(
+            OPTIONS,
+            steps=first_step + 100,
+            first_step=first_step,
+            learning_rate=2.0,
+            warmup_steps=4,
+            schedule="wsd",
+            cooldown_steps=20,
+            **changes,
+        )
+        return tensorflow_process(computations.learning_rates, options, range(first_step, first_step + 100))
+
+    over = np.arange(1, 21) / 20
+    for cooldown, part in {"linear": over, "1-sqrt": np.sqrt(over)}.items():
+        found = rates(cooldown=cooldown, final_learning_rate_fraction=0.1)
+        np.testing.assert_allclose(found[:4], [0.5, 1.0, 1.5, 2.0], rtol=1e-6)
+        np.testing.assert_allclose(found[4:80], 2.0)
+        np.testing.assert_allclose(found[80:], 2.0 * (1 - 0.9 * part), rtol=1e-4)
+    assert rates(final_learning_rate_fraction=0.0)[-1] == pytest.approx(0.0, abs=1e-5)
+
+
 def test_warm_up_rises_in_a_straight_line(tensorflow_process):
     options = replace(OPTIONS, steps=20, learning_rate=2.0, warmup_steps=4, schedule="linear")
     rates = tensorflow_process(computations.learning_rates, options, range(20))

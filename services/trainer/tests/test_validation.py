@@ -16,7 +16,14 @@ from gpt2_trainer.configuration.architecture import OFFICIAL_NAMES
 from gpt2_trainer.configuration.earlier_names import CONFIG_NAMES
 from gpt2_trainer.configuration.resolution import inherit, new_layer_sizes, resolve_training_config
 from gpt2_trainer.configuration.sampling import SamplingConfig, resolve_sampling_config
-from gpt2_trainer.configuration.training import TARGETS, OptimizerName, Precision, ResolvedTrainingConfig, ScheduleName
+from gpt2_trainer.configuration.training import (
+    TARGETS,
+    CooldownName,
+    OptimizerName,
+    Precision,
+    ResolvedTrainingConfig,
+    ScheduleName,
+)
 
 MODEL = pb.ModelConfig(n_layer=2, n_head=2, n_embd=8, n_ctx=32)
 
@@ -49,6 +56,8 @@ def test_defaults_are_those_of_the_protocol():
         "schedule": "cosine",
         "warmup_steps": 10,
         "final_learning_rate_fraction": 0.1,
+        "cooldown_steps": None,
+        "cooldown": "1-sqrt",
         "weight_decay": 0.1,
         "beta1": 0.9,
         "beta2": 0.95,
@@ -145,9 +154,9 @@ def test_other_optimizers_have_no_decay():
             "config.micro_batch_size",
             "goes without gradient_accumulation",
         ),
-        ({"beta1": 0.5, "optimizer": "sgd"}, "config.beta1", "optimizer adamw and adam only, not with 'sgd'"),
-        ({"epsilon": 1e-6, "optimizer": "adafactor"}, "config.epsilon", "adamw and adam only"),
-        ({"momentum": 0.9}, "config.momentum", "optimizer sgd only, not with 'adamw'"),
+        ({"beta1": 0.5, "optimizer": "sgd"}, "config.beta1", "optimizer adamw, adam and muon only, not with 'sgd'"),
+        ({"epsilon": 1e-6, "optimizer": "adafactor"}, "config.epsilon", "adamw, adam and muon only"),
+        ({"momentum": 0.9}, "config.momentum", "optimizer sgd and muon only, not with 'adamw'"),
         ({"lora": pb.LoraConfig(targets=["mlp.c_fc"] * 2)}, "config.lora.targets[1]", "twice"),
         (
             {"lora": pb.LoraConfig(), "only_train_transformer_layers": True},
@@ -160,10 +169,17 @@ def test_other_optimizers_have_no_decay():
             "divide batch_size, which is 8: 2 would",
         ),
         ({"context_length": 33}, "config.context_length", "at most 32"),
-        ({"optimizer": "lion"}, "config.optimizer", "one of adamw, adam, sgd, adafactor, not 'lion'"),
+        ({"optimizer": "lion"}, "config.optimizer", "one of adamw, adam, sgd, adafactor, muon, not 'lion'"),
         ({"learning_rate": float("nan")}, "config.learning_rate", "over 0"),
         ({"warmup_steps": 201}, "config.warmup_steps", "at most the 200 steps"),
-        ({"weight_decay": 0.1, "optimizer": "adam"}, "config.weight_decay", "adamw and adafactor only"),
+        ({"cooldown_steps": 10}, "config.cooldown_steps", "schedule wsd only"),
+        ({"cooldown": "linear", "schedule": "cosine"}, "config.cooldown", "schedule wsd only"),
+        (
+            {"schedule": "wsd", "warmup_steps": 100, "cooldown_steps": 101},
+            "config.cooldown_steps",
+            "at most the 200 steps of the training together",
+        ),
+        ({"weight_decay": 0.1, "optimizer": "adam"}, "config.weight_decay", "adamw, adafactor and muon only"),
     ],
 )
 def test_each_wrong_option_is_named(config, field, part):
@@ -274,6 +290,16 @@ def test_optimizers_have_their_own_defaults():
     assert options(train_request(optimizer="adafactor")).weight_decay == 0
     assert options(train_request(optimizer="adafactor", weight_decay=0.1)).weight_decay == 0.1
     assert options(train_request(optimizer="sgd", momentum=0.9)).momentum == 0.9
+    muon = options(train_request(optimizer="muon"))
+    assert (muon.momentum, muon.beta2, muon.weight_decay, muon.learning_rate) == (0.95, 0.95, 0.1, 0.003)
+    assert options(train_request({"checkpoint_uri": "file:///c"}, optimizer="muon")).learning_rate == 2e-5
+    assert options(train_request({"checkpoint_uri": "file:///c"})).optimizer == "adamw"
+
+
+def test_wsd_cools_down_over_a_fifth_to_zero():
+    chosen = options(train_request(schedule="wsd"))
+    assert (chosen.warmup_steps, chosen.cooldown_steps, chosen.final_learning_rate_fraction) == (10, 40, 0.0)
+    assert options(train_request(schedule="wsd", cooldown_steps=50)).cooldown_steps == 50
 
 
 def test_lora_has_defaults_and_survives_json():
@@ -331,5 +357,10 @@ def test_names_in_code_are_those_of_the_rules():
     assert allowed(pb.TrainModelRequest, "model_size") == allowed(pb.ImportCheckpointRequest, "openai_model")
     assert set(allowed(pb.TrainModelRequest, "model_size")) == set(OFFICIAL_NAMES)
     assert allowed(pb.LoraConfig, "targets") == TARGETS
-    for name, names in (("optimizer", OptimizerName), ("schedule", ScheduleName), ("precision", Precision)):
+    for name, names in (
+        ("optimizer", OptimizerName),
+        ("schedule", ScheduleName),
+        ("cooldown", CooldownName),
+        ("precision", Precision),
+    ):
         assert allowed(pb.TrainConfig, name) == get_args(names)

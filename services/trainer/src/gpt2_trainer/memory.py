@@ -6,7 +6,8 @@ compute dtype:
 
     weights      4 P, and 4 more for each adapted one with LoRA (the sums)
     gradients    4 T, twice that with accumulation (the running sum); with LoRA 4 for each adapted weight
-    optimizer    8 T adamw and adam, 4 T sgd with momentum, rows + columns of each matrix adafactor
+    optimizer    8 T adamw and adam, 4 T sgd with momentum, rows + columns of each matrix adafactor; muon 4 T and the
+                 columns of hidden matrices, 8 T of other weights
     activations  n L (b (8 D + 2 I) + 8 D + 4 I + (4 + 2 b) H Q), and with dropout of the residual 2 D, of attention
                  (b + 1) H Q in the sum; with gradient checkpointing of one layer, and n L b D for the others
     logits       p V (8 + b) of the p tokens in a chunk of the loss (`kernels/cross_entropy.py`), and 4 V D for its sum
@@ -29,7 +30,7 @@ from typing import Any
 
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.training import LoraConfig, Problems, ResolvedTrainingConfig, count_chunks
-from gpt2_trainer.model.lora import adapted_weights
+from gpt2_trainer.model.lora import adapted_weights, adapter_names, is_hidden_matrix
 from gpt2_trainer.model.weights import has_vocabulary, is_layer_weight, weight_shapes
 
 _OVERHEAD = {"cpu": 1200 << 20, "gpu": 600 << 20}
@@ -102,7 +103,7 @@ def estimate_memory(architecture: Architecture, config: ResolvedTrainingConfig, 
     shared = 1 if on_host else config.model_devices
     return MemoryEstimate(
         weights=(weights + adapted) // shared,
-        gradients=(parts * _FLOAT * _count(trained) + adapted) // shared,
+        gradients=(parts * _FLOAT * _count(list(trained.values())) + adapted) // shared,
         optimizer=optimizer // shared,
         activations=activations,
         logits=logits,
@@ -160,23 +161,28 @@ def _gpu_bytes() -> int:
 
 def _trained_shapes(
     architecture: Architecture, config: ResolvedTrainingConfig, shapes: dict[str, tuple[int, ...]]
-) -> tuple[list[tuple[int, ...]], int]:
-    """Shapes of trained weights, and bytes of the merged weights of LoRA."""
+) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Shapes of trained weights by name, and bytes of the merged weights of LoRA."""
     if config.lora is None:
-        chosen = [
-            shape for name, shape in shapes.items() if is_layer_weight(name) or not config.only_train_transformer_layers
-        ]
-        return chosen, 0
-    adapted = [shapes[name] for name in adapted_weights(architecture, config.lora)]
-    rank = config.lora.rank
-    return [shape for rows, columns in adapted for shape in ((rows, rank), (rank, columns))], _FLOAT * _count(adapted)
+        whole = not config.only_train_transformer_layers
+        return {name: shape for name, shape in shapes.items() if whole or is_layer_weight(name)}, 0
+    adapted = {name: shapes[name] for name in adapted_weights(architecture, config.lora)}
+    rank, adapters = config.lora.rank, {}
+    for name, (rows, columns) in adapted.items():
+        a, b = adapter_names(name)
+        adapters |= {a: (rows, rank), b: (rank, columns)}
+    return adapters, _FLOAT * _count(list(adapted.values()))
 
 
-def _optimizer_bytes(config: ResolvedTrainingConfig, trained: list[tuple[int, ...]]) -> int:
+def _optimizer_bytes(config: ResolvedTrainingConfig, trained: dict[str, tuple[int, ...]]) -> int:
     if config.optimizer == "adafactor":
-        return _FLOAT * sum(sum(shape) for shape in trained)
+        return _FLOAT * sum(sum(shape) for shape in trained.values())
+    if config.optimizer == "muon":
+        hidden = {name: shape for name, shape in trained.items() if is_hidden_matrix(name)}
+        elements = 2 * _count(list(trained.values())) - _count(list(hidden.values()))
+        return _FLOAT * (elements + sum(columns for _, columns in hidden.values()))
     slots = {"adamw": 2, "adam": 2, "sgd": 1 if config.momentum else 0}[config.optimizer]
-    return slots * _FLOAT * _count(trained)
+    return slots * _FLOAT * _count(list(trained.values()))
 
 
 def _activation_bytes(architecture: Architecture, config: ResolvedTrainingConfig) -> tuple[int, int]:

@@ -27,6 +27,7 @@ _SIZES = frozenset(
         "gradient_accumulation_steps",
         "context_length",
         "warmup_steps",
+        "cooldown_steps",
         "epochs",
         "batch_tokens",
         "micro_batch_size",
@@ -34,13 +35,13 @@ _SIZES = frozenset(
         "model_devices",
     )
 )
-_ADAMS = ("adamw", "adam")
+_ADAMS = ("adamw", "adam", "muon")
 _OPTIMIZERS_OF: Mapping[str, tuple[str, ...]] = {
-    "weight_decay": ("adamw", "adafactor"),
+    "weight_decay": ("adamw", "adafactor", "muon"),
     "beta1": _ADAMS,
     "beta2": _ADAMS,
     "epsilon": _ADAMS,
-    "momentum": ("sgd",),
+    "momentum": ("sgd", "muon"),
 }
 
 
@@ -54,6 +55,9 @@ def train_problems(request: pb.TrainModelRequest) -> Problems:
         return found
     if "config.optimizer" not in broken:
         found += optimizer_problems(config, config.optimizer or "adamw")
+    if config.schedule != "wsd":
+        given = (name for name in ("cooldown_steps", "cooldown") if getattr(config, name))
+        found += [(f"config.{name}", "goes with the schedule wsd only") for name in given]
     layers = None
     if not any(path.startswith("model") for path in broken) and (layers := new_layer_sizes(request)):
         found += [(f"model.{name}", description) for name, description in layers.problems()]
@@ -76,6 +80,9 @@ def size_problems(config: pb.TrainConfig, n_ctx: int | None, train_tokens: int |
     found = _batch_problems(config, sizes) or _device_problems(config, sizes)
     if sizes.steps is not None and config.warmup_steps > sizes.steps:
         found.append(("config.warmup_steps", f"must be at most the {sizes.steps} steps of the training"))
+    elif sizes.steps is not None and config.cooldown_steps > sizes.steps - max(0, config.warmup_steps):
+        text = f"and warmup_steps must be at most the {sizes.steps} steps of the training together"
+        found.append(("config.cooldown_steps", text))
     if n_ctx is not None and config.context_length > n_ctx:
         found.append(("config.context_length", f"must be at most {n_ctx}, the positions that the model has"))
     return found
@@ -86,7 +93,7 @@ def optimizer_problems(config: pb.TrainConfig, optimizer: str) -> Problems:
     found: Problems = []
     for name, optimizers in _OPTIMIZERS_OF.items():
         if config.HasField(name) and optimizer not in optimizers:  # type: ignore[arg-type]
-            allowed = " and ".join(optimizers)
+            allowed = " and ".join((", ".join(optimizers[:-1]), optimizers[-1]))
             found.append((f"config.{name}", f"goes with the optimizer {allowed} only, not with {optimizer!r}"))
     return found
 

@@ -188,6 +188,32 @@ def optimizer_updates(options, weights, gradients, elements=None):
     return _arrays(state[0])
 
 
+def muon_directions(weights, gradients, momentum):
+    """Muon's directions before normalisation after the gradients, and those of optax, by name."""
+    import jax
+    from keras import ops
+    from optax.contrib import MuonDimensionNumbers, scale_by_muon
+
+    from gpt2_trainer.training import muon
+
+    found = {}
+    for name in weights:
+        first = np.zeros_like(weights[name])
+        for number, gradient in enumerate(gradients, start=1):
+            tensor = ops.convert_to_tensor(gradient[name])
+            first = muon.momentum(first, tensor, momentum)
+            found[name] = muon.orthogonal_direction(name, first, tensor, momentum, np.float32(number), "float32")
+    # Queries, keys and values are three matrices along one more axis.
+    shapes = {name: (value.shape[0], 3 if "c_attn" in name else 1, -1) for name, value in weights.items()}
+    axes = {name: MuonDimensionNumbers(reduction_axis=0, output_axis=2) for name in weights}
+    optimizer = scale_by_muon(beta=momentum, weight_dimension_numbers=axes)
+    state = optimizer.init({name: jax.numpy.reshape(weights[name], shapes[name]) for name in weights})
+    for gradient in gradients:
+        tensors = {name: jax.numpy.reshape(gradient[name], shapes[name]) for name in weights}
+        directions, state = optimizer.update(tensors, state)
+    return _arrays(found), {name: np.moveaxis(np.asarray(value), 1, 0) for name, value in directions.items()}
+
+
 def after_a_skipped_update(options, weights, gradients):
     """Weights and slots after an update that made slots, and after one more that is skipped."""
     from gpt2_trainer.training import optimizer

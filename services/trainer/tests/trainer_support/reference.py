@@ -134,6 +134,52 @@ class AdamW:
         return updated
 
 
+class Muon:
+    """Muon with Nesterov's momentum, each output normalised as NorMuon does, and cautious decay; else AdamW."""
+
+    def __init__(self, momentum, betas, decay, is_decayed, is_hidden):
+        self.momentum, self.beta, self.decay = momentum, betas[1], decay
+        self.is_decayed, self.is_hidden = is_decayed, is_hidden
+        self.others = AdamW(betas, 0.0, is_decayed)
+        self.first, self.second, self.step = {}, {}, 0
+
+    def update(self, weights, gradients, rate):
+        self.step += 1
+        others = self.others.update(
+            weights, {name: value for name, value in gradients.items() if not self.is_hidden(name)}, rate
+        )
+        updated = {}
+        for name, gradient in gradients.items():
+            weight = weights[name].astype(np.float64)
+            if self.is_hidden(name):
+                direction = self._direction(name, gradient.astype(np.float64))
+            else:
+                direction = (weight - others[name]) / rate
+            decay = self.decay if self.is_decayed(name) else 0
+            updated[name] = weight - rate * direction - rate * decay * weight * (weight * direction >= 0)
+        return updated
+
+    def _direction(self, name, gradient):
+        beta = self.momentum
+        first = self.first[name] = beta * self.first.get(name, 0) + (1 - beta) * gradient
+        ahead = beta * first / (1 - beta ** (self.step + 1)) + (1 - beta) * gradient / (1 - beta**self.step)
+        fused = name.endswith("attn.c_attn.weight") and not name.startswith("lora_a/")
+        parts = [orthogonalized(part) for part in np.split(ahead, 3 if fused else 1, axis=1)]
+        squares = np.concatenate([(part**2).mean(axis=0) for part in parts])
+        second = self.second[name] = self.beta * self.second.get(name, 0) + (1 - self.beta) * squares
+        scaled = [part / np.sqrt(rows) for part, rows in zip(parts, np.split(second, len(parts)), strict=True)]
+        return np.concatenate([0.2 * part / np.sqrt((part**2).mean()) for part in scaled], axis=1)
+
+
+def orthogonalized(matrix):
+    """Five of Jordan's Newton-Schulz iterations, by the singular values alone."""
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    values = values / np.sqrt((values**2).sum())
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return (left * values) @ right
+
+
 class Momentum:
     """Gradient descent with the classical momentum."""
 

@@ -174,6 +174,8 @@ class TrainConfig(_message.Message):
     ATTENTION_DROPOUT_FIELD_NUMBER: _builtins.int
     RESIDUAL_DROPOUT_FIELD_NUMBER: _builtins.int
     EMBEDDING_DROPOUT_FIELD_NUMBER: _builtins.int
+    COOLDOWN_STEPS_FIELD_NUMBER: _builtins.int
+    COOLDOWN_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Optimizer updates. Either this or `epochs` is required."""
     batch_size: _builtins.int
@@ -183,17 +185,21 @@ class TrainConfig(_message.Message):
     context_length: _builtins.int
     """Tokens in a sequence. Default: the model's `n_ctx`."""
     optimizer: _builtins.str
-    """The optimizer. Default `adamw`."""
+    """The optimizer. Default `adamw`. `muon` trains the layers' matrices by Muon, normalised as in NorMuon, with a decay
+    of weights alone that the update moves towards 0, and the other weights by AdamW; it is meant for new models.
+    """
     learning_rate: _builtins.float
-    """Peak learning rate. Default 0.0006 from scratch, 0.00002 from a checkpoint."""
+    """Peak learning rate. Default 0.0006 from scratch, 0.003 with muon, 0.00002 from a checkpoint."""
     schedule: _builtins.str
-    """Learning rate schedule after the warm-up. Default `cosine`."""
+    """Learning rate schedule after the warm-up. Default `cosine`. `wsd` (warm-up, stable, decay) stays at the peak until the
+    last `cooldown_steps`.
+    """
     warmup_steps: _builtins.int
     """Warm-up steps, over which the learning rate rises from 0. Default: 5 % of the steps. -1: none."""
     final_learning_rate_fraction: _builtins.float
-    """Learning rate at the last step, as a fraction of `learning_rate`. Default 0.1."""
+    """Learning rate at the last step, as a fraction of `learning_rate`. Default 0 with `schedule` wsd, else 0.1."""
     weight_decay: _builtins.float
-    """Weight decay of matrices; not applied to biases, gains and position embeddings. Default 0.1 for adamw, 0 for
+    """Weight decay of matrices; not applied to biases, gains and position embeddings. Default 0.1 for adamw and muon, 0 for
     adafactor; refused for others.
     """
     clip_norm: _builtins.float
@@ -233,13 +239,15 @@ class TrainConfig(_message.Message):
     micro_batch_size: _builtins.int
     """Sequences in a micro-batch. Divides the batch. Instead of `gradient_accumulation_steps`."""
     beta1: _builtins.float
-    """Exponential decay of the first moment. Default 0.9. For adamw and adam."""
+    """Exponential decay of the first moment. Default 0.9. For adamw and adam, and for weights that muon leaves to AdamW."""
     beta2: _builtins.float
-    """Exponential decay of the second moment. Default 0.95 for adamw, 0.999 for adam; refused for others."""
+    """Exponential decay of the second moment. Default 0.95 for adamw and muon, 0.999 for adam; refused for
+    others.
+    """
     epsilon: _builtins.float
-    """Added to the denominator of an update. Default 1e-8. For adamw and adam."""
+    """Added to the denominator of an update. Default 1e-8. For adamw and adam, and for weights that muon leaves to AdamW."""
     momentum: _builtins.float
-    """Momentum: fraction of the previous update. Default 0. For sgd."""
+    """Momentum: fraction of the previous update. Default 0 for sgd, 0.95 for muon; refused for others."""
     early_stopping_patience: _builtins.int
     """Consecutive validations without improvement after which the training stops, and succeeds. 0: no early stopping.
     Default 0.
@@ -272,6 +280,12 @@ class TrainConfig(_message.Message):
     """Dropout of the outputs of attention and MLP (`resid_pdrop`). Default: `dropout`."""
     embedding_dropout: _builtins.float
     """Dropout of the sum of token and position embeddings (`embd_pdrop`). Default: `dropout`."""
+    cooldown_steps: _builtins.int
+    """Steps at the end over which the learning rate falls, with `schedule` wsd. Default: 20 % of the steps."""
+    cooldown: _builtins.str
+    """How the learning rate falls in the cooldown of wsd: `linear`, or by `1-sqrt` of the cooldown's part that is over
+    (Hägele et al. 2024, arXiv 2405.18392). Default `1-sqrt`.
+    """
     @_builtins.property
     def sampling(self) -> Global___SamplingConfig:
         """Sampling configuration of samples. Default: temperature 1, top_k 40."""
@@ -328,10 +342,12 @@ class TrainConfig(_message.Message):
         attention_dropout: _builtins.float | None = ...,
         residual_dropout: _builtins.float | None = ...,
         embedding_dropout: _builtins.float | None = ...,
+        cooldown_steps: _builtins.int = ...,
+        cooldown: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "embedding_dropout", b"embedding_dropout", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "lora", b"lora", "momentum", b"momentum", "residual_dropout", b"residual_dropout", "sampling", b"sampling", "spike_factor", b"spike_factor", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "devices", b"devices", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "embedding_dropout", b"embedding_dropout", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "log_every", b"log_every", "lora", b"lora", "max_consecutive_skipped_updates", b"max_consecutive_skipped_updates", "max_seconds", b"max_seconds", "micro_batch_size", b"micro_batch_size", "model_devices", b"model_devices", "momentum", b"momentum", "noise", b"noise", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "residual_dropout", b"residual_dropout", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "cooldown", b"cooldown", "cooldown_steps", b"cooldown_steps", "devices", b"devices", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "embedding_dropout", b"embedding_dropout", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "log_every", b"log_every", "lora", b"lora", "max_consecutive_skipped_updates", b"max_consecutive_skipped_updates", "max_seconds", b"max_seconds", "micro_batch_size", b"micro_batch_size", "model_devices", b"model_devices", "momentum", b"momentum", "noise", b"noise", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "residual_dropout", b"residual_dropout", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attention_dropout: _TypeAlias = _typing.Literal["attention_dropout"]  # noqa: Y015
     _WhichOneofArgType__attention_dropout: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout"]  # noqa: Y015

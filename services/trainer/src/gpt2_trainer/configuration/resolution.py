@@ -14,7 +14,9 @@ from gpt2_trainer.configuration.training import DEFAULT_BATCH_SIZE, ZERO_IS_NONE
 
 _LEARNING_RATE = 6e-4
 _FINE_TUNING_LEARNING_RATE = 2e-5
-_NOT_INHERITED = ("steps", "early_stopping_patience", "early_stopping_min_delta", "max_seconds")
+_MUON_LEARNING_RATE = 3e-3
+_MUON_MOMENTUM = 0.95
+_NOT_INHERITED = ("steps", "cooldown_steps", "early_stopping_patience", "early_stopping_min_delta", "max_seconds")
 """Fields of one training that the trainings which continue it do not take over."""
 ALTERNATIVE_FIELDS = {
     "batch_size": "batch_tokens",
@@ -99,7 +101,13 @@ def resolve_training_config(
         "validate_every": tenth,
         "save_every": min(tenth, 1000),
     }
-    if config.optimizer not in ("", "adamw"):
+    if config.schedule == "wsd":
+        defaults |= {"final_learning_rate_fraction": 0.0, "cooldown_steps": max(1, sizes.steps * 20 // 100)}
+    if config.optimizer == "muon":
+        defaults["momentum"] = _MUON_MOMENTUM
+        if new:
+            defaults["learning_rate"] = _MUON_LEARNING_RATE
+    elif config.optimizer not in ("", "adamw"):
         # Those of the configuration are AdamW's, as in GPT-3's paper; these are Adam's, as in its paper.
         defaults |= {"beta2": 0.999, "weight_decay": 0.0}
     resolved: dict[str, Any] = {

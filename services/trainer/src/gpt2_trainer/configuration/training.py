@@ -9,8 +9,9 @@ from gpt2_rules import content_violations
 from gpt2_trainer.configuration.earlier_names import CONFIG_NAMES
 from gpt2_trainer.configuration.sampling import SamplingConfig
 
-OptimizerName = Literal["adamw", "adam", "sgd", "adafactor"]
-ScheduleName = Literal["cosine", "linear", "constant"]
+OptimizerName = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
+ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
+CooldownName = Literal["linear", "1-sqrt"]
 Precision = Literal["float32", "bfloat16"]
 
 Problems = list[tuple[str, str]]
@@ -80,6 +81,9 @@ class ResolvedTrainingConfig:
     schedule: ScheduleName = "cosine"
     warmup_steps: int = 0
     final_learning_rate_fraction: float = 0.1
+    cooldown_steps: int | None = None
+    """None: the schedule has no cooldown."""
+    cooldown: CooldownName = "1-sqrt"
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
@@ -161,6 +165,7 @@ class ResolvedTrainingConfig:
 
 ZERO_IS_NONE = (
     "clip_norm",
+    "cooldown_steps",
     "spike_factor",
     "early_stopping_patience",
     "max_seconds",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.training import LoraConfig
-from gpt2_trainer.model.weights import Weights, layer_weight, weight_shapes
+from gpt2_trainer.model.weights import Weights, is_decayed, is_layer_weight, layer_weight, weight_shapes
 
 _A, _B = "lora_a/", "lora_b/"
 
@@ -20,6 +20,11 @@ _A, _B = "lora_a/", "lora_b/"
 def is_adapter(name: str) -> bool:
     """Whether a tensor is part of an adapter, rather than a weight."""
     return name.startswith((_A, _B))
+
+
+def is_hidden_matrix(name: str) -> bool:
+    """Whether a tensor is a matrix inside the network, of a layer or an adapter, which Muon trains."""
+    return is_adapter(name) or (is_layer_weight(name) and is_decayed(name))
 
 
 def adapter_names(weight: str) -> tuple[str, str]:

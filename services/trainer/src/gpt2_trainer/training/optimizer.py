@@ -1,6 +1,7 @@
-"""AdamW, Adam, SGD and Adafactor as pure functions of weights, slots and gradients; clipping by the global norm.
+"""AdamW, Adam, SGD, Adafactor and Muon as pure functions of weights, slots and gradients; clipping by the global norm.
 
 AdamW: Loshchilov and Hutter (2019). Adam: Kingma and Ba (2015). Adafactor: Shazeer and Stern (2018).
+Muon, for hidden matrices, is in `muon.py`; AdamW trains the other weights then.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from keras import ops
 
 from gpt2_trainer.configuration.training import ResolvedTrainingConfig
 from gpt2_trainer.kernels.primitives import row_sums
+from gpt2_trainer.model.lora import is_hidden_matrix
 from gpt2_trainer.model.weights import COLUMNS, Weights, is_decayed
+from gpt2_trainer.training import muon
 
 Tensors = dict[str, Any]
 
@@ -19,7 +22,7 @@ Tensors = dict[str, Any]
 _MIN_SQUARE = 1e-30
 _MAX_UPDATE = 1.0
 _DECAY_EXPONENT = -0.8
-_DECAYING = ("adamw", "adafactor")
+_DECAYING = ("adamw", "adafactor", "muon")
 _ROWS = "second_moment_rows"
 _COLUMNS = f"second_moment{COLUMNS}"
 
@@ -28,13 +31,15 @@ def first_slots(config: ResolvedTrainingConfig, weights: Weights) -> Weights:
     """Zero slots of the optimizer for each trained weight, by `<slot>/<weight>`."""
     slots: Weights = {}
     for name, value in weights.items():
-        for slot, shape in _slot_shapes(config, value.shape).items():
+        for slot, shape in _slot_shapes(config, name, value.shape).items():
             slots[f"{slot}/{name}"] = np.zeros(shape, np.float32)
     return slots
 
 
-def _slot_shapes(config: ResolvedTrainingConfig, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    if config.optimizer in ("adamw", "adam"):
+def _slot_shapes(config: ResolvedTrainingConfig, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    if _is_muon(config, name):
+        return {"first_moment": shape, _COLUMNS: shape[1:]}
+    if config.optimizer in ("adamw", "adam", "muon"):
         return {"first_moment": shape, "second_moment": shape}
     if config.optimizer == "sgd":
         return {"momentum": shape} if config.momentum else {}
@@ -81,17 +86,46 @@ def update(
     new_weights: Tensors = {}
     new_slots: Tensors = {}
     for name, gradient in gradients.items():
-        moments = {
-            slot: ops.where(applied, moment, slots[slot])
-            for slot, moment in _next_moments(config, slots, name, gradient, number).items()
-        }
-        # From the slots that are kept: for others XLA would read the old slots again, and so copy them first.
-        direction = _direction(config, moments, name, gradient, number, elements[name])
+        if _is_muon(config, name):
+            moments, direction = _muon(config, slots, name, gradient, number, applied)
+        else:
+            moments = {
+                slot: ops.where(applied, moment, slots[slot])
+                for slot, moment in _next_moments(config, slots, name, gradient, number).items()
+            }
+            # From the slots that are kept: for others XLA would read the old slots again, and so copy them first.
+            direction = _direction(config, moments, name, gradient, number, elements[name])
         decay = config.weight_decay if config.optimizer in _DECAYING and is_decayed(name) else 0.0
-        kept = weights[name] * (1 - rate * decay) if decay else weights[name]
+        kept = _decayed(config, weights[name], rate * decay, direction) if decay else weights[name]
         new_weights[name] = ops.where(applied, kept - rate * direction, weights[name])
         new_slots |= moments
     return new_weights, new_slots
+
+
+def _is_muon(config: ResolvedTrainingConfig, name: str) -> bool:
+    return config.optimizer == "muon" and is_hidden_matrix(name)
+
+
+def _muon(
+    config: ResolvedTrainingConfig, slots: Tensors, name: str, gradient: Any, number: Any, applied: Any
+) -> tuple[Tensors, Any]:
+    """New slots of a hidden matrix, and its update at a learning rate of -1; from slots that are kept, as above."""
+    first, second = slots[f"first_moment/{name}"], slots[f"{_COLUMNS}/{name}"]
+    first = ops.where(applied, muon.momentum(first, gradient, config.momentum), first)
+    direction = muon.orthogonal_direction(name, first, gradient, config.momentum, number, config.precision)
+    second = ops.where(applied, muon.neuron_squares(second, direction, config.beta2), second)
+    return {f"first_moment/{name}": first, f"{_COLUMNS}/{name}": second}, muon.normalized(direction, second)
+
+
+def _decayed(config: ResolvedTrainingConfig, weight: Any, decay: Any, direction: Any) -> Any:
+    """A weight after its decay.
+
+    With Muon the decay is cautious (Chen et al. 2025, arXiv 2510.12402): it applies to the elements alone that the
+    update brings nearer to 0 too.
+    """
+    if config.optimizer != "muon":
+        return weight * (1 - decay)
+    return weight - decay * ops.where(direction * weight >= 0, weight, 0.0)
 
 
 def _next_moments(config: ResolvedTrainingConfig, slots: Tensors, name: str, gradient: Any, number: Any) -> Tensors:

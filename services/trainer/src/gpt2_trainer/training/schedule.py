@@ -12,7 +12,8 @@ def learning_rate(config: ResolvedTrainingConfig, step: Any) -> Any:
     """Rate of one update.
 
     Linear warm-up from 0 over `warmup_steps`, then decay to `final_learning_rate_fraction` of the maximum at the last
-    step. A training that continues another starts the schedule again (a warm restart; Loshchilov and Hutter, 2017).
+    step; with `wsd` only over the last `cooldown_steps` (Hägele et al. 2024, arXiv 2405.18392). A training that
+    continues another starts the schedule again (a warm restart; Loshchilov and Hutter, 2017).
 
     Args:
         config: The training's configuration.
@@ -30,6 +31,10 @@ def learning_rate(config: ResolvedTrainingConfig, step: Any) -> Any:
         falling = lowest + (1 - lowest) * 0.5 * (1 + ops.cos(math.pi * progress))
     elif config.schedule == "linear":
         falling = 1 - (1 - lowest) * progress
+    elif config.schedule == "wsd":
+        cooldown = config.cooldown_steps or 1
+        cooled = ops.clip(1.0 - (config.steps - config.first_step - number) / cooldown, 0.0, 1.0)
+        falling = 1 - (1 - lowest) * (ops.sqrt(cooled) if config.cooldown == "1-sqrt" else cooled)
     else:
         falling = ops.ones_like(progress)
     return config.learning_rate * ops.where(number < top, rising, falling)
