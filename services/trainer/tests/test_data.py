@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt2_common.errors import InvalidRequest
-from gpt2_trainer.training.data import TokenStream, TrainingData, ValidationData
+from gpt2_trainer.training.data import ShuffledDocuments, TokenStream, TrainingData, ValidationData
 from gpt2_trainer.training.shuffle import permute
 
 
@@ -65,6 +65,60 @@ def test_a_batch_depends_on_seed_and_step_alone(stream):
         second.batch(step)
     np.testing.assert_array_equal(first.batch(3), second.batch(3))
     assert not np.array_equal(first.batch(3), training_data(stream, noise=0.5, seed=2).batch(3))
+
+
+@pytest.fixture
+def documents(tmp_path):
+    """Documents of 1 to 12 tokens that all differ, each ended by 0, in shards of 30."""
+    texts, start = [], 1
+    for number in range(20):
+        length = 1 + number * 7 % 12
+        texts.append([*range(start, start + length), 0])
+        start += length
+    tokens = np.concatenate(texts).astype(np.uint16)
+    for number, first in enumerate(range(0, len(tokens), 30)):
+        np.save(tmp_path / f"train-{number:05d}.npy", tokens[first : first + 30])
+    return TokenStream(tmp_path, "train"), [tuple(text) for text in texts]
+
+
+def test_each_epoch_has_every_document_once_in_another_order(documents):
+    stream, texts = documents
+    shuffled = ShuffledDocuments(stream, 0, seed=1)
+    orders = []
+    for epoch in range(3):
+        tokens = shuffled.read(epoch, 0, len(stream)).tolist()
+        ends = [place + 1 for place, token in enumerate(tokens) if token == 0]
+        orders.append([tuple(tokens[start:end]) for start, end in zip([0, *ends], ends, strict=False)])
+        assert sorted(orders[-1]) == sorted(texts)
+        for start, length in ((0, 1), (5, 30), (len(stream) - 7, 7)):
+            assert shuffled.read(epoch, start, length).tolist() == tokens[start : start + length]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert ShuffledDocuments(stream, 0, seed=2).read(0, 0, 30).tolist() != shuffled.read(0, 0, 30).tolist()
+
+
+def test_reshuffled_batches_depend_on_seed_and_step_alone(documents):
+    stream, _ = documents
+    first, second = (training_data(stream, vocabulary_size=200, reshuffled_by=0) for _ in range(2))
+    plain = training_data(stream, vocabulary_size=200)
+    assert first.windows == plain.windows
+    for step in range(8):
+        second.batch(step)
+    # Across the border of an epoch, where a step needs two orders.
+    step = first.windows // 4
+    for found in (step, 7, 0):
+        np.testing.assert_array_equal(first.batch(found), second.batch(found))
+        assert not np.array_equal(first.batch(found), plain.batch(found))
+    rows = [row for step in range(first.windows) for row in zip(*first.batch(step), strict=True)]
+    for epoch in range(4):
+        targets = np.concatenate([row[1] for row in rows[epoch * first.windows : (epoch + 1) * first.windows]])
+        assert len(np.unique(targets[targets > 0])) == (targets > 0).sum()
+
+
+def test_a_stream_without_end_tokens_is_one_document(stream):
+    assert stream.document_ends(1000).tolist() == [100]
+    assert stream.document_ends(99).tolist() == [100]
+    assert stream.document_ends(29).tolist() == [30, 100]
+    np.testing.assert_array_equal(ShuffledDocuments(stream, 1000, seed=0).read(3, 0, 100), np.arange(100))
 
 
 def test_noise_replaces_inputs_and_never_targets(stream):

@@ -58,6 +58,7 @@ def test_defaults_are_those_of_the_protocol():
         "final_learning_rate_fraction": 0.1,
         "cooldown_steps": None,
         "cooldown": "1-sqrt",
+        "reshuffle_documents": False,
         "weight_decay": 0.1,
         "beta1": 0.9,
         "beta2": 0.95,

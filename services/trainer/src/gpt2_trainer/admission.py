@@ -32,6 +32,7 @@ _FIXED = (
     "context_length",
     "optimizer",
     "momentum",
+    "reshuffle_documents",
     "only_train_transformer_layers",
     "lora",
     "validation_sequences",

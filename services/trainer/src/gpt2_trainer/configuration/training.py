@@ -93,6 +93,7 @@ class ResolvedTrainingConfig:
     spike_factor: float | None = 10.0
     max_consecutive_skipped_updates: int = 10
     noise: float = 0.0
+    reshuffle_documents: bool = False
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     embedding_dropout: float = 0.0

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from gpt2_trainer.training.data import TokenIds, TokenStream
 
-_CHUNK = 1 << 20
-
 
 class EvaluationSequences:
     """Whole documents in sequences, spread evenly over the split where not all are used.
@@ -34,7 +32,7 @@ class EvaluationSequences:
         self._end_token_id = end_token_id
         self._context_length = context_length
         self._batch_size = batch_size
-        spans = list(cut_spans(_document_ends(stream, end_token_id), context_length))
+        spans = list(cut_spans(stream.document_ends(end_token_id).tolist(), context_length))
         count = min(sequences or len(spans), len(spans))
         self._spans = [spans[number * len(spans) // count] for number in range(count)]
 
@@ -78,11 +76,3 @@ def cut_spans(ends: list[int], length: int) -> Iterator[tuple[int, int]]:
         stop = end
     if stop > start:
         yield start, stop
-
-
-def _document_ends(stream: TokenStream, end_token_id: int) -> list[int]:
-    ends: list[int] = []
-    for first in range(0, len(stream), _CHUNK):
-        tokens = stream.read(first, min(_CHUNK, len(stream) - first))
-        ends += (np.flatnonzero(tokens == end_token_id) + first + 1).tolist()
-    return ends if ends and ends[-1] == len(stream) else [*ends, len(stream)]

@@ -198,6 +198,7 @@ class _Training:
             config.seed,
             config.noise,
             self._description.vocabulary_size,
+            self._description.end_token_id if config.reshuffle_documents else None,
         )
         validation = ValidationData(
             streams[VALIDATION], config.context_length, config.validation_sequences, config.micro_batch_size

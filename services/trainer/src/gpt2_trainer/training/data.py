@@ -33,6 +33,14 @@ class TokenStream:
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._shards else 0
 
+    def document_ends(self, end_token_id: int) -> NDArray[np.int64]:
+        """Where each document ends, in order; int64 [documents], the last one the length of the stream."""
+        starts = [0, *self._ends[:-1].tolist()]
+        found = [
+            np.flatnonzero(shard == end_token_id) + start + 1 for shard, start in zip(self._shards, starts, strict=True)
+        ]
+        return np.union1d(np.concatenate([*found, np.zeros(0, np.int64)]).astype(np.int64), self._ends[-1:])
+
     def read(self, start: int, length: int) -> TokenIds:
         """Copies tokens, across shards where need be. int32 [length]; the range must lie in the stream."""
         tokens = np.empty(length, np.int32)
@@ -47,6 +55,42 @@ class TokenStream:
         return tokens
 
 
+class ShuffledDocuments:
+    """A split whose documents come in another order each epoch, read as one stream.
+
+    Args:
+        stream: The split.
+        end_token_id: The token that ends documents.
+        seed: Seed of the orders.
+    """
+
+    def __init__(self, stream: TokenStream, end_token_id: int, seed: int) -> None:
+        self._stream = stream
+        self._seed = seed
+        ends = stream.document_ends(end_token_id)
+        self._starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+        self._lengths = np.diff(ends, prepend=0)
+        self._epoch = -1
+        self._order, self._ends = self._starts, self._lengths
+
+    def read(self, epoch: int, start: int, length: int) -> TokenIds:
+        """Copies tokens of an epoch's stream. int32 [length]; the range must lie in the stream."""
+        if epoch != self._epoch:
+            documents = np.arange(len(self._starts), dtype=np.int64)
+            self._order = permute(documents, len(documents), self._seed, epoch)
+            self._ends = np.cumsum(self._lengths[self._order])
+            self._epoch = epoch
+        pieces: list[TokenIds] = []
+        number = int(np.searchsorted(self._ends, start, side="right"))
+        while length:
+            document = self._order[number]
+            left = min(int(self._ends[number]) - start, length)
+            end = int(self._starts[document] + self._lengths[document]) - (int(self._ends[number]) - start)
+            pieces.append(self._stream.read(end, left))
+            start, length, number = start + left, length - left, number + 1
+        return np.concatenate(pieces)
+
+
 class TrainingData:
     """Batches of the train split.
 
@@ -57,15 +101,24 @@ class TrainingData:
         seed: Seed of the order and of the noise.
         noise: Probability that an input token is replaced by a random one.
         vocabulary_size: Number of tokens that noise is drawn from.
+        reshuffled_by: The token that ends documents, where their order changes from epoch to epoch; None: it does not.
 
     Raises:
         InvalidRequest: The split is shorter than one sequence.
     """
 
     def __init__(
-        self, stream: TokenStream, context_length: int, batch_size: int, seed: int, noise: float, vocabulary_size: int
+        self,
+        stream: TokenStream,
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        noise: float,
+        vocabulary_size: int,
+        reshuffled_by: int | None = None,
     ) -> None:
         self._stream = stream
+        self._documents = None if reshuffled_by is None else ShuffledDocuments(stream, reshuffled_by, seed)
         self._context_length = context_length
         self._batch_size = batch_size
         self._seed = seed
@@ -81,8 +134,14 @@ class TrainingData:
             chosen = numbers // self.windows == epoch
             windows = permute(numbers[chosen] % self.windows, self.windows, self._seed, int(epoch))
             for row, window in zip(np.flatnonzero(chosen), windows, strict=True):
-                rows[row] = self._stream.read(int(window) * self._context_length, self._context_length + 1)
+                rows[row] = self._window(int(epoch), int(window))
         return self._disturb(rows[:, :-1], step), np.ascontiguousarray(rows[:, 1:])
+
+    def _window(self, epoch: int, window: int) -> TokenIds:
+        start, length = window * self._context_length, self._context_length + 1
+        return (
+            self._stream.read(start, length) if self._documents is None else self._documents.read(epoch, start, length)
+        )
 
     def _disturb(self, inputs: TokenIds, step: int) -> TokenIds:
         if not self._noise:
