@@ -170,6 +170,21 @@ def test_validation_changes_nothing_and_agrees_with_the_reference(backend):
     np.testing.assert_allclose(losses, reference.losses(weights, inputs, targets, 1, 2), atol=1e-5)
 
 
+def test_averages_follow_the_weights_and_are_what_is_validated(backend):
+    weights, given = random_weights(ARCHITECTURE), list(batches(3))
+    options = replace(OPTIONS, ema_decay=0.25, learning_rate=0.05)
+    steps = backend(computations.averaged_steps, ARCHITECTURE, weights, options, given)
+    averages = weights
+    for number, (trained, slots, losses) in enumerate(steps, start=1):
+        decay = min(0.25, (1 + number) / (10 + number))
+        averages = {name: decay * averages[name] + (1 - decay) * trained[name] for name in weights}
+        for name, value in averages.items():
+            np.testing.assert_allclose(slots[f"average/{name}"], value, atol=1e-6, err_msg=name)
+        inputs, targets = given[number - 1]
+        np.testing.assert_allclose(losses, reference.losses(averages, inputs, targets, 1, 2), atol=1e-4)
+        assert np.abs(losses - reference.losses(trained, inputs, targets, 1, 2)).max() > 1e-3
+
+
 def test_schedules(tensorflow_process):
     def rates(**changes):
         options = replace(OPTIONS, steps=101, learning_rate=1.0, warmup_steps=1, **changes)

@@ -140,6 +140,31 @@ def test_a_training_that_brings_nothing_publishes_the_weights_it_began_with(trai
         assert again["validation_loss"] == published["validation_loss"]
 
 
+def test_averages_are_published_and_the_training_continues_from_the_weights(train, tmp_path):
+    config = {
+        "ema_decay": 0.9,
+        "reshuffle_documents": True,
+        "validate_every": 3,
+        "save_every": 3,
+        "learning_rate": 0.02,
+    }
+    outputs = train(**config)
+    published = folder(outputs["checkpoint"])
+    assert outputs["checkpoint"]["step"] == "6"
+    slots = load_file(published / "last/optimizer.safetensors")
+    weights, last = (load_file(path / "weights.safetensors") for path in (published, published / "last"))
+    for name, value in weights.items():
+        np.testing.assert_array_equal(value, slots[f"average/{name}"], err_msg=name)
+    assert any(not np.array_equal(value, last[name]) for name, value in weights.items())
+    assert not (published / "optimizer.safetensors").exists()
+
+    # As if it had been killed before the last checkpoint.
+    shutil.rmtree(tmp_path / "artifacts/job/.work/checkpoints/step-000000006")
+    assert train(**config)["checkpoint"]["digest"] == outputs["checkpoint"]["digest"]
+    other = train({"continue_uri": outputs["checkpoint"]["uri"]}, job_id="other", batch_size=0, ema_decay=0.5)
+    assert "config.ema_decay: is 0.9 in the training to continue" in other["error"]["message"]
+
+
 def test_a_training_that_improves_warns_of_nothing(train):
     checkpoint = train()["checkpoint"]
     assert checkpoint["regressed"] == "false"

@@ -59,6 +59,7 @@ def test_defaults_are_those_of_the_protocol():
         "cooldown_steps": None,
         "cooldown": "1-sqrt",
         "reshuffle_documents": False,
+        "ema_decay": 0.0,
         "weight_decay": 0.1,
         "beta1": 0.9,
         "beta2": 0.95,

@@ -33,6 +33,7 @@ _FIXED = (
     "optimizer",
     "momentum",
     "reshuffle_documents",
+    "ema_decay",
     "only_train_transformer_layers",
     "lora",
     "validation_sequences",

@@ -11,6 +11,7 @@ compute dtype:
     activations  n L (b (8 D + 2 I) + 8 D + 4 I + (4 + 2 b) H Q), and with dropout of the residual 2 D, of attention
                  (b + 1) H Q in the sum; with gradient checkpointing of one layer, and n L b D for the others
     logits       p V (8 + b) of the p tokens in a chunk of the loss (`kernels/cross_entropy.py`), and 4 V D for its sum
+    averages     4 T with ema_decay, in the optimizer's sum
     copies       4 P + optimizer where host and device are one: what a checkpoint is written from
     overhead     of the framework
 
@@ -97,7 +98,8 @@ def estimate_memory(architecture: Architecture, config: ResolvedTrainingConfig, 
     weights = _FLOAT * _count(list(shapes.values()))
     trained, adapted = _trained_shapes(architecture, config, shapes)
     parts = 2 if config.gradient_accumulation_steps > 1 else 1
-    optimizer = _optimizer_bytes(config, trained)
+    averages = _FLOAT * _count(list(trained.values())) if config.ema_decay else 0
+    optimizer = _optimizer_bytes(config, trained) + averages
     copies = 1 if on_host else max(1, (config.devices or 0) // config.model_devices)
     activations, logits = (size // copies for size in _activation_bytes(architecture, config))
     shared = 1 if on_host else config.model_devices
@@ -167,7 +169,8 @@ def _trained_shapes(
         whole = not config.only_train_transformer_layers
         return {name: shape for name, shape in shapes.items() if whole or is_layer_weight(name)}, 0
     adapted = {name: shapes[name] for name in adapted_weights(architecture, config.lora)}
-    rank, adapters = config.lora.rank, {}
+    rank = config.lora.rank
+    adapters: dict[str, tuple[int, ...]] = {}
     for name, (rows, columns) in adapted.items():
         a, b = adapter_names(name)
         adapters |= {a: (rows, rank), b: (rank, columns)}

@@ -63,6 +63,21 @@ def train_steps(architecture, weights, options, batches, with_slots=False, **mod
     return (trained, metrics, slots, [bool(item.applied) for item in results]) if with_slots else (trained, metrics)
 
 
+def averaged_steps(architecture, weights, options, batches):
+    """After each step: the weights, the slots, and the validation losses of the step's batch."""
+    from gpt2_trainer.kernels.selection import create_model
+    from gpt2_trainer.training.executor import create_executor
+    from gpt2_trainer.training.step import TrainingStep
+
+    step = TrainingStep(create_model(architecture, training=True), options)
+    executor, found = create_executor(step, pad_vocabulary(weights, architecture), None), []
+    for number, batch in enumerate(batches):
+        executor.train(number, *batch)
+        tensors = [cut_vocabulary(item, architecture) for item in (executor.weights(), executor.slots())]
+        found.append((*tensors, executor.validate(*batch)))
+    return found
+
+
 def continued_training(architecture, weights, options, batches, cut):
     """Weights after a training's steps, and after those of one that resumes from what was saved after `cut` steps."""
     from gpt2_trainer.kernels.selection import create_model

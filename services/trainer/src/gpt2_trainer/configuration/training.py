@@ -97,6 +97,7 @@ class ResolvedTrainingConfig:
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     embedding_dropout: float = 0.0
+    ema_decay: float = 0.0
     only_train_transformer_layers: bool = False
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False

@@ -312,10 +312,10 @@ class _Training:
             writer.folder.mkdir()
             if best > config.first_step:
                 checkpoints.verify(best)
-                checkpoints.publish(best, writer.folder)
+                checkpoints.publish(best, writer.folder, is_averaged=bool(config.ema_decay))
             else:
                 self._publish_start(writer.folder, architecture, config, summary.best)
-            if best != state.step or config.lora is not None:
+            if best != state.step or config.lora is not None or config.ema_decay:
                 checkpoints.verify(state.step)
                 checkpoints.publish_resumable(state.step, writer.folder / LAST)
                 # A training continues from its last step: the optimizer's state of the best one is not needed.

@@ -29,6 +29,8 @@ HEAD = "lm_head.weight"
 POSITION_EMBEDDING = "wpe.weight"
 COLUMNS = "_columns"
 """Suffix of optimizer slots with one value per column of their weight, and none per row."""
+AVERAGE = "average"
+"""Slot of a weight's exponential moving average."""
 LAYER_PARTS = (
     "ln_1.weight",
     "ln_1.bias",

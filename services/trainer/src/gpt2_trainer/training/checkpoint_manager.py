@@ -19,7 +19,7 @@ from gpt2_common.artifacts.store import check_files
 from gpt2_common.errors import DataLoss, FailedPrecondition, JobSuperseded, ResourceExhausted
 from gpt2_common.status import is_disk_full
 from gpt2_contracts.artifact import CHECKPOINT
-from gpt2_trainer.formats.checkpoint import ADAPTER, Checkpoint, merged, read_checkpoint, write_checkpoint
+from gpt2_trainer.formats.checkpoint import ADAPTER, Checkpoint, averaged, merged, read_checkpoint, write_checkpoint
 
 _log = logging.getLogger(__name__)
 _PREFIX = "step-"
@@ -126,14 +126,19 @@ class CheckpointManager:
         for source in self._files(step):
             _link(source, target / source.relative_to(self.path(step)))
 
-    def publish(self, step: int, target: Path) -> None:
+    def publish(self, step: int, target: Path, *, is_averaged: bool = False) -> None:
         """Puts one checkpoint's files into another folder, by hard links where the file system has them.
 
         Adapters of LoRA are merged into the weights.
+
+        Args:
+            step: Step of the checkpoint.
+            target: Where to put its files.
+            is_averaged: Whether its training keeps averages, which are published in place of the weights.
         """
-        if (self.path(step) / ADAPTER).exists():
-            checkpoint = read_checkpoint(self.path(step), with_optimizer=False)
-            write_checkpoint(target, merged(checkpoint), self._tokenizer)
+        if is_averaged or (self.path(step) / ADAPTER).exists():
+            checkpoint = read_checkpoint(self.path(step), with_optimizer=is_averaged)
+            write_checkpoint(target, merged(averaged(checkpoint)), self._tokenizer)
             return
         self.publish_resumable(step, target)
 

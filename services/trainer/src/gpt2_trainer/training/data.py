@@ -84,10 +84,10 @@ class ShuffledDocuments:
         number = int(np.searchsorted(self._ends, start, side="right"))
         while length:
             document = self._order[number]
-            left = min(int(self._ends[number]) - start, length)
-            end = int(self._starts[document] + self._lengths[document]) - (int(self._ends[number]) - start)
-            pieces.append(self._stream.read(end, left))
-            start, length, number = start + left, length - left, number + 1
+            left = int(self._ends[number]) - start
+            place = int(self._starts[document] + self._lengths[document]) - left
+            pieces.append(self._stream.read(place, min(left, length)))
+            start, length, number = start + left, length - len(pieces[-1]), number + 1
         return np.concatenate(pieces)
 
 

@@ -23,7 +23,7 @@ class StepExecutor(Protocol):
         """Runs step number `step`, from 0. Token ids are int32 [batch_size, context_length]."""
 
     def validate(self, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Mean loss of each sequence, float32 [batch]; changes nothing."""
+        """Mean loss of each sequence by the `evaluated` weights, float32 [batch]; changes nothing."""
 
     def weights(self) -> Weights:
         """A copy of the weights, the vocabulary padded."""
@@ -33,6 +33,9 @@ class StepExecutor(Protocol):
 
     def tensors(self) -> Tensors:
         """The weights on the device, read-only, until the next step."""
+
+    def evaluated(self) -> Tensors:
+        """As `tensors`, with averages in place of weights where the training keeps them."""
 
 
 def create_executor(step: TrainingStep, weights: Weights, slots: Weights | None) -> StepExecutor:

@@ -37,6 +37,7 @@ class JaxStepExecutor:
             return step.update(weights, slots, number, loss, gradients)
 
         self._update = jax.jit(update, donate_argnums=(0, 1), **_outputs(self._devices, self._trained, self._slots))
+        self._step = step
         self._losses = jax.jit(step.losses)
 
     def train(self, step: int, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> StepResult:
@@ -48,7 +49,7 @@ class JaxStepExecutor:
 
     def validate(self, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.float32]:
         """See StepExecutor."""
-        return np.asarray(self._losses(self.tensors(), *self._divided(inputs, targets)))
+        return np.asarray(self._losses(self.evaluated(), *self._divided(inputs, targets)))
 
     def weights(self) -> Weights:
         """See StepExecutor."""
@@ -62,6 +63,10 @@ class JaxStepExecutor:
         """See StepExecutor."""
         tensors = self._trained | self._frozen
         return {name: tensors[name] for name in self._names}
+
+    def evaluated(self) -> Tensors:
+        """See StepExecutor."""
+        return self._step.averaged(self.tensors(), self._slots)
 
     def _placed(self, values: Weights) -> Tensors:
         if self._devices is not None:

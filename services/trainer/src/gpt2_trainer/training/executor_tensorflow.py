@@ -7,7 +7,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from gpt2_trainer.kernels.selection import compiles_training
-from gpt2_trainer.model.weights import Weights
+from gpt2_trainer.model.weights import AVERAGE, Weights
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.step import Loss, StepResult, TrainingStep
 
@@ -56,6 +56,11 @@ class TensorFlowStepExecutor:
         """See StepExecutor."""
         return {name: variable.value() for name, variable in self._weights.items()}
 
+    def evaluated(self) -> Tensors:
+        """See StepExecutor."""
+        slots = {name: variable.value() for name, variable in self._slots.items() if name.startswith(f"{AVERAGE}/")}
+        return self._step.averaged(self.tensors(), slots)
+
     def _update(self, step: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
         loss, gradients = self._step.gradients(_take_gradients, self.tensors(), step, inputs, targets)
         result: tuple[Any, Any, Any, Any] = self._apply(step, loss, gradients)
@@ -71,7 +76,7 @@ class TensorFlowStepExecutor:
         return result
 
     def _losses(self, inputs: Any, targets: Any) -> Any:
-        return self._step.losses(self.tensors(), inputs, targets)
+        return self._step.losses(self.evaluated(), inputs, targets)
 
 
 def _take_gradients(loss_of: Loss, weights: Tensors, inputs: Any, targets: Any) -> tuple[Any, Tensors]:

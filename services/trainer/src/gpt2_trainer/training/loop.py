@@ -114,8 +114,8 @@ class TrainingLoop:
             callback.on_validation_end(self)
 
     def weights(self) -> Tensors:
-        """The model's weights on the device, additions of LoRA merged, until the next update."""
-        return self._step.merged(self._executor.tensors())
+        """The model's evaluated weights on the device, additions of LoRA merged, until the next update."""
+        return self._step.merged(self._executor.evaluated())
 
     def checkpoint(self) -> Checkpoint:
         """The training as it is between two updates."""

@@ -15,7 +15,7 @@ from gpt2_trainer.configuration.training import ResolvedTrainingConfig
 from gpt2_trainer.model.dropout import Dropout, first_key, fold_in
 from gpt2_trainer.model.gpt2 import GPT2
 from gpt2_trainer.model.lora import adapter_names, is_adapter
-from gpt2_trainer.model.weights import Weights, has_vocabulary, is_layer_weight
+from gpt2_trainer.model.weights import AVERAGE, Weights, has_vocabulary, is_layer_weight
 from gpt2_trainer.training import optimizer, spike_detection
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.schedule import learning_rate
@@ -57,9 +57,14 @@ class TrainingStep:
         return is_layer_weight(name) or not self.config.only_train_transformer_layers
 
     def first_slots(self, weights: Weights) -> Weights:
-        """Slots of the optimizer and of spike detection before the first update."""
+        """Slots of the optimizer, of averages and of spike detection before the first update."""
         trained = {name: value for name, value in weights.items() if self.is_trained(name)}
-        return optimizer.first_slots(self.config, trained) | spike_detection.initial_statistics()
+        averages = {f"{AVERAGE}/{name}": value for name, value in trained.items()} if self.config.ema_decay else {}
+        return optimizer.first_slots(self.config, trained) | averages | spike_detection.initial_statistics()
+
+    def averaged(self, weights: Tensors, slots: Tensors) -> Tensors:
+        """The weights with their averages in place of those that have one."""
+        return {name: slots.get(f"{AVERAGE}/{name}", value) for name, value in weights.items()}
 
     def merged(self, weights: Tensors) -> Tensors:
         """The weights of the network: with LoRA, W + scale A B (Hu et al. 2021)."""
@@ -119,8 +124,21 @@ class TrainingStep:
         elements = {name: self._elements(name, value) for name, value in trained.items()}
         new_weights, new_slots = optimizer.update(self.config, rate, step, applied, trained, slots, gradients, elements)
         statistics = spike_detection.updated_statistics(slots, loss, norm)
+        if self.config.ema_decay:
+            statistics |= self._averages(slots, step, new_weights)
         new_slots |= {name: ops.where(applied, value, slots[name]) for name, value in statistics.items()}
         return new_weights, new_slots, (loss, norm, rate, applied)
+
+    def _averages(self, slots: Tensors, step: Any, weights: Tensors) -> Tensors:
+        """Averages after an update.
+
+        The decay rises to that of the configuration as in TensorFlow's ExponentialMovingAverage, or the initial weights
+        would count for long.
+        """
+        number = ops.cast(step, "float32") + 1.0
+        decay = ops.minimum(self.config.ema_decay, (1.0 + number) / (10.0 + number))
+        names = {name: f"{AVERAGE}/{name}" for name in weights}
+        return {names[name]: decay * slots[names[name]] + (1 - decay) * value for name, value in weights.items()}
 
     def _elements(self, name: str, weight: Any) -> int:
         """Elements of a weight without padding of the vocabulary."""
