@@ -58,7 +58,7 @@ def test_fields_inside_messages_and_unset_fields_without_presence():
     found = violations(TrainModelRequest(dataset_uri="file:///d", model_size="124M", config=config))
     assert found == [
         ("config.steps", "must be 1 or greater, not -1"),
-        ("config.optimizer", "must be one of adamw, adam, sgd, adafactor, not 'x'"),
+        ("config.optimizer", "must be one of adamw, adam, sgd, adafactor, muon, not 'x'"),
         ("config.learning_rate", "must be over 0, not inf"),
         ("config.clip_norm", "must be 0 or greater, not -1.0"),
         ("config.spike_factor", "must be 0 or over 1, not 1.0"),

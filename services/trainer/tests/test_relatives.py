@@ -17,6 +17,7 @@ from gpt2_trainer.configuration.architecture import Architecture, LayerSizes, Va
 from gpt2_trainer.configuration.resolution import new_layer_sizes
 from gpt2_trainer.configuration.sampling import SamplingConfig
 from gpt2_trainer.configuration.training import LoraConfig, ResolvedTrainingConfig
+from gpt2_trainer.evaluation.sequences import cut_spans
 from gpt2_trainer.formats.checkpoint import read_checkpoint
 from gpt2_trainer.formats.huggingface import read_huggingface
 from gpt2_trainer.memory import estimate_memory
@@ -165,9 +166,13 @@ def test_a_relative_is_imported_trained_exported_served_and_evaluated(tensorflow
         computations.run_job, *EVALUATE, request.SerializeToString(), str(tmp_path), "evaluate"
     )
     stream = np.concatenate([np.load(path) for path in sorted((tmp_path / "dataset").glob("validation-*.npy"))])
-    windows = (len(stream) - 1) // 16
-    rows = np.stack([stream[number * windows // 4 * 16 :][:17] for number in range(4)]).astype(np.int32)
-    expected = reference.losses(weights, rows[:, :-1], rows[:, 1:], 2, 2, **ALL).mean()
+    stream = stream.astype(np.int32)
+    preceded = np.concatenate([[END_TOKEN_ID], stream])
+    ends = [*(np.flatnonzero(stream == END_TOKEN_ID) + 1).tolist(), len(stream)]
+    spans = list(cut_spans(ends, 16))
+    spans = [slice(*spans[number * len(spans) // 4]) for number in range(4)]
+    losses = [reference.losses(weights, preceded[None, span], stream[None, span], 2, 2, **ALL)[0] for span in spans]
+    expected = np.average(losses, weights=[span.stop - span.start for span in spans])
     assert float(evaluated["evaluation"]["loss"]) == pytest.approx(expected, abs=1e-4)
 
 
