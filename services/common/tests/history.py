@@ -12,6 +12,7 @@ from kafka import KafkaConsumer
 
 from gpt2.events.v1 import events_pb2
 from gpt2.jobs.v1 import job_pb2
+from gpt2_common.artifacts.claim import CLAIM_FILE
 
 TOPIC = "gpt2.stage-events.v1"
 Job = job_pb2.Job
@@ -56,5 +57,12 @@ def check_history(events: Sequence[Delivery], jobs: Sequence[Job]) -> None:
 
 
 def stray_files(folder: Path) -> list[Path]:
-    """What is left of unfinished work: nothing that is to stay has a name that begins with a dot."""
-    return [path for path in folder.rglob(".*") if path.name != ".work" or list(path.glob("*"))]
+    """What is left of unfinished work: nothing that is to stay has a name that begins with a dot.
+
+    But the work folder of a job that has failed, with the claim of its last attempt: it may be continued.
+    """
+    return [path for path in folder.rglob(".*") if path.name != ".work" or has_work(path)]
+
+
+def has_work(folder: Path) -> bool:
+    return any(path.name != CLAIM_FILE for path in folder.glob("*"))
