@@ -25,6 +25,7 @@ import math
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,17 +96,17 @@ def estimate_memory(architecture: Architecture, config: ResolvedTrainingConfig, 
     shapes = weight_shapes(architecture)
     for name in filter(has_vocabulary, shapes):
         shapes[name] = (architecture.padded_vocabulary_size, architecture.layers.n_embd)
-    weights = _FLOAT * _count(list(shapes.values()))
+    weights = _FLOAT * _count(shapes.values())
     trained, adapted = _trained_shapes(architecture, config, shapes)
     parts = 2 if config.gradient_accumulation_steps > 1 else 1
-    averages = _FLOAT * _count(list(trained.values())) if config.ema_decay else 0
+    averages = _FLOAT * _count(trained.values()) if config.ema_decay else 0
     optimizer = _optimizer_bytes(config, trained) + averages
     copies = 1 if on_host else max(1, (config.devices or 0) // config.model_devices)
     activations, logits = (size // copies for size in _activation_bytes(architecture, config))
     shared = 1 if on_host else config.model_devices
     return MemoryEstimate(
         weights=(weights + adapted) // shared,
-        gradients=(parts * _FLOAT * _count(list(trained.values())) + adapted) // shared,
+        gradients=(parts * _FLOAT * _count(trained.values()) + adapted) // shared,
         optimizer=optimizer // shared,
         activations=activations,
         logits=logits,
@@ -174,7 +175,7 @@ def _trained_shapes(
     for name, (rows, columns) in adapted.items():
         a, b = adapter_names(name)
         adapters |= {a: (rows, rank), b: (rank, columns)}
-    return adapters, _FLOAT * _count(list(adapted.values()))
+    return adapters, _FLOAT * _count(adapted.values())
 
 
 def _optimizer_bytes(config: ResolvedTrainingConfig, trained: dict[str, tuple[int, ...]]) -> int:
@@ -182,10 +183,10 @@ def _optimizer_bytes(config: ResolvedTrainingConfig, trained: dict[str, tuple[in
         return _FLOAT * sum(sum(shape) for shape in trained.values())
     if config.optimizer == "muon":
         hidden = {name: shape for name, shape in trained.items() if is_hidden_matrix(name)}
-        elements = 2 * _count(list(trained.values())) - _count(list(hidden.values()))
+        elements = 2 * _count(trained.values()) - _count(hidden.values())
         return _FLOAT * (elements + sum(columns for _, columns in hidden.values()))
     slots = {"adamw": 2, "adam": 2, "sgd": 1 if config.momentum else 0}[config.optimizer]
-    return slots * _FLOAT * _count(list(trained.values()))
+    return slots * _FLOAT * _count(trained.values())
 
 
 def _activation_bytes(architecture: Architecture, config: ResolvedTrainingConfig) -> tuple[int, int]:
@@ -248,7 +249,7 @@ def _in_parts(config: ResolvedTrainingConfig, size: int) -> ResolvedTrainingConf
     return replace(config, gradient_accumulation_steps=config.batch_size // size)
 
 
-def _count(shapes: list[tuple[int, ...]]) -> int:
+def _count(shapes: Iterable[tuple[int, ...]]) -> int:
     return sum(math.prod(shape) for shape in shapes)
 
 

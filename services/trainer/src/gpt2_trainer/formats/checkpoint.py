@@ -26,7 +26,7 @@ from gpt2_trainer.configuration.training import LoraConfig
 from gpt2_trainer.formats.json_files import read_json, write_json
 from gpt2_trainer.formats.peft import read_adapters, write_adapters
 from gpt2_trainer.model.lora import merge_adapters
-from gpt2_trainer.model.weights import AVERAGE, Weights, check_weights, cut_vocabulary
+from gpt2_trainer.model.weights import Weights, averaged, check_weights, cut_vocabulary
 
 CONFIG, WEIGHTS, OPTIMIZER, STATE, ADAPTER, LAST = (
     "config.json",
@@ -162,13 +162,10 @@ def read_checkpoint(folder: Path, *, with_optimizer: bool) -> Checkpoint:
     return Checkpoint(architecture=architecture, weights=weights, slots=slots, state=state, adapters=adapters)
 
 
-def averaged(checkpoint: Checkpoint) -> Checkpoint:
+def with_averages(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with averages in place of weights, where its training keeps them; without the optimizer."""
-
-    def averages(tensors: Weights) -> Weights:
-        return {name: checkpoint.slots.get(f"{AVERAGE}/{name}", value) for name, value in tensors.items()}
-
-    return replace(checkpoint, weights=averages(checkpoint.weights), adapters=averages(checkpoint.adapters), slots={})
+    weights, adapters = (averaged(tensors, checkpoint.slots) for tensors in (checkpoint.weights, checkpoint.adapters))
+    return replace(checkpoint, weights=weights, adapters=adapters, slots={})
 
 
 def merged(checkpoint: Checkpoint) -> Checkpoint:

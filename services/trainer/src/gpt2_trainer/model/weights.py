@@ -16,6 +16,7 @@ Relatives of GPT-2 may have `n_inner` in place of 4 n_embd, and an untied head: 
 import math
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,6 @@ HEAD = "lm_head.weight"
 POSITION_EMBEDDING = "wpe.weight"
 COLUMNS = "_columns"
 """Suffix of optimizer slots with one value per column of their weight, and none per row."""
-AVERAGE = "average"
-"""Slot of a weight's exponential moving average."""
 LAYER_PARTS = (
     "ln_1.weight",
     "ln_1.bias",
@@ -67,6 +66,16 @@ def is_decayed(name: str) -> bool:
     return name in (TOKEN_EMBEDDING, HEAD) or (
         is_layer_weight(name) and name.endswith(("c_attn.weight", "_proj.weight", "c_fc.weight"))
     )
+
+
+def average_name(weight: str) -> str:
+    """Name of the optimizer slot with a weight's exponential moving average."""
+    return f"average/{weight}"
+
+
+def averaged(weights: Mapping[str, Any], slots: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights, of whatever kind, with their averages in place of those that have one among the slots."""
+    return {name: slots.get(average_name(name), value) for name, value in weights.items()}
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:

@@ -19,7 +19,14 @@ from gpt2_common.artifacts.store import check_files
 from gpt2_common.errors import DataLoss, FailedPrecondition, JobSuperseded, ResourceExhausted
 from gpt2_common.status import is_disk_full
 from gpt2_contracts.artifact import CHECKPOINT
-from gpt2_trainer.formats.checkpoint import ADAPTER, Checkpoint, averaged, merged, read_checkpoint, write_checkpoint
+from gpt2_trainer.formats.checkpoint import (
+    ADAPTER,
+    Checkpoint,
+    merged,
+    read_checkpoint,
+    with_averages,
+    write_checkpoint,
+)
 
 _log = logging.getLogger(__name__)
 _PREFIX = "step-"
@@ -138,7 +145,7 @@ class CheckpointManager:
         """
         if is_averaged or (self.path(step) / ADAPTER).exists():
             checkpoint = read_checkpoint(self.path(step), with_optimizer=is_averaged)
-            write_checkpoint(target, merged(averaged(checkpoint)), self._tokenizer)
+            write_checkpoint(target, merged(with_averages(checkpoint)), self._tokenizer)
             return
         self.publish_resumable(step, target)
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2_trainer.model.weights import Weights
+from gpt2_trainer.model.weights import Weights, averaged
 from gpt2_trainer.training.distribution import Distribution, choose_distribution
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.step import Loss, StepResult, TrainingStep
@@ -37,7 +37,6 @@ class JaxStepExecutor:
             return step.update(weights, slots, number, loss, gradients)
 
         self._update = jax.jit(update, donate_argnums=(0, 1), **_outputs(self._devices, self._trained, self._slots))
-        self._step = step
         self._losses = jax.jit(step.losses)
 
     def train(self, step: int, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> StepResult:
@@ -66,7 +65,7 @@ class JaxStepExecutor:
 
     def evaluated(self) -> Tensors:
         """See StepExecutor."""
-        return self._step.averaged(self.tensors(), self._slots)
+        return averaged(self.tensors(), self._slots)
 
     def _placed(self, values: Weights) -> Tensors:
         if self._devices is not None:

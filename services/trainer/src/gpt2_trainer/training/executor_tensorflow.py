@@ -7,7 +7,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from gpt2_trainer.kernels.selection import compiles_training
-from gpt2_trainer.model.weights import AVERAGE, Weights
+from gpt2_trainer.model.weights import Weights, averaged
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.step import Loss, StepResult, TrainingStep
 
@@ -58,8 +58,7 @@ class TensorFlowStepExecutor:
 
     def evaluated(self) -> Tensors:
         """See StepExecutor."""
-        slots = {name: variable.value() for name, variable in self._slots.items() if name.startswith(f"{AVERAGE}/")}
-        return self._step.averaged(self.tensors(), slots)
+        return {name: variable.value() for name, variable in averaged(self._weights, self._slots).items()}
 
     def _update(self, step: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
         loss, gradients = self._step.gradients(_take_gradients, self.tensors(), step, inputs, targets)

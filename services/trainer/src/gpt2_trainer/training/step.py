@@ -15,7 +15,7 @@ from gpt2_trainer.configuration.training import ResolvedTrainingConfig
 from gpt2_trainer.model.dropout import Dropout, first_key, fold_in
 from gpt2_trainer.model.gpt2 import GPT2
 from gpt2_trainer.model.lora import adapter_names, is_adapter
-from gpt2_trainer.model.weights import AVERAGE, Weights, has_vocabulary, is_layer_weight
+from gpt2_trainer.model.weights import Weights, average_name, has_vocabulary, is_layer_weight
 from gpt2_trainer.training import optimizer, spike_detection
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.schedule import learning_rate
@@ -59,12 +59,8 @@ class TrainingStep:
     def first_slots(self, weights: Weights) -> Weights:
         """Slots of the optimizer, of averages and of spike detection before the first update."""
         trained = {name: value for name, value in weights.items() if self.is_trained(name)}
-        averages = {f"{AVERAGE}/{name}": value for name, value in trained.items()} if self.config.ema_decay else {}
+        averages = {average_name(name): value for name, value in trained.items()} if self.config.ema_decay else {}
         return optimizer.first_slots(self.config, trained) | averages | spike_detection.initial_statistics()
-
-    def averaged(self, weights: Tensors, slots: Tensors) -> Tensors:
-        """The weights with their averages in place of those that have one."""
-        return {name: slots.get(f"{AVERAGE}/{name}", value) for name, value in weights.items()}
 
     def merged(self, weights: Tensors) -> Tensors:
         """The weights of the network: with LoRA, W + scale A B (Hu et al. 2021)."""
@@ -137,7 +133,7 @@ class TrainingStep:
         """
         number = ops.cast(step, "float32") + 1.0
         decay = ops.minimum(self.config.ema_decay, (1.0 + number) / (10.0 + number))
-        names = {name: f"{AVERAGE}/{name}" for name in weights}
+        names = {name: average_name(name) for name in weights}
         return {names[name]: decay * slots[names[name]] + (1 - decay) * value for name, value in weights.items()}
 
     def _elements(self, name: str, weight: Any) -> int:
