@@ -5,7 +5,6 @@ PYTEST_WORKERS ?= 2
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 BIN := .venv/bin
 MEMBERS := protos services/common services/exporter services/tokenizer services/trainer services/registry orchestration
-DOCKERFILES := services/Dockerfile orchestration/Dockerfile
 AIRFLOW_MEMBERS := protos orchestration
 DEV_SOURCES := orchestration/pyproject.toml $(MEMBERS:%=%/pyproject.toml) pyproject.toml
 
@@ -79,7 +78,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(MEMBERS:%=%/src) protos/build.py requirements/lock.py requirements/version.py docs/generate.py docs/contributing/check_language.py docs/contributing/walks.py
-	$(BIN)/hadolint $(DOCKERFILES)
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python docs/contributing/check_language.py
 	$(BIN)/python protos/build.py lint
 	$(BIN)/python protos/build.py check
@@ -111,16 +110,22 @@ lock: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 lock-check: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	$(PYTHON) requirements/lock.py $(UV) --check
 
-# Wheels and, where Docker is, images of the commit that is checked out: docs/contributing/releasing.md.
+# Wheels, software bills of materials of the images, and, where Docker is, the images, of the commit that is checked
+# out: docs/contributing/releasing.md.
 VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 IMAGES := exporter tokenizer trainer registry dashboard airflow
+SBOM_TOOL := cyclonedx-bom==7.5.0
 
 release: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	test -z "$$(git status --porcelain)" || { echo "commit or stash your changes first" >&2; exit 1; }
 	test "$$(git describe --tags --always)" = "v$(VERSION)" || { echo "tag this commit v$(VERSION) first" >&2; exit 1; }
 	rm -rf dist
 	$(UV) build --quiet --all-packages --wheel --out-dir dist
-	cd dist && sha256sum *.whl > SHA256SUMS
+	for image in $(IMAGES) trainer-gpu; do \
+	  $(UV) tool run --from $(SBOM_TOOL) cyclonedx-py requirements --output-reproducible --sv 1.6 \
+	    --output-file dist/gpt2-$$image-$(VERSION).cdx.json requirements/$$image.txt; \
+	done
+	cd dist && sha256sum *.whl *.cdx.json > SHA256SUMS
 	if docker info >/dev/null 2>&1; then \
 	  GIT_REVISION=v$(VERSION) docker compose --profile airflow build \
 	  && for image in $(IMAGES); do docker tag gpt2-$$image gpt2-$$image:$(VERSION); done; \

@@ -1,7 +1,7 @@
-"""Writes one version into all pyproject files and Kubernetes manifests: `python requirements/version.py X.Y.Z`.
+"""Writes one version wherever a tool reads it from: `python requirements/version.py X.Y.Z`.
 
-uv's build backend reads a version from each package's own pyproject file; a test compares them. The manifests name the
-images of the same version.
+uv's build backend reads it from each package's own pyproject file, the builder of images from the Dockerfile, and the
+manifests name the images of that version; a test compares them.
 """
 
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 _VERSION = re.compile(r'^version = "[^"]*"$', re.MULTILINE)
 _TAG = re.compile(r'newTag: "[^"]*"')
+_LABEL = re.compile(r'image\.version="[^"]*"')
 
 
 def project_files() -> list[Path]:
@@ -25,7 +26,7 @@ def kustomizations() -> list[Path]:
 
 
 def set_version(version: str) -> None:
-    """Writes a version into all pyproject files, and as the images' tag into the kustomizations.
+    """Writes a version into all pyproject files, the images' label, and as their tag into the kustomizations.
 
     Args:
         version: Such as `1.2.3` or `1.2.3rc1`.
@@ -36,6 +37,9 @@ def set_version(version: str) -> None:
     for path in kustomizations():
         text = path.read_text(encoding="utf-8")
         path.write_text(_TAG.sub(f'newTag: "{version}"', text), encoding="utf-8")
+    dockerfile = ROOT / "Dockerfile"
+    text = dockerfile.read_text(encoding="utf-8")
+    dockerfile.write_text(_LABEL.sub(f'image.version="{version}"', text), encoding="utf-8")
 
 
 def main(arguments: list[str]) -> int:

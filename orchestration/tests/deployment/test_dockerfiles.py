@@ -1,9 +1,10 @@
-"""The Dockerfiles copy what exists and is let into the build, and start what the services are."""
+"""The Dockerfile copies what exists and is let into the build, and starts what the services are."""
 
 import fnmatch
 import importlib.util
 import json
 import re
+import tomllib
 from pathlib import PurePosixPath
 
 import pytest
@@ -11,8 +12,16 @@ import yaml
 
 from gpt2_orchestration.client.addresses import DEFAULT_PORTS
 
-SERVICES = "services/Dockerfile"
-DOCKERFILES = [SERVICES, "orchestration/Dockerfile"]
+
+@pytest.fixture(scope="module")
+def dockerfile(root):
+    return (root / "Dockerfile").read_text()
+
+
+def stages(text):
+    """The text of each stage, by name."""
+    parts = re.split(r"^FROM (?:\S+) AS (\S+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def instruction(text, name):
@@ -29,10 +38,9 @@ def copied(text):
     }
 
 
-@pytest.mark.parametrize("dockerfile", DOCKERFILES)
 def test_what_is_copied_exists_and_is_not_ignored(root, dockerfile):
     patterns = (root / ".dockerignore").read_text().splitlines()
-    paths = copied((root / dockerfile).read_text())
+    paths = copied(dockerfile)
     assert paths
     for path in paths:
         assert (root / path).exists(), path
@@ -55,22 +63,30 @@ def test_what_is_not_copied_is_ignored(root):
         assert is_ignored(path, patterns), path
 
 
-@pytest.mark.parametrize("dockerfile", DOCKERFILES)
-def test_an_image_is_locked_and_runs_without_root(root, dockerfile):
-    text = (root / dockerfile).read_text()
-    assert (text.count("pip install"), text.count("uv pip sync")) == (2, 1)
-    assert text.count("--require-hashes") == 2
-    assert instruction(text, "USER") == ["10001"]
-    assert "HEALTHCHECK" in text
+def test_images_are_locked_and_run_without_root(dockerfile):
+    installs = [line for line in dockerfile.splitlines() if "pip install" in line or "uv pip sync" in line]
+    assert len(installs) == 4
+    assert sum("--require-hashes" in line for line in installs) == 2
+    assert dockerfile.count("--no-deps") == 2
+    assert instruction(stages(dockerfile)["base"], "USER") == ["10001"]
+    for target in ("service", "orchestration"):
+        assert f"FROM base AS {target}\n" in dockerfile
+        assert "HEALTHCHECK" in stages(dockerfile)[target]
+        assert instruction(stages(dockerfile)[target], "USER") == []
+
+
+def test_images_carry_the_version_of_the_packages(root, dockerfile):
+    [version] = re.findall(r'org\.opencontainers\.image\.version="(.+)"', dockerfile)
+    assert version == tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
 
 
 @pytest.mark.parametrize(("service", "port"), DEFAULT_PORTS.items())
-def test_a_service_starts_on_its_port(root, service, port):
-    text = (root / SERVICES).read_text()
+def test_a_service_starts_on_its_port(root, dockerfile, service, port):
+    text = stages(dockerfile)["service"]
     compose_file = yaml.safe_load((root / "docker-compose.yml").read_text())
     compose = compose_file["services"][service]
     arguments = compose["build"]["args"]
-    assert compose["build"]["dockerfile"] == SERVICES
+    assert compose["build"]["target"] == "service"
     assert (arguments["SERVICE"], arguments["PORT"]) == (service, str(port))
     assert instruction(text, "EXPOSE") == ["$PORT"]
     [environment] = [line for line in instruction(text, "ENV") if "GPT2_LISTEN=0.0.0.0:$PORT " in line]

@@ -1,4 +1,4 @@
-"""The install commands of the Dockerfiles, run as they stand where nothing but what is copied exists.
+"""The install commands of the Dockerfile, run as they stand where nothing but what is copied exists.
 
 Outside the checkout there is no workspace, and with it none of its overrides: what resolves here may not resolve there.
 """
@@ -14,24 +14,22 @@ import pytest
 
 pytestmark = pytest.mark.process
 
+SERVICE_IMAGES = [(name, name) for name in ("exporter", "tokenizer", "trainer", "registry")] + [
+    ("trainer", "trainer-gpu")
+]
 IMAGES = [
-    *(
-        ("services/Dockerfile", {"SERVICE": name, "REQUIREMENTS": name})
-        for name in ("exporter", "tokenizer", "trainer")
-    ),
-    ("services/Dockerfile", {"SERVICE": "registry", "REQUIREMENTS": "registry"}),
-    ("services/Dockerfile", {"SERVICE": "trainer", "REQUIREMENTS": "trainer-gpu"}),
-    ("orchestration/Dockerfile", {"REQUIREMENTS": "airflow"}),
-    ("orchestration/Dockerfile", {"REQUIREMENTS": "dashboard"}),
+    *(("service-code", {"SERVICE": service, "REQUIREMENTS": lock}) for service, lock in SERVICE_IMAGES),
+    *(("orchestration-code", {"REQUIREMENTS": lock}) for lock in ("airflow", "dashboard")),
 ]
 
 
-def instructions(text):
-    """Name and arguments of each instruction of the stages that install, with its lines joined."""
+def instructions(text, stage):
+    """Name and arguments of each instruction of the dependencies and of a stage on them, with its lines joined."""
     joined = re.sub(r"\\\n\s*", "", text)
-    lines = [line for line in joined.splitlines() if line and not line.startswith("#")]
-    stages = [number for number, line in enumerate(lines) if line.startswith("FROM ")]
-    return [line.split(maxsplit=1) for line in lines[stages[0] : stages[2]]]
+    parts = re.split(r"^FROM \S+ AS (\S+)$", joined, flags=re.MULTILINE)
+    stages = dict(zip(parts[1::2], parts[2::2], strict=True))
+    lines = (stages["dependencies"] + stages[stage]).splitlines()
+    return [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
 
 
 def copy(root, folder, arguments):
@@ -45,11 +43,11 @@ def copy(root, folder, arguments):
             shutil.copy(root / source, into)
 
 
-@pytest.mark.parametrize(("dockerfile", "arguments"), IMAGES, ids=lambda value: str(value).replace("/", "-"))
-def test_what_an_image_installs_resolves_outside_the_checkout(root, tmp_path, dockerfile, arguments):
+@pytest.mark.parametrize(("stage", "arguments"), IMAGES, ids=str)
+def test_what_an_image_installs_resolves_outside_the_checkout(root, tmp_path, stage, arguments):
     checked = 0
     environment = tmp_path / "environment"
-    for name, value in instructions((root / dockerfile).read_text()):
+    for name, value in instructions((root / "Dockerfile").read_text(), stage):
         for argument, given in arguments.items():
             value = value.replace(f"${{{argument}}}", given)
         if name == "COPY" and "--from" not in value:
