@@ -123,7 +123,7 @@ release: $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv)
 	$(UV) build --quiet --all-packages --wheel --out-dir dist
 	for image in $(IMAGES) trainer-gpu; do \
 	  $(UV) tool run --from $(SBOM_TOOL) cyclonedx-py requirements --output-reproducible --sv 1.6 \
-	    --output-file dist/gpt2-$$image-$(VERSION).cdx.json requirements/$$image.txt; \
+	    --output-file dist/gpt2-$$image-$(VERSION).cdx.json requirements/$$image.txt || exit 1; \
 	done
 	cd dist && sha256sum *.whl *.cdx.json > SHA256SUMS
 	if docker info >/dev/null 2>&1; then \
