@@ -11,6 +11,8 @@ from gpt2_trainer.model.weights import cut_vocabulary, pad_vocabulary
 
 ROUNDED = ("embed", "matmul", "layer_norm", "gelu", "attention", "causal_attention")
 """Kernels whose results have the compute dtype; those of the others are float32."""
+QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+"""XLA's own passes, which the tests are about, stay; LLVM takes most of the time for programs of a second."""
 
 
 def cache_variables(cache):
@@ -24,9 +26,11 @@ def cache_variables(cache):
 
 def start_backend(name, cache, devices=1):
     os.environ |= cache_variables(cache)
+    flags = QUICK_COMPILATION
     if devices > 1:
         # JAX takes the cores for so many devices.
-        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        flags += f" --xla_force_host_platform_device_count={devices}"
+    os.environ["XLA_FLAGS"] = flags
     select_backend(name)
 
 
