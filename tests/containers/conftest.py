@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from pymongo import MongoClient
 
 from .engine import EngineError, default_engine
 from .images import STAND_INS, build_images
-from .project import Project
-from .runs import COLLECTION, DATABASE, PIPELINE, SPECIFICATION
+from .project import Project, follow_how_to
+from .runs import insert_documents
 
 _FOLDER = Path(__file__).parent
 WANTED = os.environ.get("GPT2_TEST_CONTAINERS", "")
@@ -26,7 +25,7 @@ _OBJECT_STORE = "s3"
 # The idle stack is measured before anything is done to it, and where artifacts are is changed last.
 _ORDER = (
     *("first_run", "measures", "containment", "pages", "airflow"),
-    *("killed_containers", "outages", "lifecycle", "object_store"),
+    *("killed_containers", "outages", "lifecycle", "object_store", "upgrade"),
 )
 
 
@@ -65,16 +64,8 @@ def object_store_image(engine_environment) -> None:
 @pytest.fixture(scope="session")
 def project(engine_environment, tmp_path_factory) -> Iterator[Project]:
     """The stack, built and up, in a folder where only the README has been followed."""
-    # Not in /tmp/pytest-of-…: the engine mounts files of it into containers with other users.
-    folder = tmp_path_factory.mktemp("checkout")
-    folder.chmod(0o755)
-    made = Project(folder, {**engine_environment, "COMPOSE_PROJECT_NAME": PROJECT, "PIPELINES": "./pipelines"})
-    made.copy_checkout()
-    (folder / "pipelines").mkdir()
-    (folder / "pipelines" / f"{PIPELINE}.yaml").write_text(SPECIFICATION)
-    made.run("cp .env.example .env")
+    made = follow_how_to(PROJECT, engine_environment, tmp_path_factory.mktemp("checkout"), Project.copy_checkout)
     made.compose("down", "--volumes", "--remove-orphans")
-    made.compose("build", seconds=3000)
     yield made
     if WANTED != "keep":
         made.compose("down", "--volumes", "--remove-orphans")
@@ -90,14 +81,7 @@ def stack(project) -> Project:
 @pytest.fixture(scope="session")
 def documents(stack) -> None:
     """Texts in the stack's MongoDB."""
-    password = stack.secret("mongodb_password")
-    with MongoClient(f"mongodb://gpt2:{password}@localhost:27017/?authSource=admin") as client:
-        collection = client[DATABASE][COLLECTION]
-        collection.drop()
-        collection.insert_many(
-            {"_id": number, "text": f"{number} bottles of beer on the wall, {number} bottles. " * 30}
-            for number in range(200)
-        )
+    insert_documents(stack.secret("mongodb_password"))
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .runs import PIPELINE, SPECIFICATION
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,3 +147,23 @@ class Project:
                 return container
             assert time.monotonic() < deadline, f"{service} is not healthy: {self.state()}"
             time.sleep(1)
+
+
+def follow_how_to(name: str, environment: Mapping[str, str], folder: Path, copy: Callable[[Project], None]) -> Project:
+    """A stack, built, in a folder where only the README has been followed.
+
+    Args:
+        name: Compose's name of the project.
+        environment: That of the engine.
+        folder: An empty one.
+        copy: Puts a checkout there.
+    """
+    # Not below a folder of one user: the engine mounts files of it into containers with others.
+    folder.chmod(0o755)
+    made = Project(folder, {**environment, "COMPOSE_PROJECT_NAME": name, "PIPELINES": "./pipelines"})
+    copy(made)
+    (folder / "pipelines").mkdir()
+    (folder / "pipelines" / f"{PIPELINE}.yaml").write_text(SPECIFICATION)
+    made.run("cp .env.example .env")
+    made.compose("build", seconds=3000)
+    return made

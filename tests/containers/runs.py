@@ -1,7 +1,9 @@
 """Planned runs over the services of the stack: from documents in MongoDB to a registered version."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+from pymongo import MongoClient
 
 from gpt2.exporter.v1.exporter_service_pb2 import ExportCorpusRequest
 from gpt2.jobs.v1.job_pb2 import Job, JobOptions, RunPlan
@@ -24,6 +26,17 @@ register_model: {{model_name: {PIPELINE}, label: staging}}
 """
 _SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 64, "n_ctx": 64}
 CLIENT = ClientSettings(addresses={service: f"localhost:{port}" for service, port in DEFAULT_PORTS.items()})
+
+
+def insert_documents(password: str) -> None:
+    """Puts texts into the stack's MongoDB, in place of what the collection had."""
+    with MongoClient(f"mongodb://gpt2:{password}@localhost:27017/?authSource=admin") as client:
+        collection = client[DATABASE][COLLECTION]
+        collection.drop()
+        collection.insert_many(
+            {"_id": number, "text": f"{number} bottles of beer on the wall, {number} bottles. " * 30}
+            for number in range(200)
+        )
 
 
 def start_run(run_id: str, steps: int = 200) -> None:
@@ -77,6 +90,11 @@ def finish(run_id: str, seconds: float = 600) -> dict[str, Job]:
         # Where a job has run twice, it must not have registered twice.
         assert registry.call("GetModelVersion", request).model_version.version == 1
     return jobs_of(run_id)
+
+
+def digests(jobs: Mapping[str, Job]) -> dict[str, str]:
+    """What a run has made: digests of its artifacts, by the stage and the URI."""
+    return {f"{job.kind}/{output.uri}": output.digest for job in jobs.values() for output in job.outputs}
 
 
 def _until(condition: Callable[[], Job | None], seconds: float, what: str) -> Job:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .runs import finish, jobs_of, start_run, wait_for_job
+from .runs import digests, finish, jobs_of, start_run, wait_for_job
 
 
 @pytest.fixture(scope="module")
@@ -10,10 +10,6 @@ def kept(stack, documents) -> dict[str, str]:
     """A run that has ended before; the digests of what it made."""
     start_run("kept", steps=20)
     return digests(finish("kept"))
-
-
-def digests(jobs) -> dict[str, str]:
-    return {f"{job.kind}/{output.uri}": output.digest for job in jobs.values() for output in job.outputs}
 
 
 def test_a_run_continues_over_a_restart_of_all_containers(stack, kept):
