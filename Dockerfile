@@ -8,7 +8,10 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 # The locked packages, which change seldom: a layer for themselves.
 FROM ${PYTHON_IMAGE} AS dependencies
 COPY requirements/uv.txt requirements/strip.sh /build/requirements/
-RUN pip install --no-cache-dir --require-hashes -r /build/requirements/uv.txt
+# For `strip`, whose version leaves no trace in the images.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils && rm -rf /var/lib/apt/lists/* \
+    && pip install --no-cache-dir --require-hashes -r /build/requirements/uv.txt
 ARG SERVICE
 ARG REQUIREMENTS=${SERVICE}
 COPY requirements/${REQUIREMENTS}.txt /build/requirements/

@@ -31,6 +31,7 @@ LOCKS: dict[str, list[str]] = {
     "docs": ["--group", "docs"],
     "peers": ["--group", "peers"],
     **{service: [f"services/{service}/pyproject.toml"] for service in SERVICES},
+    "registry": ["services/registry/pyproject.toml", "--excludes", "requirements/registry.excludes"],
     "trainer": ["services/trainer/pyproject.toml", *CPU],
     "trainer-gpu": ["services/trainer/pyproject.toml", "--extra", "gpu"],
 }
