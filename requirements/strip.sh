@@ -12,8 +12,8 @@ find . \( -name '*.h' -o -name '*.hpp' -o -name '*.pxd' -o -name '*.pyx' -o -nam
 # The tests of the larger packages.
 rm -rf {numpy,pandas,pyarrow,sklearn,scipy,matplotlib,apache_beam,airflow}/tests numpy/*/tests scipy/*/tests sklearn/*/tests \
   scipy/*/*/tests mpl_toolkits/*/tests fontTools/*/tests
-# Protocols and stores that Arrow speaks and we do not: Flight, Substrait, and S3, which fsspec does here.
-rm -f pyarrow/*flight* pyarrow/*substrait* pyarrow/*libarrow_s3* pyarrow/_s3fs*
+# Protocols and stores that Arrow speaks and we do not: Flight, and S3, which fsspec does here.
+rm -f pyarrow/*flight* pyarrow/*libarrow_s3* pyarrow/_s3fs*
 # Three copies of one library, by its three names.
 for library in pyarrow/libarrow_python*.so; do
   versioned=$(find pyarrow -regex "$library\.[0-9]+")
