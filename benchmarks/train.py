@@ -2,6 +2,7 @@
 
     make setup peers
     .venv/bin/python benchmarks/train.py [--size small|124M] [--precision float32|bfloat16] [--rounds N]
+    .venv/bin/python benchmarks/train.py --kernels      # ours beside itself without each group of kernels
 
 Each contender runs in its own process with all cores and the same weights' sizes, batch and optimizer (AdamW with
 clipping); they take turns. Without `make peers`, ours runs alone.
@@ -21,21 +22,35 @@ SIZES = {
     "124M": {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_ctx": 1024, "vocabulary": 50257, "batch": 4, "length": 256},
 }
 STEPS_A_TURN = {"small": 10, "124M": 1}
+KERNELS = {
+    "hand_gradients": ("layer_norm", "attention", "causal_attention"),
+    "cross_entropy": ("token_losses", "mean_loss"),
+    "between products": ("gelu",),
+    "any": ("layer_norm", "gelu", "attention", "causal_attention", "matmul", "token_losses", "mean_loss"),
+}
+"""What each contender of `--kernels` computes as the reference does."""
 
 
-def contenders(names: list[str]) -> list[Contender]:
-    """The contenders, ours first."""
+def ours(backend: str, without: str = "") -> Contender:
+    """Our step on a backend, without a group of its kernels."""
+    command = [sys.executable, str(FOLDER / "training" / "ours.py"), backend, *KERNELS.get(without, ())]
+    return Contender(f"ours {backend}{without and f' without {without}'}", command, MALLOC_ENVIRONMENT)
+
+
+def peers() -> list[Contender]:
+    """KerasHub and Hugging Face, where they are installed."""
     folder = FOLDER / "training"
-    ours = [
-        Contender(f"ours {backend}", [sys.executable, str(folder / "ours.py"), backend], MALLOC_ENVIRONMENT)
-        for backend in ("tensorflow", "jax")
-    ]
     kerashub = [
         Contender(f"kerashub {backend} {mode}", [PEERS, str(folder / "kerashub.py"), backend, mode])
         for backend, mode in (("tensorflow", "xla"), ("tensorflow", "graph"), ("jax", "xla"))
     ]
     torch = [Contender(f"pytorch {mode}", [PEERS, str(folder / "pytorch.py"), mode]) for mode in ("eager", "compiled")]
-    everyone = [*ours, *(kerashub + torch if (ROOT / ".peers").is_dir() else [])]
+    return kerashub + torch if (ROOT / ".peers").is_dir() else []
+
+
+def contenders(names: list[str]) -> list[Contender]:
+    """The contenders of such names, ours first."""
+    everyone = [ours("tensorflow"), ours("jax"), *peers()]
     return [one for one in everyone if not names or any(one.name.startswith(name) for name in names)]
 
 
@@ -46,6 +61,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], action="append", help="default: both")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="contenders whose name begins so")
+    parser.add_argument("--kernels", action="store_true", help="compare ours with itself without some kernels")
     arguments = parser.parse_args()
     for size in arguments.size or SIZES:
         setting = SIZES[size]
@@ -53,7 +69,13 @@ def main() -> None:
             print(f"\n{size}, batch {setting['batch']} x {setting['length']}, {precision}\n", flush=True)
             steps = STEPS_A_TURN[size]
             tokens = setting["batch"] * setting["length"]
-            compare(contenders(arguments.only), {**setting, "precision": precision}, arguments.rounds, steps, tokens)
+            rows = [contenders(arguments.only)]
+            if arguments.kernels:
+                rows = [
+                    [ours(backend), *(ours(backend, name) for name in KERNELS)] for backend in ("tensorflow", "jax")
+                ]
+            for row in rows:
+                compare(row, {**setting, "precision": precision}, arguments.rounds, steps, tokens)
 
 
 if __name__ == "__main__":

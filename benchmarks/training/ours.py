@@ -1,7 +1,8 @@
-"""Our training step, as the trainer runs it."""
+"""Our training step: `ours.py BACKEND [KERNEL…]`, with the kernels named replaced by the reference."""
 
 import os
 import sys
+from dataclasses import replace
 
 import numpy as np
 from contender import Work, serve
@@ -11,10 +12,12 @@ def build(setting: dict) -> Work:
     """Makes a step on random tokens."""
     from gpt2_trainer.model.backend import select_backend
 
-    select_backend(sys.argv[1])
+    backend, *without = sys.argv[1:]
+    select_backend(backend)
     from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
     from gpt2_trainer.configuration.training import ResolvedTrainingConfig
     from gpt2_trainer.kernels.selection import create_model
+    from gpt2_trainer.model.gpt2 import REFERENCE
     from gpt2_trainer.model.weights import initial_weights, pad_vocabulary
     from gpt2_trainer.training.executor import create_executor
     from gpt2_trainer.training.step import TrainingStep
@@ -34,6 +37,8 @@ def build(setting: dict) -> Work:
         schedule="constant",
     )
     model = create_model(architecture, options.precision, training=True)
+    references = {name: getattr(REFERENCE, name) for name in without}
+    model = replace(model, kernels=replace(model.kernels, **references))
     weights = pad_vocabulary(initial_weights(architecture, 0), architecture)
     executor = create_executor(TrainingStep(model, options), weights, None)
     random = np.random.default_rng(0)
