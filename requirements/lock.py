@@ -26,7 +26,7 @@ CPU = (
 
 LOCKS: dict[str, list[str]] = {
     "dev": [ORCHESTRATION, "--extra", "embedded", "--extra", "kubeflow", "--group", "dev"],
-    "airflow": [ORCHESTRATION, "--extra", "airflow", *CPU, "--excludes", "requirements/airflow.excludes"],
+    "airflow": [ORCHESTRATION, "--extra", "airflow", "--excludes", "requirements/airflow.excludes"],
     "dashboard": [ORCHESTRATION, "--excludes", "requirements/dashboard.excludes"],
     "docs": ["--group", "docs"],
     "peers": ["--group", "peers"],
