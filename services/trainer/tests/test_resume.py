@@ -52,9 +52,11 @@ def request(dataset_uri):
 
 def kill(folder, backend, phase, step):
     arguments = [base64.b64encode(request((folder / "dataset").as_uri())).decode(), str(folder), backend.name, phase]
+    # Compiled as in the process that trains the rest: each compilation has its own last bits.
+    variables = {**computations.cache_variables(backend.cache), "XLA_FLAGS": computations.QUICK_COMPILATION}
     done = subprocess.run(
         [sys.executable, "-m", "trainer_support.jobs", *arguments, str(step)],
-        env={**os.environ, **computations.cache_variables(backend.cache), "PYTHONPATH": str(HERE)},
+        env={**os.environ, **variables, "PYTHONPATH": str(HERE)},
         capture_output=True,
         text=True,
         timeout=300,

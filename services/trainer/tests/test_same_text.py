@@ -26,8 +26,14 @@ def prompts_of(count, length, seed=0):
 
 
 CASES = [
-    *((prompts_of(1, 3, seed % 100), 1, 24, options, seed) for seed in SEEDS for options in OPTIONS),
-    *((prompts_of(2, 7), 2, 24, options, seed) for seed in SEEDS[1:3] for options in OPTIONS),
+    *((prompts_of(1, 3, seed % 100), 1, 24, OPTIONS[1], seed) for seed in SEEDS),
+    *(
+        (prompts_of(1, 3, seed), 1, 24, options, seed)
+        for seed in SEEDS[:2]
+        for options in OPTIONS
+        if options != OPTIONS[1]
+    ),
+    *((prompts_of(2, 7), 2, 24, options, SEEDS[3]) for options in OPTIONS),
 ]
 
 
@@ -43,7 +49,7 @@ def test_one_seed_gives_one_text_in_the_service_and_in_a_saved_model(backend, te
     generated = backend(computations.generated_cases, ARCHITECTURE, WEIGHTS, CASES)
     served = tensorflow_process(computations.served_samples, saved_model, CASES)
     assert served == generated
-    assert len({str(texts) for texts in served}) > len(SEEDS) * (len(OPTIONS) - 1)
+    assert len({str(texts) for texts in served}) == len(CASES)
 
 
 def test_a_text_does_not_depend_on_what_runs_beside_it(jax_process, tensorflow_process, saved_model):
