@@ -121,7 +121,7 @@ def process_problems(request: pb.TrainModelRequest) -> Problems:
 
 
 def trainjob_problems(request: pb.TrainModelRequest, gpus: int) -> Problems:
-    """Whether a TrainJob has as many GPUs as the request asks for; a node without any has one device, its processors."""
+    """Whether a TrainJob has as many GPUs as the request asks for; without any a node has one device, its CPU."""
     per_node, nodes = max(1, gpus), request.config.num_nodes or 1
     text = "must be at most {}: the service gives each node of a TrainJob GPT2_TRAINJOB_GPUS={}"
     if request.config.devices > per_node:

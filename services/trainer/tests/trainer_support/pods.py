@@ -13,6 +13,7 @@ from gpt2_common.jobs.messages import decode_message
 from gpt2_common.jobs.outcome import Succeeded
 from gpt2_trainer.trainjobs.manifest import TASK_VARIABLE
 from gpt2_trainer.trainjobs.pod import LOG_PREFIX
+from gpt2_trainer.trainjobs.pod_status import EXIT_FAILED
 
 TIMEOUT_SECONDS = 300
 
@@ -63,29 +64,45 @@ class Pod:
 
 
 class Nodes:
-    """The pods of one attempt of a training, as Kubeflow Trainer's JAX runtime starts them.
+    """The pods of a training on several nodes, as Kubeflow Trainer's JAX runtime and a Job start them.
 
     Args:
         folder: Where they work.
-        name: Name of the attempt, for their logs.
-        count: How many they are.
+        name: What their logs are named after.
+        count: How many nodes.
         request: What they train.
         variables: More of their environment.
     """
 
-    def __init__(self, folder, name, count, request, module="trainer_support.recording_pod", **variables):
-        coordinator = f"127.0.0.1:{free_port()}"
-        self.pods = []
-        for index in range(count):
-            rank = {
-                "JAX_NUM_PROCESSES": str(count),
-                "JAX_PROCESS_ID": str(index),
-                "JAX_COORDINATOR_ADDRESS": coordinator,
-                "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
-                "GPT2_NODE_HEARTBEAT_SECONDS": "10",
-                "RECORDED_BATCHES": str(folder / "batches" / f"{name}-{index}.jsonl"),
-            }
-            self.pods.append(Pod(folder, f"{name}-{index}", request, module, **(rank | variables)))
+    def __init__(self, folder, name, count, request, **variables):
+        self.folder, self.name, self.request = folder, name, request
+        support = str(Path(__file__).resolve().parents[1])
+        common = {
+            "JAX_NUM_PROCESSES": str(count),
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+            "PYTHONPATH": support,
+            "GPT2_NODE_HEARTBEAT_SECONDS": "10",
+        }
+        self.variables = common | variables
+        self.started = []
+        self.pods = [self._start(index) for index in range(count)]
+
+    def _start(self, index):
+        name = f"{self.name}-{len(self.started):03d}-{index}"
+        batches = self.folder / "batches" / f"{name}.jsonl"
+        rank = {"JAX_PROCESS_ID": str(index), "RECORDED_BATCHES": str(batches)}
+        pod = Pod(self.folder, name, self.request, "trainer_support.recording_pod", **(self.variables | rank))
+        self.started.append(pod)
+        return pod
+
+    def replace_ended(self):
+        """Replaces each pod that another one can resume, as an indexed Job does. Returns whether all have succeeded."""
+        statuses = [pod.process.poll() for pod in self.pods]
+        for index, status in enumerate(statuses):
+            assert status != EXIT_FAILED, self.logs()
+            if status:
+                self.pods[index] = self._start(index)
+        return statuses == [0] * len(statuses)
 
     def wait(self):
         """Exit statuses, once all have ended."""
@@ -99,7 +116,7 @@ class Nodes:
         assert self.wait() == [0] * len(self.pods), self.logs()
         outcome = self.pods[0].messages()[-1]
         assert isinstance(outcome, Succeeded), outcome
-        assert not any(pod.messages()[:-1] for pod in self.pods[1:]), "only the first node reports"
+        assert not any(pod.messages()[:-1] for pod in self.pods[1:]), "another node than the first reports"
         return {item.name: {"uri": item.uri, "digest": item.digest, **item.properties} for item in outcome.outputs}
 
     def kill(self):
@@ -117,16 +134,12 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def recorded_batches(folder, name):
-    """The windows that all nodes of an attempt have read, by step and row: {step: {row: window}}."""
-    found = {}
-    for path in sorted((folder / "batches").glob(f"{name}-*.jsonl")):
+def recorded_batches(folder):
+    """The windows that nodes have read, in the order of reading: pairs of a step and its windows by row."""
+    found = []
+    for path in sorted((folder / "batches").glob("*.jsonl")):
         for line in path.read_text().splitlines():
-            if not line.endswith("}"):
-                continue  # its writer was killed
-            item = json.loads(line)
-            rows = found.setdefault(item["step"], {})
-            for row, window in zip(item["rows"], item["windows"], strict=True):
-                assert row not in rows, f"two nodes have read row {row} of step {item['step']}"
-                rows[row] = window
-    return found
+            if line.endswith("}"):  # else its writer was killed
+                item = json.loads(line)
+                found.append((item["time"], item["step"], dict(zip(item["rows"], item["windows"], strict=True))))
+    return [(step, windows) for _, step, windows in sorted(found, key=lambda item: item[0])]

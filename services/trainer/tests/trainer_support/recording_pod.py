@@ -3,10 +3,11 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
-from gpt2_trainer.trainjobs.pod import main
 from gpt2_trainer.training.data import TrainingData
+from gpt2_trainer.trainjobs.pod import main
 
 FILE = Path(os.environ["RECORDED_BATCHES"])
 read_batch, read_window, windows = TrainingData.batch, TrainingData._window, []
@@ -22,7 +23,7 @@ def batch(data, step, chosen_rows=None):
     result = read_batch(data, step, chosen_rows)
     rows = range(len(windows)) if chosen_rows is None else chosen_rows.tolist()
     with FILE.open("a") as file:
-        file.write(json.dumps({"step": step, "rows": list(rows), "windows": windows}) + "\n")
+        file.write(json.dumps({"time": time.time(), "step": step, "rows": list(rows), "windows": windows}) + "\n")
     return result
 
 

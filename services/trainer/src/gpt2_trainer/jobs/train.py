@@ -13,6 +13,7 @@ from pathlib import Path
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
+from gpt2_common.artifacts.claim import CLAIM_FILE
 from gpt2_common.durable import write_durable
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, JobSuspended
 from gpt2_common.jobs.context import JobContext, output
@@ -79,6 +80,9 @@ def train_model(request: pb.TrainModelRequest, context: JobContext[TrainerSettin
     if problems:
         raise InvalidRequest(problems)
     rank = Rank.of(os.environ, request.config.num_nodes)
+    asked = request.config.num_nodes or 1
+    if rank.count != asked and rank.is_first:
+        context.warn(f"config.num_nodes: {asked} nodes are asked for, and the training runs on {rank.count}")
     if rank.count > 1:
         if context.settings.keras_backend != "jax":
             raise FailedPrecondition("GPT2_KERAS_BACKEND: is tensorflow, and several nodes need jax; set it to jax")
@@ -144,6 +148,11 @@ class _Training:
         token = nodes.text_from_first(self._context.claim_token)
         if not rank.is_first:
             self._context.join(token)
+            if token and not (self._context.work / CLAIM_FILE).exists():
+                raise FailedPrecondition(
+                    f"GPT2_ARTIFACT_ROOT: node {rank.index} does not see in {self._context.work} what node 0 has "
+                    "written there; give all nodes the same shared folder, with an object store as GPT2_SCRATCH_FOLDER"
+                )
         return nodes
 
     def _run(
@@ -219,8 +228,8 @@ class _Training:
 
         An upgrade between two attempts that changes a default so changes no training. The service cannot store it with
         the job: a job may be created before its dataset and checkpoint exist, whose sizes decide. The work folder is
-        the same for every attempt, in a child process and in a TrainJob's pod. Of several nodes the first one stores it;
-        until then the others resolve the same.
+        the same for every attempt, in a child process and in a TrainJob's pod. Of several nodes the first one stores
+        it; until then the others resolve the same.
         """
         file = self._context.work / _CONFIG
         belongs_to = {

@@ -22,8 +22,8 @@ from gpt2_trainer.training.rank import Rank
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 _MAX_TEXT_BYTES = 1024
-_LIBRARIES = re.compile(r"\b(Gloo|NCCL)\b")
-"""Libraries of collectives, as their errors name them."""
+_LOST = re.compile(r"\b(Gloo|NCCL)\b|^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b")
+"""Libraries of collectives, and statuses of JAX's coordination service, in errors of JAX when a node is lost."""
 _AFTER_OUR_TIMEOUT_SECONDS = 60
 """JAX ends the process when its own time is over, without an error that can be reported."""
 _NOTHING, _SUSPEND, _CANCEL = 0, 1, 2
@@ -133,7 +133,7 @@ class JaxNodes(Nodes):
 
     def is_lost(self, error: BaseException) -> bool:
         """See Nodes."""
-        return isinstance(error, (RuntimeError, ValueError)) and bool(_LIBRARIES.search(str(error)))
+        return isinstance(error, (RuntimeError, ValueError)) and bool(_LOST.search(str(error)))
 
     def _placed(self, row: Any) -> Any:
         import jax  # heavy, and wanted with this backend alone
@@ -207,5 +207,5 @@ def checksum_of(tensors: Weights) -> int:
     checksum = 0
     for name, value in sorted(tensors.items()):
         checksum = zlib.crc32(name.encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, checksum)
     return checksum

@@ -21,10 +21,9 @@ from gpt2_common.jobs.worker import run_task
 from gpt2_common.status import status_of
 from gpt2_trainer.training.rank import Rank
 from gpt2_trainer.trainjobs.manifest import TASK_VARIABLE
-from gpt2_trainer.trainjobs.pod_status import termination_message
+from gpt2_trainer.trainjobs.pod_status import EXIT_FAILED, termination_message
 
 LOG_PREFIX = "gpt2-trainer: "
-EXIT_FAILED = 1
 EXIT_SUSPENDED = 75
 _TERMINATION_LOG = Path("/dev/termination-log")
 """A file of the kubelet's; there is none outside a cluster."""
