@@ -15,7 +15,7 @@ from gpt2_trainer.trainjobs.manifest import TASK_VARIABLE
 from gpt2_trainer.trainjobs.pod import LOG_PREFIX
 from gpt2_trainer.trainjobs.pod_status import EXIT_FAILED
 
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 900
 
 
 class Pod:

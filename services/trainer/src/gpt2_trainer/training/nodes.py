@@ -165,6 +165,8 @@ def join_nodes(
 
     # It would take SIGTERM, which suspends the job.
     jax.config.update("jax_enable_preemption_service", False)
+    # On CPUs two programs under way at once may exchange in another order here than on another node, and hang.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     failures: list[Exception] = []
 
     def initialize() -> None:
