@@ -23,7 +23,7 @@ from gpt2_trainer.settings import TrainerSettings
 from gpt2_trainer.trainjobs.kubernetes import ClusterAddress
 from gpt2_trainer.trainjobs.manifest import trainjob_name
 from gpt2_trainer.trainjobs.pod import LOG_PREFIX
-from gpt2_trainer.trainjobs.pod_status import failure_of, termination_message
+from gpt2_trainer.trainjobs.pod_status import failure_of, is_failed, termination_message, why_waiting
 from gpt2_trainer.validation import trainjob_problems
 
 SECRET = "canary-secret-of-a-training"
@@ -280,6 +280,19 @@ def test_an_error_is_in_the_pods_status_too():
     assert found.message.startswith("ßßß")
     state["terminated"]["message"] = "Segmentation fault"
     assert "Segmentation fault" in failure_of({"reason": "JobsFailed"}, pod, []).message
+
+
+def test_a_training_waits_for_the_pod_of_each_node():
+    def pod(**state):
+        return {"status": {"containerStatuses": [{"name": "node", "state": state}]}}
+
+    running, failed = pod(running={}), pod(terminated={"exitCode": 1})
+    unscheduled = {"status": {"conditions": [{"status": "False", "message": "Insufficient nvidia.com/gpu"}]}}
+    assert why_waiting([]) == "waiting for the cluster"
+    assert why_waiting([running, failed]) == ""
+    assert "ErrImagePull" in why_waiting([running, pod(waiting={"reason": "ErrImagePull"})])
+    assert "Insufficient nvidia.com/gpu" in why_waiting([running, unscheduled])
+    assert [is_failed(item) for item in (failed, running, pod(terminated={"exitCode": 75}), {})] == [True, *[False] * 3]
 
 
 def test_what_the_work_itself_finds_wrong_is_the_jobs_error(start, cluster, folder):

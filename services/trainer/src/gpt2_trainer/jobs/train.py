@@ -138,22 +138,25 @@ class _Training:
             raise JobSuspended("another node of this training has ended") from error
 
     def _join(self) -> Nodes:
-        """Waits for the other nodes, and makes this one part of the attempt of the first."""
+        """Waits for the other nodes, where there are any."""
         rank, settings = self._rank, self._context.settings
         if rank.count == 1:
             return Nodes()
         self._context.report(f"waiting for {rank.count} nodes")
         check = self._context.check_cancelled
-        nodes = join_nodes(rank, settings.node_start_seconds, settings.node_heartbeat_seconds, check)
+        return join_nodes(rank, settings.node_start_seconds, settings.node_heartbeat_seconds, check)
+
+    def _join_attempt(self, nodes: Nodes) -> None:
+        """Makes this node part of the attempt that the first one has begun."""
         token = nodes.text_from_first(self._context.claim_token)
-        if not rank.is_first:
-            self._context.join(token)
-            if token and not (self._context.work / CLAIM_FILE).exists():
-                raise FailedPrecondition(
-                    f"GPT2_ARTIFACT_ROOT: node {rank.index} does not see in {self._context.work} what node 0 has "
-                    "written there; give all nodes the same shared folder, with an object store as GPT2_SCRATCH_FOLDER"
-                )
-        return nodes
+        if nodes.is_first:
+            return
+        self._context.join(token)
+        if token and not (self._context.work / CLAIM_FILE).exists():
+            raise FailedPrecondition(
+                f"GPT2_ARTIFACT_ROOT: node {self._rank.index} does not see in {self._context.work} what node 0 has "
+                "written there; give all nodes the same shared folder, with an object store as GPT2_SCRATCH_FOLDER"
+            )
 
     def _run(
         self,
@@ -164,6 +167,7 @@ class _Training:
         nodes: Nodes,
     ) -> list[artifact_pb2.Artifact]:
         """Trains with the other nodes; the first one publishes."""
+        self._join_attempt(nodes)
         checkpoints = CheckpointManager(
             self._context.work / "checkpoints",
             config.keep_checkpoints,

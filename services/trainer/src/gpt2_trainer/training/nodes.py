@@ -22,7 +22,7 @@ from gpt2_trainer.training.rank import Rank
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 _MAX_TEXT_BYTES = 1024
-_LOST = re.compile(r"\b(Gloo|NCCL)\b|^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b")
+_LOST = re.compile(r"\b(Gloo|NCCL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b")
 """Libraries of collectives, and statuses of JAX's coordination service, in errors of JAX when a node is lost."""
 _AFTER_OUR_TIMEOUT_SECONDS = 60
 """JAX ends the process when its own time is over, without an error that can be reported."""
@@ -133,7 +133,7 @@ class JaxNodes(Nodes):
 
     def is_lost(self, error: BaseException) -> bool:
         """See Nodes."""
-        return isinstance(error, (RuntimeError, ValueError)) and bool(_LOST.search(str(error)))
+        return _is_lost(error)
 
     def _placed(self, row: Any) -> Any:
         import jax  # heavy, and wanted with this backend alone
@@ -160,6 +160,7 @@ def join_nodes(
 
     Raises:
         Unavailable: The others have not come in time.
+        JobSuspended: One of them has ended meanwhile.
     """
     import jax  # heavy, and wanted with this backend alone
 
@@ -195,13 +196,25 @@ def join_nodes(
                 f"in {start_seconds:.0f} s; check that each has a pod that runs and reaches it, or raise "
                 "GPT2_NODE_START_SECONDS"
             )
-    if failures:
+    try:
+        if failures:
+            raise failures[0]
+        nodes = JaxNodes(rank)
+    except Exception as error:
+        if _is_lost(error):
+            _log.warning("another node of this training has ended as it started, and this one ends too: %s", error)
+            raise JobSuspended("another node of this training has ended") from error
         raise Unavailable(
             f"JAX_COORDINATOR_ADDRESS: node {rank.index} of {rank.count} cannot join the others at {rank.coordinator} "
-            f"({failures[0]}); check the address and the other pods"
-        ) from failures[0]
+            f"({error}); check the address and the other pods"
+        ) from error
     _log.info("node %d of %d has joined the others at %s", rank.index, rank.count, rank.coordinator)
-    return JaxNodes(rank)
+    return nodes
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether an error of JAX says that another process has ended."""
+    return isinstance(error, (RuntimeError, ValueError)) and bool(_LOST.search(str(error)))
 
 
 def checksum_of(tensors: Weights) -> int:
