@@ -170,3 +170,14 @@ def test_a_split_of_exactly_one_sequence_is_enough(tmp_path):
     inputs, targets = training_data(TokenStream(tmp_path, "train"), context_length=10).batch(7)
     np.testing.assert_array_equal(inputs, [list(range(10))] * 4)
     np.testing.assert_array_equal(targets, [list(range(1, 11))] * 4)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_processes_that_share_a_batch_read_its_rows(stream, noise):
+    data = training_data(stream, noise=noise)
+    for step in range(5):
+        whole = data.batch(step)
+        for rows in ([0], [1, 3], [2]):
+            part = data.batch(step, np.array(rows))
+            for tokens, expected in zip(part, whole, strict=True):
+                np.testing.assert_array_equal(tokens, expected[rows])

@@ -131,3 +131,8 @@ def test_each_device_needs_less_memory():
     assert total(devices=4).weights == total().weights
     assert total(devices=4, model_devices=4).weights == total().weights // 4
     assert total(devices=2, lora=LoraConfig()).logits == total(lora=LoraConfig()).logits // 2
+    assert total(devices=2, num_nodes=2).activations == total().activations // 4
+    assert total(num_nodes=2, model_devices=2).activations == total().activations
+    on_hosts = [estimate_memory(ARCHITECTURE, replace(OPTIONS, num_nodes=nodes), on_host=True) for nodes in (1, 2)]
+    assert on_hosts[1].activations == on_hosts[0].activations // 2
+    assert on_hosts[1].copies == on_hosts[0].copies

@@ -23,7 +23,7 @@ from gpt2_trainer.settings import TrainerSettings
 from gpt2_trainer.trainjobs.kubernetes import ClusterAddress
 from gpt2_trainer.trainjobs.manifest import trainjob_name
 from gpt2_trainer.trainjobs.pod import LOG_PREFIX
-from gpt2_trainer.trainjobs.pod_status import failure_of, termination_message
+from gpt2_trainer.trainjobs.pod_status import failure_of, is_failed, termination_message, why_waiting
 from gpt2_trainer.validation import trainjob_problems
 
 SECRET = "canary-secret-of-a-training"
@@ -72,12 +72,14 @@ def start(cluster, folder):
         trainer.process.wait(60)
 
 
-def train(trainer, folder, steps=4, job_id="run/train", **options):
+def train(trainer, folder, steps=4, job_id="run/train", num_nodes=0, **options):
     request = pb.TrainModelRequest(
         job=job_pb2.JobOptions(job_id=job_id, **options),
         dataset_uri=(folder / "dataset").as_uri(),
         model=pb.ModelConfig(n_layer=1, n_head=2, n_embd=16, n_ctx=16),
-        config=pb.TrainConfig(steps=steps, batch_size=4, sample_length=1, save_every=5, validate_every=1000000),
+        config=pb.TrainConfig(
+            steps=steps, batch_size=4, sample_length=1, save_every=5, validate_every=1000000, num_nodes=num_nodes
+        ),
     )
     return trainer.trainer.TrainModel(request).job
 
@@ -143,6 +145,23 @@ def test_the_object_fits_kubeflows_own_schema(kubeflow_schemas, cluster):
     refused, answer = cluster.create({"metadata": {"name": "x"}, "spec": {"trainer": {"images": "x"}}})
     assert refused == 422
     assert "images" in answer["message"]
+
+
+def test_a_training_on_several_nodes_is_a_pod_on_each_and_resumes_when_one_is_lost(start, cluster, folder):
+    cluster.backoff_limit = 3
+    trainer = start()
+    job = train(trainer, folder, steps=200, num_nodes=2)
+    wait_for(lambda: is_past(trainer, 5), "progress")
+    run = cluster.find(trainjob_name("run/train"))
+    assert run.content["spec"]["trainer"]["numNodes"] == 2
+    run.pods_of(1)[0].process.kill()
+    ended = trainer.finish(job)
+    assert ended.state == State.STATE_SUCCEEDED, ended.error
+    assert [output.name for output in ended.outputs] == ["checkpoint", "logs", "samples"]
+    again = run.pods_of(0)[-1]
+    assert run.pods_of(0)[0].process.poll() not in (0, 1)
+    assert steps_of(again)[0] >= 5, "the new pods began from nothing"
+    assert not steps_of(run.pods_of(1)[-1]), "another node than the first reports"
 
 
 def test_a_service_that_died_or_stopped_finds_its_trainjob_and_a_lost_pod_is_made_again(start, cluster, folder):
@@ -261,6 +280,19 @@ def test_an_error_is_in_the_pods_status_too():
     assert found.message.startswith("ßßß")
     state["terminated"]["message"] = "Segmentation fault"
     assert "Segmentation fault" in failure_of({"reason": "JobsFailed"}, pod, []).message
+
+
+def test_a_training_waits_for_the_pod_of_each_node():
+    def pod(**state):
+        return {"status": {"containerStatuses": [{"name": "node", "state": state}]}}
+
+    running, failed = pod(running={}), pod(terminated={"exitCode": 1})
+    unscheduled = {"status": {"conditions": [{"status": "False", "message": "Insufficient nvidia.com/gpu"}]}}
+    assert why_waiting([]) == "waiting for the cluster"
+    assert why_waiting([running, failed]) == ""
+    assert "ErrImagePull" in why_waiting([running, pod(waiting={"reason": "ErrImagePull"})])
+    assert "Insufficient nvidia.com/gpu" in why_waiting([running, unscheduled])
+    assert [is_failed(item) for item in (failed, running, pod(terminated={"exitCode": 75}), {})] == [True, *[False] * 3]
 
 
 def test_what_the_work_itself_finds_wrong_is_the_jobs_error(start, cluster, folder):

@@ -98,6 +98,7 @@ def test_defaults_are_those_of_the_protocol():
         "log_every": 10,
         "devices": None,
         "model_devices": 1,
+        "num_nodes": 1,
     }
     assert type(chosen).from_json(chosen.to_json()) == chosen
 

@@ -15,8 +15,8 @@ compute dtype:
     copies       4 P + optimizer where host and device are one: what a checkpoint is written from
     overhead     of the framework
 
-On several devices, where their number is given, a micro-batch is divided by the copies of the model, and weights,
-gradients and optimizer by the devices that share one.
+On several devices, where their number is given, and on several nodes, a micro-batch is divided by the copies of the
+model, and weights, gradients and optimizer by the devices that share one.
 
 The measured peak of small trainings on CPUs was 1.0 to 1.3 of it, on both backends; `test_memory.py` measures one.
 """
@@ -101,7 +101,7 @@ def estimate_memory(architecture: Architecture, config: ResolvedTrainingConfig, 
     parts = 2 if config.gradient_accumulation_steps > 1 else 1
     averages = _FLOAT * _count(trained.values()) if config.ema_decay else 0
     optimizer = _optimizer_bytes(config, trained) + averages
-    copies = 1 if on_host else max(1, (config.devices or 0) // config.model_devices)
+    copies = config.num_nodes if on_host else max(1, (config.devices or 1) * config.num_nodes // config.model_devices)
     activations, logits = (size // copies for size in _activation_bytes(architecture, config))
     shared = 1 if on_host else config.model_devices
     return MemoryEstimate(

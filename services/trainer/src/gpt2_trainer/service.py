@@ -83,7 +83,9 @@ def _servicer(context: ServiceContext[TrainerSettings]) -> TrainerServicer:
 def _checks(settings: TrainerSettings, artifacts: ArtifactStore) -> Mapping[str, StageChecks]:
     def training(request: pb.TrainModelRequest) -> Problems:
         problems = validation.train_problems(request) + validation.backend_problems(request, settings.keras_backend)
-        if settings.training_backend == "trainjob":
+        if settings.training_backend == "process":
+            problems += validation.process_problems(request)
+        else:
             problems += validation.trainjob_problems(request, settings.trainjob_gpus)
         return problems
 

@@ -88,6 +88,15 @@ class TrainerSettings(ServiceSettings):
     trainjob_secrets: str = Field(
         "", description="Variables of TrainJobs that come from Secrets: NAME=SECRET/KEY, separated by commas."
     )
+    node_start_seconds: float = Field(
+        900.0, gt=0, description="Time that the nodes of a training wait for each other when they start."
+    )
+    node_heartbeat_seconds: int = Field(
+        60,
+        ge=1,
+        description="Node heartbeat timeout: seconds without a sign of life of one node after which the training's "
+        "other nodes end, to resume from the last checkpoint.",
+    )
     kubernetes_api: str = Field(
         "", pattern="^(https?://.+)?$", description="Address of the Kubernetes API. Default: that of the own cluster."
     )

@@ -33,6 +33,7 @@ _SIZES = frozenset(
         "micro_batch_size",
         "devices",
         "model_devices",
+        "num_nodes",
     )
 )
 _ADAMS = ("adamw", "adam", "muon")
@@ -99,21 +100,35 @@ def optimizer_problems(config: pb.TrainConfig, optimizer: str) -> Problems:
 
 
 def backend_problems(request: pb.TrainModelRequest, backend: str) -> Problems:
-    """Whether a backend of Keras can train on as many devices as the request asks for."""
-    if max(request.config.devices, request.config.model_devices) < 2 or backend == "jax":
+    """Whether a backend of Keras can train on as many devices and nodes as the request asks for."""
+    several = [name for name in ("devices", "model_devices", "num_nodes") if getattr(request.config, name) > 1]
+    if not several or backend == "jax":
         return []
-    field = "devices" if request.config.devices > 1 else "model_devices"
-    text = f"of several devices needs Keras on JAX, and this service trains on {backend}: set KERAS_BACKEND=jax"
-    return [(f"config.{field}", text)]
+    what = "nodes" if several[0] == "num_nodes" else "devices"
+    text = f"of several {what} needs Keras on JAX, and this service trains on {backend}: set KERAS_BACKEND=jax"
+    return [(f"config.{several[0]}", text)]
+
+
+def process_problems(request: pb.TrainModelRequest) -> Problems:
+    """Whether a training, as a process beside the service, is asked for several nodes."""
+    if request.config.num_nodes < 2:
+        return []
+    text = (
+        f"is {request.config.num_nodes}, and this service trains in one process; leave it out, or start the service "
+        "with GPT2_TRAINING_BACKEND=trainjob on a cluster with Kubeflow Trainer"
+    )
+    return [("config.num_nodes", text)]
 
 
 def trainjob_problems(request: pb.TrainModelRequest, gpus: int) -> Problems:
-    """Whether a TrainJob has as many GPUs as the request asks for; without any it has one device, its processors."""
-    available = max(1, gpus)
-    if max(request.config.devices, request.config.model_devices) <= available:
-        return []
-    field = "devices" if request.config.devices > available else "model_devices"
-    return [(f"config.{field}", f"must be at most {available}: the service gives a TrainJob GPT2_TRAINJOB_GPUS={gpus}")]
+    """Whether a TrainJob has as many GPUs as the request asks for; without any a node has one device, its CPU."""
+    per_node, nodes = max(1, gpus), request.config.num_nodes or 1
+    text = "must be at most {}: the service gives each node of a TrainJob GPT2_TRAINJOB_GPUS={}"
+    if request.config.devices > per_node:
+        return [("config.devices", text.format(per_node, gpus))]
+    if request.config.model_devices > per_node * nodes:
+        return [("config.model_devices", text.format(per_node * nodes, gpus))]
+    return []
 
 
 def import_problems(request: pb.ImportCheckpointRequest, require_allowed: AllowCheck) -> Problems:
@@ -205,18 +220,22 @@ def _batch_problems(config: pb.TrainConfig, sizes: TrainingSizes) -> Problems:
 
 
 def _device_problems(config: pb.TrainConfig, sizes: TrainingSizes) -> Problems:
-    """Whether devices divide into copies of the model, and micro-batches into those."""
-    if not config.devices:
+    """Whether devices of all nodes divide into copies of the model, and micro-batches into those."""
+    nodes, model_devices = config.num_nodes or 1, config.model_devices or 1
+    if not config.devices and (nodes == 1 or model_devices > 1):
+        # How many devices there are is known where it trains.
         return []
-    model_devices = config.model_devices or 1
-    if config.devices % model_devices:
-        return [("config.model_devices", f"must divide devices, which is {config.devices}")]
+    devices = (config.devices or 1) * nodes
+    if devices % model_devices:
+        of_nodes = f" on {nodes} nodes" if nodes > 1 else ""
+        return [("config.model_devices", f"must divide devices, which is {devices}{of_nodes}")]
     if sizes.batch_size is None or sizes.gradient_accumulation_steps is None:
         return []
-    copies, sequences = config.devices // model_devices, sizes.batch_size // sizes.gradient_accumulation_steps
+    copies, sequences = devices // model_devices, sizes.batch_size // sizes.gradient_accumulation_steps
     if sequences % copies:
+        field = "devices" if config.devices else "num_nodes"
         text = f"have {copies} copies of the model, which do not divide the {sequences} sequences at once"
-        return [("config.devices", text)]
+        return [(f"config.{field}", text)]
     return []
 
 

@@ -1,8 +1,8 @@
 """A stand-in for a cluster with Kubeflow Trainer: its API over HTTP, its pods local processes.
 
-It allows what the Role of the manifests allows, takes TrainJobs that fit Kubeflow's own schema, and makes a pod again
-as a Job does: not when it has ended with 0 or 1, and `backoff_limit` times otherwise. A deleted TrainJob is gone at
-once, and its pods when their processes have ended. `tests/cluster` has the real controllers.
+It allows what the Role of the manifests allows, takes TrainJobs that fit Kubeflow's own schema, and makes the pod of a
+node again as a Job does: not when it has ended with 0 or 1, and `backoff_limit` times otherwise. A deleted TrainJob is
+gone at once, and its pods when their processes have ended. `tests/cluster` has the real controllers.
 """
 
 import json
@@ -24,6 +24,8 @@ from urllib.parse import parse_qs, urlsplit
 import jsonschema
 import yaml
 
+from .pods import free_port
+
 COMPONENT = Path(__file__).resolve().parents[4] / "orchestration" / "kubernetes" / "components" / "trainjob"
 TOKEN = "canary-token-of-the-service-account"
 PATH = re.compile(
@@ -37,6 +39,7 @@ class Pod:
     name: str
     log: Path
     created: str
+    node: int = 0
     process: subprocess.Popen | None = None
 
     def describe(self) -> dict:
@@ -46,7 +49,8 @@ class Pod:
             reason = {0: "Completed", -9: "OOMKilled"}.get(code, "Error")
             ended = {"exitCode": code if code is None or code >= 0 else 128 - code, "reason": reason}
             status["state"] = {"running": {}} if code is None else {"terminated": ended}
-        metadata = {"name": self.name, "creationTimestamp": self.created}
+        annotations = {"batch.kubernetes.io/job-completion-index": str(self.node)}
+        metadata = {"name": self.name, "creationTimestamp": self.created, "annotations": annotations}
         return {"metadata": metadata, "status": {"containerStatuses": [status]}}
 
 
@@ -57,6 +61,15 @@ class Run:
     content: dict
     pods: list[Pod] = field(default_factory=list)
     deleted: bool = False
+    coordinator: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
+
+    @property
+    def nodes(self):
+        return self.content["spec"]["trainer"]["numNodes"]
+
+    def pods_of(self, node):
+        """The pods of one node, the oldest first."""
+        return [pod for pod in self.pods if pod.node == node]
 
     def lives(self):
         """Whether one of its pods still runs."""
@@ -126,7 +139,8 @@ class Cluster:
             content["metadata"] |= {"uid": uuid.uuid4().hex, "resourceVersion": "1"}
             self.created.append(content)
             self.runs[name] = Run(content)
-            self._add_pod(self.runs[name])
+            for node in range(self.runs[name].nodes):
+                self._add_pod(self.runs[name], node)
         return 201, content
 
     def state(self, run):
@@ -134,10 +148,15 @@ class Cluster:
         with self.lock:
             self._reconcile(run)
             status = {"conditions": []}
-            last = run.pods[-1]
-            code = None if last.process is None else last.process.poll()
-            if code is not None:
-                ended = "Complete" if code == 0 else "Failed"
+            last = [run.pods_of(node)[-1] for node in range(run.nodes)]
+            codes = [None if pod.process is None else pod.process.poll() for pod in last]
+            failed = [code for code in codes if code]
+            if failed or None not in codes:
+                code = failed[0] if failed else 0
+                ended = "Failed" if failed else "Complete"
+                for pod in last:
+                    if pod.process is not None:
+                        pod.process.terminate()
                 condition = {
                     "type": ended,
                     "status": "True",
@@ -179,20 +198,28 @@ class Cluster:
         return stream >= self.silent_streams
 
     def _reconcile(self, run):
-        last = run.pods[-1]
-        if last.process is None and self.pulls_images and not run.deleted:
-            self._start(run, last)
-        code = None if last.process is None else last.process.poll()
-        if code not in (None, 0, 1) and not run.deleted and len(run.pods) <= self.backoff_limit:
-            self._add_pod(run)
+        for node in range(run.nodes):
+            pods = run.pods_of(node)
+            last = pods[-1]
+            if last.process is None and self.pulls_images and not run.deleted:
+                self._start(run, last)
+            code = None if last.process is None else last.process.poll()
+            if code not in (None, 0, 1) and not run.deleted and len(pods) <= self.backoff_limit:
+                self._add_pod(run, node)
 
-    def _add_pod(self, run):
-        name = f"{run.content['metadata']['name']}-node-0-0-{len(run.pods)}"
-        run.pods.append(Pod(name, self.folder / f"{name}.{uuid.uuid4().hex}.log", datetime.now(UTC).isoformat()))
+    def _add_pod(self, run, node):
+        name = f"{run.content['metadata']['name']}-node-0-{node}-{len(run.pods_of(node))}"
+        log = self.folder / f"{name}.{uuid.uuid4().hex}.log"
+        run.pods.append(Pod(name, log, datetime.now(UTC).isoformat(), node))
 
     def _start(self, run, pod):
         trainer = run.content["spec"]["trainer"]
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.pod_variables}
+        rank = {
+            "JAX_NUM_PROCESSES": str(run.nodes),
+            "JAX_PROCESS_ID": str(pod.node),
+            "JAX_COORDINATOR_ADDRESS": run.coordinator,
+        }
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.pod_variables, **rank}
         for entry in trainer["env"]:
             reference = entry.get("valueFrom", {}).get("secretKeyRef")
             environment[entry["name"]] = (

@@ -178,6 +178,7 @@ class TrainConfig(_message.Message):
     COOLDOWN_FIELD_NUMBER: _builtins.int
     RESHUFFLE_DOCUMENTS_FIELD_NUMBER: _builtins.int
     EMA_DECAY_FIELD_NUMBER: _builtins.int
+    NUM_NODES_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Optimizer updates. Either this or `epochs` is required."""
     batch_size: _builtins.int
@@ -266,11 +267,13 @@ class TrainConfig(_message.Message):
     max_consecutive_skipped_updates: _builtins.int
     """Consecutive skipped updates after which the training fails. Default 10."""
     devices: _builtins.int
-    """Devices to train on, with Keras on JAX; the sequences are divided evenly over the replicas of the model. A resumed
-    training is deterministic on the same number of devices. 0: as many as divide the sequences evenly.
+    """Devices of each node to train on, with Keras on JAX; the sequences are divided evenly over the replicas of the model.
+    A resumed training is deterministic on the same number of devices. 0: as many as divide the sequences evenly.
     """
     model_devices: _builtins.int
-    """Devices that one replica of the model is sharded over, for models too large for one. Divides `devices`. Default 1."""
+    """Devices that one replica of the model is sharded over, for models too large for one. Divides the devices of all
+    nodes. Default 1.
+    """
     dropout: _builtins.float
     """Dropout rate of attention weights, of the outputs of attention and MLP, and of the sum of embeddings. Masks are
     derived from `seed` and the step, so a resumed training repeats them; not applied in validation and samples.
@@ -296,6 +299,11 @@ class TrainConfig(_message.Message):
     """Decay of the exponential moving average of the weights, per update; lower in the first updates, so that the average
     follows. The average is what is validated, sampled and published; the training itself, and one that continues it,
     goes by the weights. Default 0: no average.
+    """
+    num_nodes: _builtins.int
+    """Nodes to train on, each with one process and its devices, with Keras on JAX: the nodes of a TrainJob of Kubeflow
+    Trainer. The sequences are divided evenly over them. Data and losses do not depend on it, but for rounding. Refused
+    where trainings are no TrainJobs. Default 1.
     """
     @_builtins.property
     def sampling(self) -> Global___SamplingConfig:
@@ -357,10 +365,11 @@ class TrainConfig(_message.Message):
         cooldown: _builtins.str = ...,
         reshuffle_documents: _builtins.bool = ...,
         ema_decay: _builtins.float = ...,
+        num_nodes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "embedding_dropout", b"embedding_dropout", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "lora", b"lora", "momentum", b"momentum", "residual_dropout", b"residual_dropout", "sampling", b"sampling", "spike_factor", b"spike_factor", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "cooldown", b"cooldown", "cooldown_steps", b"cooldown_steps", "devices", b"devices", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "ema_decay", b"ema_decay", "embedding_dropout", b"embedding_dropout", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "log_every", b"log_every", "lora", b"lora", "max_consecutive_skipped_updates", b"max_consecutive_skipped_updates", "max_seconds", b"max_seconds", "micro_batch_size", b"micro_batch_size", "model_devices", b"model_devices", "momentum", b"momentum", "noise", b"noise", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "reshuffle_documents", b"reshuffle_documents", "residual_dropout", b"residual_dropout", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "cooldown", b"cooldown", "cooldown_steps", b"cooldown_steps", "devices", b"devices", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "ema_decay", b"ema_decay", "embedding_dropout", b"embedding_dropout", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "log_every", b"log_every", "lora", b"lora", "max_consecutive_skipped_updates", b"max_consecutive_skipped_updates", "max_seconds", b"max_seconds", "micro_batch_size", b"micro_batch_size", "model_devices", b"model_devices", "momentum", b"momentum", "noise", b"noise", "num_nodes", b"num_nodes", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "reshuffle_documents", b"reshuffle_documents", "residual_dropout", b"residual_dropout", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attention_dropout: _TypeAlias = _typing.Literal["attention_dropout"]  # noqa: Y015
     _WhichOneofArgType__attention_dropout: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout"]  # noqa: Y015

@@ -25,7 +25,7 @@ class Claim:
 
     def __init__(self, folder: Path, token: str) -> None:
         self._file = folder / CLAIM_FILE
-        self._token = token
+        self.token = token
 
     @classmethod
     def take(cls, folder: Path) -> "Claim":
@@ -45,6 +45,6 @@ class Claim:
             found = self._file.read_text(encoding="utf-8")
         except FileNotFoundError:
             found = ""
-        if found != self._token:
+        if found != self.token:
             by = f", as {found.rpartition('/')[0]}" if found else ""
             raise JobSuperseded(f"another attempt of this job works in {self._file.parent}{by}: this one ends")

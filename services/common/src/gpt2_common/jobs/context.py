@@ -114,6 +114,15 @@ class JobContext(Generic[Settings]):
         """Makes the job's folders this attempt's: every earlier one ends, wherever it runs."""
         self._claim = Claim.take(self.work)
 
+    @property
+    def claim_token(self) -> str:
+        """What `join` takes in another process of this attempt; empty where nothing is claimed."""
+        return "" if self._claim is None else self._claim.token
+
+    def join(self, claim_token: str) -> None:
+        """Makes this process one of the attempt that holds a claim, to which the job's folders belong."""
+        self._claim = Claim(self.work, claim_token) if claim_token else None
+
     def require_claim(self) -> None:
         """Raises JobSuperseded when a later attempt has begun. Call it directly before what that one would see."""
         if self._claim is not None:

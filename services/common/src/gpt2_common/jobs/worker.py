@@ -38,13 +38,17 @@ def main() -> int:
     return 0
 
 
-def run_task(task: Mapping[str, Any], send: Callable[[Report], None], interruption: Interruption) -> Outcome:
+def run_task(
+    task: Mapping[str, Any], send: Callable[[Report], None], interruption: Interruption, *, is_first: bool = True
+) -> Outcome:
     """Does the work of one attempt in this process.
 
     Args:
         task: As `encode_task` returns it; the service's settings come from the environment.
         send: Takes progress and warnings.
         interruption: Whether to stop.
+        is_first: Of several processes that do it together, whether this one has the job's folders. The work has the
+            others join it.
     """
     settings = load_settings(import_name(task["settings"]))
     configure_logs(task["service"], settings.log_level)
@@ -59,17 +63,19 @@ def run_task(task: Mapping[str, Any], send: Callable[[Report], None], interrupti
     context = JobContext(identity, settings, send, interruption, lambda text: send(JobWarning(text)))
     request = import_name(task["request_type"]).FromString(base64.b64decode(task["request"]))
     with job_log_fields(identity.job_id, identity.run_id):
-        return _run(task["function"], request, context)
+        return _run(task["function"], request, context, is_first)
 
 
-def _run(function: str, request: object, context: JobContext[Any]) -> Outcome:
+def _run(function: str, request: object, context: JobContext[Any], is_first: bool) -> Outcome:
     try:
-        context.claim()
+        if is_first:
+            context.claim()
         work = import_function(function)
         # What is imported stays. Python would look through it again and again, 0.1 s while a vocabulary is read.
         gc.freeze()
         outputs = work(request, context)
-        context.remove_work()
+        if is_first:
+            context.remove_work()
     except JobCancelled:
         return Cancelled()
     except JobSuspended:
@@ -84,7 +90,8 @@ def _run(function: str, request: object, context: JobContext[Any]) -> Outcome:
         else:
             _log.exception("job failed")
         # Of a full disk they would keep the little that is left.
-        context.remove_partial_files()
+        if is_first:
+            context.remove_partial_files()
         return Failed(status_of(error))
     return Succeeded(outputs)
 

@@ -118,8 +118,9 @@ class ResolvedTrainingConfig:
     seed: int = 0
     log_every: int = 10
     devices: int | None = None
-    """None: as many as divide a micro-batch evenly."""
+    """Of each node. None: as many as divide a micro-batch evenly."""
     model_devices: int = 1
+    num_nodes: int = 1
 
     @property
     def micro_batch_size(self) -> int:

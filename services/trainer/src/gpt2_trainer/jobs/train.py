@@ -1,8 +1,11 @@
 """TrainModel: opens the inputs, starts or resumes, trains, publishes the outputs."""
 
 import json
+import logging
 import math
+import os
 import shutil
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +13,9 @@ from pathlib import Path
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.artifacts import Artifact
+from gpt2_common.artifacts.claim import CLAIM_FILE
 from gpt2_common.durable import write_durable
-from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest
+from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, JobSuspended
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_contracts.artifact import CHECKPOINT, DATASET, LOGS, SAMPLES
 from gpt2_contracts.dataset import SPLITS, TRAIN, VALIDATION, DatasetDescription
@@ -47,39 +51,60 @@ from gpt2_trainer.model.weights import count_parameters, cut_vocabulary, initial
 from gpt2_trainer.settings import TrainerSettings
 from gpt2_trainer.training.checkpoint_manager import CheckpointManager
 from gpt2_trainer.training.data import TokenStream, TrainingData, ValidationData
-from gpt2_trainer.training.metrics_log import MetricsLog
+from gpt2_trainer.training.metrics_log import MetricsLog, NoMetricsLog
 from gpt2_trainer.training.mfu import flops_per_token, peak_flops
+from gpt2_trainer.training.nodes import Nodes, checksum_of, join_nodes
+from gpt2_trainer.training.rank import Rank
 from gpt2_trainer.training.summary import TrainingSummary, summarize_training
 from gpt2_trainer.validation import backend_problems, train_problems
 
+_log = logging.getLogger(__name__)
 _CONFIG = "config.json"
 """The resolved configuration, in the job's work folder."""
 
 
 def train_model(request: pb.TrainModelRequest, context: JobContext[TrainerSettings]) -> list[artifact_pb2.Artifact]:
-    """Trains a model.
+    """Trains a model, on one of several nodes where the environment says so.
 
     Returns:
         The outputs `checkpoint` (the best by validation loss; in `last` the last step, where that is another), `logs`
-        and `samples`.
+        and `samples`. Of several nodes, the first one returns them.
 
     Raises:
         PipelineError: The request does not fit its inputs, or the training diverged.
+        JobSuspended: Another node has ended; all of them resume in another attempt.
     """
     problems = backend_problems(request, context.settings.keras_backend)
     if not (context.work / _CONFIG).exists():
         problems = (violations(request) or train_problems(request)) + problems
     if problems:
         raise InvalidRequest(problems)
-    return _Training(request, context).run()
+    rank = Rank.of(os.environ, request.config.num_nodes)
+    asked = request.config.num_nodes or 1
+    if rank.count != asked and rank.is_first:
+        context.warn(f"config.num_nodes: {asked} nodes are asked for, and the training runs on {rank.count}")
+    if rank.count > 1:
+        if context.settings.keras_backend != "jax":
+            raise FailedPrecondition("GPT2_KERAS_BACKEND: is tensorflow, and several nodes need jax; set it to jax")
+        if (outputs := _published(context)) is not None:
+            return outputs
+    return _Training(request, context, rank).run()
+
+
+def _published(context: JobContext[TrainerSettings]) -> list[artifact_pb2.Artifact] | None:
+    """The outputs of a training whose nodes had published them before one of them was lost; None: not all are there."""
+    found = [(name, context.committed(name, name)) for name in (CHECKPOINT, LOGS, SAMPLES)]
+    outputs = [output(name, artifact) for name, artifact in found if artifact is not None]
+    return outputs if len(outputs) == len(found) else None
 
 
 class _Training:
-    """One attempt of one training."""
+    """One attempt of one training, on one node."""
 
-    def __init__(self, request: pb.TrainModelRequest, context: JobContext[TrainerSettings]) -> None:
+    def __init__(self, request: pb.TrainModelRequest, context: JobContext[TrainerSettings], rank: Rank) -> None:
         self._request = request
         self._context = context
+        self._rank = rank
         context.report("opening")
         self._dataset = context.open("dataset_uri", request.dataset_uri, DATASET)
         self._description = self._dataset.read(DatasetDescription)
@@ -97,42 +122,118 @@ class _Training:
         memory = device_memory(self._context.settings.device_memory_bytes)
         if problems := memory_problems(architecture, config, memory):
             raise InvalidRequest(problems)
-        train, validation = self._data(config)
+        data = self._data(config)
+        sizes = json.dumps(architecture.to_json(), sort_keys=True)
+        settings = self._context.settings
+        programs = CompileCache(settings.compile_cache, settings.keras_backend, f"train {sizes}")
+        # Keras is imported only here, when the inputs are known to be right: it takes seconds.
+        select_backend(settings.keras_backend)
+        nodes = self._join()
+        try:
+            return self._run(architecture, config, data, programs, nodes)
+        except Exception as error:
+            if not nodes.is_lost(error):
+                raise
+            _log.warning("another node of this training has ended, and this one ends too, to resume: %s", error)
+            raise JobSuspended("another node of this training has ended") from error
+
+    def _join(self) -> Nodes:
+        """Waits for the other nodes, where there are any."""
+        rank, settings = self._rank, self._context.settings
+        if rank.count == 1:
+            return Nodes()
+        self._context.report(f"waiting for {rank.count} nodes")
+        check = self._context.check_cancelled
+        return join_nodes(rank, settings.node_start_seconds, settings.node_heartbeat_seconds, check)
+
+    def _join_attempt(self, nodes: Nodes) -> None:
+        """Makes this node part of the attempt that the first one has begun."""
+        token = nodes.text_from_first(self._context.claim_token)
+        if nodes.is_first:
+            return
+        self._context.join(token)
+        if token and not (self._context.work / CLAIM_FILE).exists():
+            raise FailedPrecondition(
+                f"GPT2_ARTIFACT_ROOT: node {self._rank.index} does not see in {self._context.work} what node 0 has "
+                "written there; give all nodes the same shared folder, with an object store as GPT2_SCRATCH_FOLDER"
+            )
+
+    def _run(
+        self,
+        architecture: Architecture,
+        config: ResolvedTrainingConfig,
+        data: tuple[TrainingData, ValidationData],
+        programs: CompileCache,
+        nodes: Nodes,
+    ) -> list[artifact_pb2.Artifact]:
+        """Trains with the other nodes; the first one publishes."""
+        self._join_attempt(nodes)
         checkpoints = CheckpointManager(
             self._context.work / "checkpoints",
             config.keep_checkpoints,
             self._tokenizer if self._tokenizer.is_dir() else None,
             self._context.require_claim,
+            is_reader=not nodes.is_first,
         )
-        start = checkpoints.newest()
-        if start is not None and start.state.dataset_digest != self._dataset.digest:
-            raise FailedPrecondition(
-                "dataset_uri: the dataset was recreated since this training began; start a new job, to train on one "
-                "dataset"
-            )
-        start = start or self._first(architecture, config)
+        start = self._start(architecture, config, checkpoints, nodes)
+        if not nodes.is_first:
+            self._train(config, start, data, checkpoints, NoMetricsLog(), None, programs, nodes)
+            nodes.wait_for_all()
+            return []
         parents = [self._dataset, *([self._parent] if self._parent else [])]
         with (
             self._context.create_in_place(LOGS, LOGS, parents) as logs_writer,
             self._context.create_in_place(SAMPLES, SAMPLES, parents) as samples_writer,
         ):
             logs = MetricsLog(logs_writer.folder, start.state.step)
-            state = self._train(config, start, (train, validation), checkpoints, logs, samples_writer.folder)
+            state = self._train(config, start, data, checkpoints, logs, samples_writer.folder, programs, nodes)
             logs.close()
             published = self._publish(config, architecture, state, checkpoints, parents)
             samples_count = len(list(samples_writer.folder.glob(SAMPLES_PATTERN)))
-            return [
+            outputs = [
                 output(CHECKPOINT, published),
                 output(LOGS, logs_writer.commit({"steps": state.step})),
                 output(SAMPLES, samples_writer.commit({"files": samples_count})),
             ]
+        nodes.wait_for_all()
+        return outputs
+
+    def _start(
+        self,
+        architecture: Architecture,
+        config: ResolvedTrainingConfig,
+        checkpoints: CheckpointManager,
+        nodes: Nodes,
+    ) -> Checkpoint:
+        """What the attempt starts with on every node: the newest checkpoint, or the state before the first update."""
+        newest = checkpoints.newest() if nodes.is_first else None
+        if newest is not None and newest.state.dataset_digest != self._dataset.digest:
+            raise FailedPrecondition(
+                "dataset_uri: the dataset was recreated since this training began; start a new job, to train on one "
+                "dataset"
+            )
+        step = nodes.from_first(newest.state.step if newest else -1)
+        if not nodes.is_first and step >= 0:
+            newest = checkpoints.read(step)
+        start = newest or self._first(architecture, config)
+        if self._rank.count > 1:
+            nodes.require_equal(
+                {
+                    "dataset": zlib.crc32(self._dataset.digest.encode()),
+                    "configuration": zlib.crc32(json.dumps(config.to_json(), sort_keys=True).encode()),
+                    "state": zlib.crc32(json.dumps(start.state.to_json(), sort_keys=True).encode()),
+                    "weight": checksum_of({**start.weights, **start.adapters, **start.slots}),
+                }
+            )
+        return start
 
     def _config(self, architecture: Architecture) -> ResolvedTrainingConfig:
         """The training's configuration, which its first attempt resolves and stores for all later ones.
 
         An upgrade between two attempts that changes a default so changes no training. The service cannot store it with
         the job: a job may be created before its dataset and checkpoint exist, whose sizes decide. The work folder is
-        the same for every attempt, in a child process and in a TrainJob's pod.
+        the same for every attempt, in a child process and in a TrainJob's pod. Of several nodes the first one stores
+        it; until then the others resolve the same.
         """
         file = self._context.work / _CONFIG
         belongs_to = {
@@ -151,7 +252,8 @@ class _Training:
         if before:
             require_continuable(self._request, before, self._dataset.digest)
         config = admit_training(self._request, architecture, self._description, before)
-        write_durable(file, json.dumps({**belongs_to, "config": config.to_json()}, indent=2))
+        if self._rank.is_first:
+            write_durable(file, json.dumps({**belongs_to, "config": config.to_json()}, indent=2))
         return config
 
     def _architecture(self) -> Architecture:
@@ -239,13 +341,11 @@ class _Training:
         data: tuple[TrainingData, ValidationData],
         checkpoints: CheckpointManager,
         logs: MetricsLog,
-        samples_folder: Path,
+        samples_folder: Path | None,
+        programs: CompileCache,
+        nodes: Nodes,
     ) -> TrainingState:
-        # Keras is imported only here, when the inputs are known to be right: it takes seconds.
-        settings = self._context.settings
-        sizes = json.dumps(start.architecture.to_json(), sort_keys=True)
-        programs = CompileCache(settings.compile_cache, settings.keras_backend, f"train {sizes}")
-        select_backend(settings.keras_backend)
+        # They import Keras.
         from gpt2_trainer.generation.text import TextCodec
         from gpt2_trainer.training.callbacks import Checkpointer, MetricsReporter, Validator
         from gpt2_trainer.training.limits import EarlyStopping, SkippedUpdateLimit, StepLimit, TimeLimit
@@ -255,7 +355,7 @@ class _Training:
         logs.log_hyperparameters(self._context.job_id, config.hyperparameters())
         codec = TextCodec(self._tokenizer, start.architecture.end_token_id)
         train, validation = data
-        devices = device_names()[: config.devices]
+        devices = device_names()[: config.devices] * self._rank.count
         callbacks = [
             SkippedUpdateLimit(checkpoints),
             StepLimit(),
@@ -265,7 +365,7 @@ class _Training:
                 logs,
                 train,
                 flops_per_token(start.architecture, config.context_length),
-                peak_flops(devices, config.precision, settings.device_peak_flops),
+                peak_flops(devices, config.precision, self._context.settings.device_peak_flops),
             ),
             Validator(validation, logs, self._bytes_per_token(validation)),
             SampleWriter(start.architecture, config, codec, samples_folder, logs),
@@ -279,7 +379,7 @@ class _Training:
             self._context.report(phase, step, config.steps, "steps", finite)
 
         self._context.report("compiling", start.state.step, config.steps, "steps")
-        loop = TrainingLoop(config, start, train, callbacks, report, self._context.check_cancelled)
+        loop = TrainingLoop(config, start, train, callbacks, report, self._context.check_cancelled, nodes)
         state = loop.run()
         programs.publish()
         return state

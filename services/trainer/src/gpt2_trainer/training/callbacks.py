@@ -153,6 +153,8 @@ class Validator(Callback):
 class Checkpointer(Callback):
     """Saves every `save_every` steps, after the last step, when a validation is the best so far, and when suspended.
 
+    Of several nodes the first one writes.
+
     Args:
         checkpoints: Where the checkpoints are.
     """
@@ -169,7 +171,7 @@ class Checkpointer(Callback):
 
     def on_suspend(self, loop: TrainingLoop) -> None:
         """See Callback."""
-        if loop.state.step not in (0, *self._checkpoints.steps()):
+        if loop.nodes.from_first(loop.state.step not in (0, *self._checkpoints.steps())):
             self._save(loop)
 
     def _is_skipped(self, loop: TrainingLoop) -> bool:
@@ -181,4 +183,6 @@ class Checkpointer(Callback):
         loop.fetch_results()
         with loop.outside_updates():
             loop.report("saving")
-            self._checkpoints.save(loop.checkpoint())
+            checkpoint = loop.checkpoint()
+            if loop.nodes.is_first:
+                self._checkpoints.save(checkpoint)

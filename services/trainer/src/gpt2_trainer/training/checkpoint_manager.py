@@ -40,15 +40,24 @@ class CheckpointManager:
         keep: Number of latest checkpoints to keep.
         tokenizer: Folder of the tokenizer's files, which go into each.
         check: Called directly before anything changes that another attempt would see; raises JobSuperseded.
+        is_reader: Whether another process, the first of several nodes, writes them.
     """
 
     def __init__(
-        self, folder: Path, keep: int, tokenizer: Path | None, check: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        keep: int,
+        tokenizer: Path | None,
+        check: Callable[[], None] = lambda: None,
+        *,
+        is_reader: bool = False,
     ) -> None:
         self._folder = folder
         self._keep = keep
         self._tokenizer = tokenizer
         self._check = check
+        if is_reader:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*"):
             shutil.rmtree(leftover)
@@ -103,8 +112,7 @@ class CheckpointManager:
         damaged: list[int] = []
         for step in reversed(self.steps()):
             try:
-                self.verify(step)
-                checkpoint = read_checkpoint(self.path(step), with_optimizer=True)
+                checkpoint = self.read(step)
                 for newer in damaged:
                     self._check()
                     shutil.rmtree(self.path(newer))
@@ -118,6 +126,21 @@ class CheckpointManager:
                 "or start the training again under another job id"
             )
         return None
+
+    def read(self, step: int) -> Checkpoint:
+        """Reads the checkpoint of a step.
+
+        Raises:
+            DataLoss: It is damaged.
+            FailedPrecondition: It is not there.
+        """
+        if not self.path(step).is_dir():
+            raise FailedPrecondition(
+                f"GPT2_ARTIFACT_ROOT: the checkpoint of step {step}, which the training resumes from, is not in "
+                f"{self._folder}; give all nodes the same shared folder, with an object store as GPT2_SCRATCH_FOLDER"
+            )
+        self.verify(step)
+        return read_checkpoint(self.path(step), with_optimizer=True)
 
     def verify(self, step: int) -> None:
         """Checks every file's checksum. Raises DataLoss."""

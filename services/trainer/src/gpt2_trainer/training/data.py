@@ -126,16 +126,23 @@ class TrainingData:
         self._vocabulary_size = vocabulary_size
         self.windows = count_windows(stream, context_length, TRAIN)
 
-    def batch(self, step: int) -> tuple[TokenIds, TokenIds]:
-        """Inputs and targets of a step, counted from 0; each int32 [batch_size, context_length]."""
+    def batch(self, step: int, chosen_rows: NDArray[np.int64] | None = None) -> tuple[TokenIds, TokenIds]:
+        """Inputs and targets of a step, counted from 0; each int32 [batch_size, context_length].
+
+        Args:
+            step: The step.
+            chosen_rows: Rows of the batch to read, where other processes read the others; None: all.
+        """
         numbers = np.arange(step * self._batch_size, (step + 1) * self._batch_size, dtype=np.int64)
-        rows = np.empty((self._batch_size, self._context_length + 1), np.int32)
+        if chosen_rows is not None:
+            numbers = numbers[chosen_rows]
+        rows = np.empty((len(numbers), self._context_length + 1), np.int32)
         for epoch in np.unique(numbers // self.windows):
             chosen = numbers // self.windows == epoch
             windows = permute(numbers[chosen] % self.windows, self.windows, self._seed, int(epoch))
             for row, window in zip(np.flatnonzero(chosen), windows, strict=True):
                 rows[row] = self._window(int(epoch), int(window))
-        return self._disturb(rows[:, :-1], step), np.ascontiguousarray(rows[:, 1:])
+        return self._disturb(rows[:, :-1], step, chosen_rows), np.ascontiguousarray(rows[:, 1:])
 
     def _window(self, epoch: int, window: int) -> TokenIds:
         start, length = window * self._context_length, self._context_length + 1
@@ -143,12 +150,16 @@ class TrainingData:
             self._stream.read(start, length) if self._documents is None else self._documents.read(epoch, start, length)
         )
 
-    def _disturb(self, inputs: TokenIds, step: int) -> TokenIds:
+    def _disturb(self, inputs: TokenIds, step: int, chosen_rows: NDArray[np.int64] | None) -> TokenIds:
         if not self._noise:
             return np.ascontiguousarray(inputs)
+        # Drawn for the whole batch, so that a row's noise does not depend on who reads it.
+        shape = (self._batch_size, self._context_length)
         random = np.random.Generator(np.random.Philox(key=[self._seed % 2**64, step]))
-        replaced = random.random(inputs.shape) < self._noise
-        other = random.integers(0, self._vocabulary_size, inputs.shape, dtype=np.int32)
+        replaced = random.random(shape) < self._noise
+        other = random.integers(0, self._vocabulary_size, shape, dtype=np.int32)
+        if chosen_rows is not None:
+            replaced, other = replaced[chosen_rows], other[chosen_rows]
         return np.where(replaced, other, inputs)
 
 

@@ -19,8 +19,11 @@ from gpt2_trainer.training.step import StepResult, TrainingStep
 class StepExecutor(Protocol):
     """Weights and optimizer slots on one backend, and the steps that change them."""
 
+    def local_rows(self) -> NDArray[np.int64] | None:
+        """The sequences of each batch that this process computes, where several nodes share it; None: all."""
+
     def train(self, step: int, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> StepResult:
-        """Runs step number `step`, from 0. Token ids are int32 [batch_size, context_length]."""
+        """Runs step number `step`, from 0. Token ids are int32 [batch_size or local rows, context_length]."""
 
     def validate(self, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.float32]:
         """Mean loss of each sequence by the `evaluated` weights, float32 [batch]; changes nothing."""
@@ -35,7 +38,7 @@ class StepExecutor(Protocol):
         """The weights on the device, read-only, until the next step."""
 
     def evaluated(self) -> Tensors:
-        """As `tensors`, with averages in place of weights where the training keeps them."""
+        """As `tensors` on devices of this process, with averages in place of weights where the training keeps them."""
 
 
 def create_executor(step: TrainingStep, weights: Weights, slots: Weights | None) -> StepExecutor:

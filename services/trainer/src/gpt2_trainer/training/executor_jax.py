@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from numpy.typing import NDArray
 
 from gpt2_trainer.model.weights import Weights, averaged
@@ -13,7 +14,7 @@ from gpt2_trainer.training.step import Loss, StepResult, TrainingStep
 
 
 class JaxStepExecutor:
-    """A training's state in JAX arrays, on one device or on several.
+    """A training's state in JAX arrays, on one device or on several, of this process or of all nodes.
 
     Args:
         step: The arithmetic.
@@ -37,10 +38,23 @@ class JaxStepExecutor:
             return step.update(weights, slots, number, loss, gradients)
 
         self._update = jax.jit(update, donate_argnums=(0, 1), **_outputs(self._devices, self._trained, self._slots))
-        self._losses = jax.jit(step.losses)
+        self._batch = (step.config.batch_size, step.config.gradient_accumulation_steps)
+        if self._devices is not None and self._devices.spans_nodes:
+            self._losses = jax.jit(step.losses, out_shardings=self._devices.replicated())
+            self._replicated = jax.jit(lambda value: value, out_shardings=self._devices.replicated())
+        else:
+            self._losses = jax.jit(step.losses)
+
+    def local_rows(self) -> NDArray[np.int64] | None:
+        """See StepExecutor."""
+        if self._devices is None or not self._devices.spans_nodes:
+            return None
+        return self._devices.local_rows(*self._batch)
 
     def train(self, step: int, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> StepResult:
         """See StepExecutor."""
+        if self._devices is not None and self._devices.spans_nodes:
+            inputs, targets = (self._devices.assemble_batch(rows, *self._batch) for rows in (inputs, targets))
         self._trained, self._slots, result = self._update(
             self._trained, self._slots, self._frozen, np.int32(step), inputs, targets
         )
@@ -48,15 +62,15 @@ class JaxStepExecutor:
 
     def validate(self, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.float32]:
         """See StepExecutor."""
-        return np.asarray(self._losses(self.evaluated(), *self._divided(inputs, targets)))
+        return np.asarray(self._losses(self._evaluated(), *self._divided(inputs, targets)))
 
     def weights(self) -> Weights:
         """See StepExecutor."""
-        return {name: np.array(value) for name, value in self.tensors().items()}
+        return {name: _fetched(value) for name, value in self.tensors().items()}
 
     def slots(self) -> Weights:
         """See StepExecutor."""
-        return {name: np.array(value) for name, value in self._slots.items()}
+        return {name: _fetched(value) for name, value in self._slots.items()}
 
     def tensors(self) -> Tensors:
         """See StepExecutor."""
@@ -65,7 +79,17 @@ class JaxStepExecutor:
 
     def evaluated(self) -> Tensors:
         """See StepExecutor."""
+        return {name: self._local(value) for name, value in self._evaluated().items()}
+
+    def _evaluated(self) -> Tensors:
         return averaged(self.tensors(), self._slots)
+
+    def _local(self, value: Any) -> Any:
+        """A value on a device of this process, where it is spread over several nodes."""
+        if value.is_fully_addressable:
+            return value
+        whole = value if value.is_fully_replicated else self._replicated(value)
+        return whole.addressable_data(0)
 
     def _placed(self, values: Weights) -> Tensors:
         if self._devices is not None:
@@ -79,6 +103,13 @@ class JaxStepExecutor:
     def _take_gradients(self, loss_of: Loss, weights: Tensors, inputs: Any, targets: Any) -> tuple[Any, Tensors]:
         loss, gradients = jax.value_and_grad(loss_of)(weights, *self._divided(inputs, targets))
         return loss, gradients
+
+
+def _fetched(value: Any) -> NDArray[Any]:
+    """A copy in the memory of the host; each node asks for it where the value is sharded over several."""
+    if value.is_fully_addressable or value.is_fully_replicated:
+        return np.array(value)
+    return np.array(multihost_utils.process_allgather(value, tiled=True))
 
 
 def _outputs(devices: Distribution | None, trained: Tensors, slots: Tensors) -> dict[str, Any]:

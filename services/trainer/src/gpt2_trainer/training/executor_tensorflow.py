@@ -36,6 +36,10 @@ class TensorFlowStepExecutor:
             self._losses, [micro_batch, micro_batch], jit_compile=compiled, autograph=False
         )
 
+    def local_rows(self) -> None:
+        """See StepExecutor."""
+        return
+
     def train(self, step: int, inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> StepResult:
         """See StepExecutor."""
         return StepResult(*self._train(tf.constant(step, tf.int32), inputs, targets))

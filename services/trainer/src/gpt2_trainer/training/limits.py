@@ -44,7 +44,7 @@ class TimeLimit(Callback):
             return
         # Updates that are still under way on the device take their time too.
         loop.fetch_results()
-        if time.monotonic() - self._began_at >= loop.config.max_seconds:
+        if loop.nodes.any(time.monotonic() - self._began_at >= loop.config.max_seconds):
             loop.stop("max_seconds")
 
     def on_save(self, loop: "TrainingLoop") -> None:

@@ -22,6 +22,7 @@ from gpt2_trainer.model.weights import Weights, cut_vocabulary, pad_vocabulary
 from gpt2_trainer.training.callback import Callback
 from gpt2_trainer.training.data import TrainingData
 from gpt2_trainer.training.executor import StepExecutor, create_executor
+from gpt2_trainer.training.nodes import Nodes
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.step import StepResult, TrainingStep
 
@@ -36,6 +37,7 @@ class TrainingLoop:
         callbacks: What happens around updates, in order.
         report: Takes progress: phase, updates made, metrics.
         check_interrupted: Raises JobInterrupted when the job is cancelled or suspended.
+        nodes: The nodes that compute it. Each runs this loop, with callbacks that take the same decisions.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class TrainingLoop:
         callbacks: Sequence[Callback],
         report: Callable[[str, int, Mapping[str, float]], None],
         check_interrupted: Callable[[], None],
+        nodes: Nodes,
     ) -> None:
         self.config = config
+        self.nodes = nodes
         self.state = start.state
         self.metrics: dict[str, float] = {}
         """The latest value of each metric."""
@@ -63,6 +67,7 @@ class TrainingLoop:
         weights = pad_vocabulary(start.weights, start.architecture) | start.adapters
         self._step = TrainingStep(model, config)
         self._executor: StepExecutor = create_executor(self._step, weights, slots)
+        self._rows = self._executor.local_rows()
         self._results: list[StepResult] = []
         self._began_at = time.monotonic()
 
@@ -80,7 +85,7 @@ class TrainingLoop:
         while not self.state.stopped_because:
             self.check_interrupted()
             step = self.state.step
-            self._results.append(self._executor.train(step, *self._data.batch(step)))
+            self._results.append(self._executor.train(step, *self._data.batch(step, self._rows)))
             self.state = replace(self.state, step=step + 1)
             self._end_step()
         return self.state
@@ -114,7 +119,7 @@ class TrainingLoop:
             callback.on_validation_end(self)
 
     def weights(self) -> Tensors:
-        """The model's evaluated weights on the device, additions of LoRA merged, until the next update."""
+        """The model's evaluated weights on this process's devices, additions of LoRA merged, until the next update."""
         return self._step.merged(self._executor.evaluated())
 
     def checkpoint(self) -> Checkpoint:
@@ -139,10 +144,12 @@ class TrainingLoop:
     def check_interrupted(self) -> None:
         """Raises JobInterrupted when the job is cancelled or suspended."""
         try:
-            self._check_interrupted()
+            self.nodes.check_interrupted(self._check_interrupted)
         except JobSuspended:
             for callback in self._callbacks:
                 callback.on_suspend(self)
+            # The first node may still write, and would end with the others.
+            self.nodes.wait_for_all()
             raise
 
     @property

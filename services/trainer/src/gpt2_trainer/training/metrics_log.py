@@ -108,6 +108,25 @@ class MetricsLog:
         self._events.flush()
 
 
+class NoMetricsLog(MetricsLog):
+    """The log of a node that writes none, as the first one does."""
+
+    def __init__(self) -> None:
+        pass
+
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes nothing."""
+
+    def log_samples(self, step: int, texts: Sequence[str]) -> None:
+        """Writes nothing."""
+
+    def log_hyperparameters(self, name: str, config: Mapping[str, Any]) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Closes nothing."""
+
+
 def _described(name: str) -> summary_pb2.SummaryMetadata:
     """Name and unit of a metric."""
     unit = UNITS.get(name)

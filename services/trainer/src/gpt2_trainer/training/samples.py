@@ -22,7 +22,7 @@ class SampleWriter(Callback):
         architecture: Sizes of the model.
         config: The training's configuration.
         codec: The dataset's tokenizer.
-        folder: Where the files go.
+        folder: Where the files go; None: another node writes them.
         logs: Where TensorBoard finds them.
     """
 
@@ -31,7 +31,7 @@ class SampleWriter(Callback):
         architecture: Architecture,
         config: ResolvedTrainingConfig,
         codec: TextCodec,
-        folder: Path,
+        folder: Path | None,
         logs: MetricsLog,
     ) -> None:
         self._decoder = Decoder(architecture)
@@ -58,7 +58,10 @@ class SampleWriter(Callback):
             prompt = self._codec.encode_prompt(config.sample_prompt)
             # The step is part of the seed, or every round would draw the same random numbers.
             seed = config.seed * 1_000_003 + step
-            tokens = self._decoder.generate(loop.weights(), prompt, config.sample_num, config.sampling, seed)
+            weights = loop.weights()
+            if self._folder is None:
+                return
+            tokens = self._decoder.generate(weights, prompt, config.sample_num, config.sampling, seed)
             drawn = np.stack(list(islice(tokens, config.sample_length)), axis=1)
             texts = [config.sample_prompt + self._codec.decode(row.tolist()) for row in drawn]
             parts = [f"===== sample {number} =====\n{text}\n" for number, text in enumerate(texts, start=1)]

@@ -1,7 +1,7 @@
 """An attempt of a training as a TrainJob: created or found, followed to its end, deleted when it is cancelled.
 
 The TrainJob outlives the service: it runs on when the service stops, which follows it again after its restart. Its
-status decides when it has ended. The pod's log brings progress, and where it can be read the outcome sooner.
+status decides when it has ended. The log of the first node's pod brings progress, and the outcome sooner.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,12 +33,14 @@ from gpt2_trainer.settings import TrainerSettings
 from gpt2_trainer.trainjobs.kubernetes import ClusterAddress, Kubernetes, connect_kubernetes
 from gpt2_trainer.trainjobs.manifest import REQUEST_DIGEST, describe_trainjob, trainjob_name
 from gpt2_trainer.trainjobs.pod import LOG_PREFIX
-from gpt2_trainer.trainjobs.pod_status import ended_condition, failure_of, why_waiting
+from gpt2_trainer.trainjobs.pod_status import ended_condition, failure_of, is_failed, why_waiting
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 2.0
 _LAST_LOG_LINES = 20
 _LOG_OVERLAP_SECONDS = 5
+_FIRST = 0
+"""The node that reports."""
 Answer = TypeVar("Answer")
 
 
@@ -150,12 +152,12 @@ class TrainJobAttempt:
         """Passes on why a pod waits, and the reports in the log of each. Returns the outcome, once a log has it."""
         waiting, read_until = "", dict[str, float]()
         while True:
-            pod = await _retrying(lambda: kubernetes.newest_pod(self._name))
-            before, waiting = waiting, why_waiting(pod)
+            pods = await _retrying(lambda: kubernetes.newest_pods(self._name))
+            before, waiting = waiting, why_waiting(pods.values())
             if waiting and waiting != before:
                 await self._on_report(job_pb2.Progress(phase=waiting))
-            if pod is not None and not waiting:
-                name = pod["metadata"]["name"]
+            if _FIRST in pods and not waiting:
+                name = pods[_FIRST]["metadata"]["name"]
                 outcome = await self._follow_log(kubernetes, name, read_until)
                 if outcome is not None:
                     return outcome
@@ -175,10 +177,15 @@ class TrainJobAttempt:
         return None
 
     async def _outcome(self, kubernetes: Kubernetes, trainjob: Mapping[str, Any]) -> Outcome:
-        """The outcome of a TrainJob that has ended: from its last pod's log, where that can be read, or without it."""
-        pod = await _retrying(lambda: kubernetes.newest_pod(self._name))
-        last_lines: Sequence[str] = ()
-        if pod is not None:
+        """The outcome of a TrainJob that has ended: from its last pods' logs, where they can be read, or without them.
+
+        Where the first node has none, it is that of the node that failed.
+        """
+        pods = await _retrying(lambda: kubernetes.newest_pods(self._name))
+        first = [pods[_FIRST]] if _FIRST in pods else []
+        pod: Mapping[str, Any] | None = None
+        last_lines: list[str] = []
+        for pod in first + [pod for pod in pods.values() if is_failed(pod)]:
             outcome, last_lines = await self._read_log(kubernetes, pod["metadata"]["name"])
             if outcome is not None:
                 return outcome
@@ -187,7 +194,7 @@ class TrainJobAttempt:
             return await asyncio.to_thread(self._published)
         return Failed(failure_of(ended, pod, last_lines))
 
-    async def _read_log(self, kubernetes: Kubernetes, pod: str) -> tuple[Outcome | None, Sequence[str]]:
+    async def _read_log(self, kubernetes: Kubernetes, pod: str) -> tuple[Outcome | None, list[str]]:
         """Reads the end of a pod's log. Returns the outcome, where it is there, and the last lines of libraries."""
         outcome: Outcome | None = None
         progress: job_pb2.Progress | None = None
@@ -205,7 +212,7 @@ class TrainJobAttempt:
                     outcome = message
         if progress is not None:
             await self._on_report(progress)
-        return outcome, last_lines
+        return outcome, list(last_lines)
 
     def _published(self) -> Succeeded:
         """The outputs of a training that is complete, as it has published them.

@@ -34,6 +34,7 @@ _MAX_MESSAGE_LENGTH = 1000
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 """Seconds and probes until a connection whose other side is gone is closed."""
 _JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
+_NODE_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 _DESCENDANTS = (
     ("apis/jobset.x-k8s.io/v1alpha2", "jobsets", "fieldSelector", "metadata.name={name}"),
     ("apis/batch/v1", "jobs", "labelSelector", f"{_JOBSET_LABEL}={{name}}"),
@@ -143,10 +144,12 @@ class Kubernetes:
             _TRAINJOBS, "trainjobs", {"labelSelector": f"app.kubernetes.io/managed-by={MANAGED_BY}"}
         )
 
-    async def newest_pod(self, name: str) -> dict[str, Any] | None:
-        """The pod of a TrainJob that was created last; None before there is one."""
+    async def newest_pods(self, name: str) -> dict[int, dict[str, Any]]:
+        """Of each node of a TrainJob the pod that was created last, by the node's number, in order."""
         pods = await self._list("api/v1", "pods", {"labelSelector": f"{_JOBSET_LABEL}={name}"})
-        return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+        pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        newest = {int(pod["metadata"].get("annotations", {}).get(_NODE_ANNOTATION, "0")): pod for pod in pods}
+        return dict(sorted(newest.items()))
 
     async def log(self, pod: str, *, follow: bool, since_seconds: int | None = None) -> AsyncGenerator[str, None]:
         """Yields lines of a pod's log: the last ones, and with `follow` each new one until its container ends.

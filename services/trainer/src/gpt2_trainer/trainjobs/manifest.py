@@ -25,6 +25,8 @@ _PASSED_ON = (
     "log_level",
     "device_memory_bytes",
     "device_peak_flops",
+    "node_start_seconds",
+    "node_heartbeat_seconds",
 )
 """Settings that a training must see as the service does. No secret is among them."""
 
@@ -38,6 +40,7 @@ def trainjob_name(job_id: str) -> str:
 def describe_trainjob(settings: TrainerSettings, kind: JobKind, stored: StoredJob) -> dict[str, Any]:
     """The object that is created for a job. The runtime adds volumes, node selectors and rights."""
     runtime_kind, _, runtime_name = settings.trainjob_runtime.partition("/")
+    request = pb.TrainModelRequest.FromString(stored.request)
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
@@ -55,17 +58,18 @@ def describe_trainjob(settings: TrainerSettings, kind: JobKind, stored: StoredJo
             "trainer": {
                 "image": settings.trainjob_image,
                 "command": ["python", "-m", "gpt2_trainer.trainjobs.pod"],
-                "numNodes": 1,
-                "env": _variables(settings, kind, stored),
+                "numNodes": request.config.num_nodes or 1,
+                "env": _variables(settings, kind, stored, request),
                 "resourcesPerNode": _resources(settings),
             },
         },
     }
 
 
-def _variables(settings: TrainerSettings, kind: JobKind, stored: StoredJob) -> list[dict[str, Any]]:
+def _variables(
+    settings: TrainerSettings, kind: JobKind, stored: StoredJob, request: pb.TrainModelRequest
+) -> list[dict[str, Any]]:
     # The plan of a run is for the service, and may be longer than a variable can be.
-    request = pb.TrainModelRequest.FromString(stored.request)
     request.ClearField("job")
     task = encode_task(kind, stored.job, request.SerializeToString(deterministic=True))
     plain = dict(kind.work.environment)

@@ -1,4 +1,4 @@
-"""The status of a TrainJob and its pod, as progress and errors of its job."""
+"""The status of a TrainJob and its pods, as progress and errors of its job."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,6 +9,8 @@ from google.rpc import code_pb2, status_pb2
 from gpt2_common.jobs.messages import decode_message, encode_message
 from gpt2_common.jobs.outcome import Failed
 
+EXIT_FAILED = 1
+"""Exit status of a pod whose job has failed, and would in another pod."""
 _MAX_LOG_LENGTH = 4000
 _MAX_REASON_LENGTH = 200
 _MAX_TERMINATION_BYTES = 2800
@@ -22,10 +24,18 @@ def ended_condition(trainjob: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return ended[0] if ended else None
 
 
-def why_waiting(pod: Mapping[str, Any] | None) -> str:
-    """Why a pod's container has not started, as a phase of the job's progress; empty when it has."""
-    if pod is None:
-        return "waiting for the cluster"
+def why_waiting(pods: Iterable[Mapping[str, Any]]) -> str:
+    """Why the container of one of the pods has not started, as a phase of the job's progress; empty when all have."""
+    waits = [_why_waiting(pod) for pod in pods]
+    return next(filter(None, waits), "") if waits else "waiting for the cluster"
+
+
+def is_failed(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has ended with an error that another pod would have too."""
+    return bool(_container(pod).get("state", {}).get("terminated", {}).get("exitCode") == EXIT_FAILED)
+
+
+def _why_waiting(pod: Mapping[str, Any]) -> str:
     status = pod.get("status", {})
     state = _container(pod).get("state", {})
     if "running" in state or "terminated" in state:

@@ -1,0 +1,242 @@
+"""Trainings on several nodes, whose processes are on this machine: they compute what one does, also when killed."""
+
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from trainer_support import computations
+from trainer_support.data import make_dataset
+from trainer_support.jobs import folder as folder_of
+from trainer_support.jobs import metrics
+from trainer_support.pods import TIMEOUT_SECONDS, Nodes, recorded_batches
+
+from gpt2.trainer.v1 import trainer_service_pb2 as pb
+from gpt2_common.jobs.outcome import Failed
+from gpt2_trainer.trainjobs.pod import EXIT_SUSPENDED
+
+pytestmark = pytest.mark.process
+STEPS, BATCH_SIZE, WINDOWS = 200, 8, 187
+KILLS = int(os.environ.get("GPT2_TEST_NODE_KILLS", "2"))
+"""Kills of random nodes at random moments; 100 take an hour."""
+
+
+def request(folder, **config):
+    values = {
+        "steps": STEPS,
+        "batch_size": BATCH_SIZE,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 0.003,
+        "noise": 0.1,
+        "dropout": 0.1,
+        "validate_every": 100,
+        "save_every": 20,
+        "log_every": 1,
+        "sample_every": 100,
+        "sample_length": 4,
+        "seed": 7,
+        **config,
+    }
+    return pb.TrainModelRequest(
+        dataset_uri=(folder / "dataset").as_uri(),
+        model=pb.ModelConfig(n_layer=1, n_head=2, n_embd=16, n_ctx=16),
+        config=pb.TrainConfig(**values),
+    )
+
+
+@dataclass
+class Trained:
+    """What is left of a training."""
+
+    outputs: dict
+    batches: list
+
+    @property
+    def losses(self):
+        return [line["loss"] for line in metrics(self.outputs) if "loss" in line]
+
+    @property
+    def validation_losses(self):
+        return [line["validation_loss"] for line in metrics(self.outputs) if "validation_loss" in line]
+
+    @property
+    def weights(self):
+        return load_file(folder_of(self.outputs["checkpoint"]) / "weights.safetensors")
+
+    def last_windows(self):
+        """The windows of each step by row, as its last computation has read them."""
+        found = {}
+        for step, windows in self.batches:
+            if found.get(step, {}).keys() & windows.keys():
+                found[step] = {}
+            found.setdefault(step, {}).update(windows)
+        return found
+
+
+@pytest.fixture(scope="module")
+def compiled(compile_cache):
+    return computations.cache_variables(str(compile_cache))
+
+
+@pytest.fixture
+def start(tmp_path, compiled):
+    """Starts nodes on one training. What still runs in the end is killed."""
+    make_dataset(tmp_path / "dataset")
+    started = []
+
+    def start(name, count, config=None, **variables):
+        started.append(Nodes(tmp_path, name, count, request(tmp_path, **(config or {})), **compiled, **variables))
+        return started[-1]
+
+    yield start
+    for nodes in started:
+        nodes.kill()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, compiled):
+    """The same training on 1, 2 and 4 nodes."""
+    found = {}
+    for count in (1, 2, 4):
+        folder = tmp_path_factory.mktemp(f"nodes-{count}")
+        make_dataset(folder / "dataset")
+        outputs = Nodes(folder, "whole", count, request(folder, num_nodes=count), **compiled).finish()
+        found[count] = Trained(outputs, recorded_batches(folder))
+    return found
+
+
+def test_losses_do_not_depend_on_the_number_of_nodes(uninterrupted):
+    table = [trained.losses for trained in uninterrupted.values()]
+    assert [len(losses) for losses in table] == [STEPS] * 3
+    print("step " + " ".join(f"{count:>10} nodes" for count in uninterrupted))
+    for step, row in enumerate(zip(*table, strict=True), start=1):
+        print(f"{step:4} " + " ".join(f"{loss:16.7f}" for loss in row))
+    alone = uninterrupted[1]
+    for count, trained in uninterrupted.items():
+        np.testing.assert_allclose(trained.losses, alone.losses, rtol=0, atol=1e-5, err_msg=f"{count} nodes")
+        np.testing.assert_allclose(trained.validation_losses, alone.validation_losses, rtol=0, atol=1e-5)
+        samples = [(folder_of(item.outputs["samples"]) / "samples-0.txt").read_text() for item in (trained, alone)]
+        assert samples[0] == samples[1]
+    assert alone.losses[-1] < alone.losses[0] - 0.5
+
+
+def test_each_node_reads_its_part_of_each_batch_and_no_more(uninterrupted):
+    expected = uninterrupted[1].last_windows()
+    assert sorted(expected) == list(range(STEPS))
+    for count in (2, 4):
+        batches = uninterrupted[count].batches
+        assert len(batches) == STEPS * count
+        assert {len(windows) for _, windows in batches} == {BATCH_SIZE // count}
+        assert uninterrupted[count].last_windows() == expected
+    order = [tuple(expected[step][row]) for step in range(STEPS) for row in range(BATCH_SIZE)]
+    assert len(set(order)) == len(order), "a sequence comes twice in an epoch"
+    assert {number for epoch, number in order if epoch == 0} == set(range(WINDOWS))
+
+
+def test_nodes_that_are_killed_at_random_repeat_every_number(start, uninterrupted, tmp_path):
+    """Each pod that ends is replaced alone, as an indexed Job does, while the others find out that it was lost."""
+    seed = int(os.environ.get("GPT2_TEST_SEED", random.randrange(10**6)))
+    print(f"GPT2_TEST_SEED={seed}")
+    chance = random.Random(seed)
+    nodes = start("killed", 2, {"num_nodes": 2})
+    for number in range(KILLS):
+        # In the start of a process now and then, else in its work.
+        if chance.random() < 0.7:
+            wait_while(nodes, lambda: not nodes.pods[0].is_past(0))
+        until = time.monotonic() + chance.uniform(0, 3)
+        ended = wait_while(nodes, lambda until=until: time.monotonic() < until)
+        victim = chance.randrange(2)
+        print(f"kill {number}: node {victim}, pod {len(nodes.started)}, ended {ended}")
+        nodes.pods[victim].process.send_signal(signal.SIGKILL)
+        nodes.pods[victim].process.wait()
+    wait_while(nodes, lambda: True)
+    assert len(nodes.started) > 2
+    whole, resumed = uninterrupted[2], Trained(whole_outputs(tmp_path), recorded_batches(tmp_path))
+    assert resumed.losses == whole.losses
+    assert resumed.validation_losses == whole.validation_losses
+    assert resumed.last_windows() == whole.last_windows()
+    for name in ("weights.safetensors", "optimizer.safetensors", "state.json"):
+        contents = [(folder_of(item.outputs["checkpoint"]) / name).read_bytes() for item in (whole, resumed)]
+        assert contents[0] == contents[1], name
+
+
+def wait_while(nodes, condition):
+    """Waits, and replaces pods that end, while a condition holds. Returns whether the training has ended."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while condition():
+        if nodes.replace_ended():
+            return True
+        assert time.monotonic() < deadline, nodes.logs()
+        time.sleep(0.05)
+    return False
+
+
+def whole_outputs(folder):
+    job = folder / "artifacts" / "run~train"
+    return {name: {"uri": (job / name).as_uri()} for name in ("checkpoint", "logs", "samples")}
+
+
+def test_a_training_suspended_on_four_nodes_continues_on_two(start, uninterrupted, tmp_path):
+    """The node that is asked to stop takes the others with it, at the same step, which is saved."""
+    four = start("four", 4, {"num_nodes": 4})
+    four.pods[0].wait_for_step(50)
+    four.pods[2].process.send_signal(signal.SIGTERM)
+    assert four.wait() == [EXIT_SUSPENDED] * 4, four.logs()
+    saved = max(path.name for path in (tmp_path / "artifacts/run~train/.work/checkpoints").glob("step-*"))
+    step = int(saved.removeprefix("step-"))
+    assert step > 50
+    two = start("two", 2, {"num_nodes": 4})
+    resumed = Trained(two.finish(), recorded_batches(tmp_path))
+    assert "4 nodes are asked for, and the training runs on 2" in two.pods[0].log.read_text()
+    steps = [step for step, _ in resumed.batches]
+    assert sorted(steps) == sorted([*list(range(step)) * 4, *list(range(step, STEPS)) * 2])
+    assert resumed.last_windows() == uninterrupted[1].last_windows()
+    np.testing.assert_allclose(resumed.losses, uninterrupted[1].losses, rtol=0, atol=1e-5)
+    for name, value in uninterrupted[1].weights.items():
+        np.testing.assert_allclose(resumed.weights[name], value, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        # One copy of the model on the four devices of both nodes, and one on each node.
+        {"model_devices": 4, "gradient_accumulation_steps": 1, "ema_decay": 0.9},
+        {"model_devices": 2, "devices": 2, "lora": pb.LoraConfig(rank=2)},
+    ],
+)
+def test_models_sharded_over_nodes_and_adapters_train_as_on_one_device(start, train, config):
+    config = {"steps": 6, "warmup_steps": -1, "validate_every": 3, "save_every": 3, "num_nodes": 2, **config}
+    nodes = start("sharded", 2, config, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    sharded = Trained(nodes.finish(), [])
+    values = {field.name: value for field, value in request(Path("/"), **config).config.ListFields()}
+    alone = Trained(train(**values | {"devices": 1, "model_devices": 1, "num_nodes": 1}), [])
+    np.testing.assert_allclose(sharded.losses, alone.losses, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(sharded.validation_losses, alone.validation_losses, rtol=0, atol=1e-5)
+    for name, value in alone.weights.items():
+        np.testing.assert_allclose(sharded.weights[name], value, atol=1e-5, err_msg=name)
+
+
+def test_nodes_without_a_common_folder_say_so(start, tmp_path):
+    nodes = start("apart", 2, {"num_nodes": 2}, GPT2_ARTIFACT_ROOT=str(tmp_path / "elsewhere"))
+    nodes.pods[0].process.kill()
+    nodes.pods[0].process.wait()
+    nodes.variables["GPT2_ARTIFACT_ROOT"] = str(tmp_path / "artifacts")
+    assert not nodes.replace_ended()
+    assert sorted(nodes.wait()) == [1, EXIT_SUSPENDED], nodes.logs()
+    outcome = nodes.pods[1].messages()[-1]
+    assert isinstance(outcome, Failed)
+    assert "GPT2_ARTIFACT_ROOT: node 1 does not see" in outcome.error.message
+
+
+def test_a_node_that_stays_alone_says_so(start):
+    nodes = start("alone", 1, {"num_nodes": 2}, JAX_NUM_PROCESSES="2", GPT2_NODE_START_SECONDS="1")
+    assert nodes.wait() == [1], nodes.logs()
+    outcome = nodes.pods[0].messages()[-1]
+    assert isinstance(outcome, Failed)
+    assert "the 2 nodes of this training did not meet at 127.0.0.1:" in outcome.error.message
+    assert "GPT2_NODE_START_SECONDS" in outcome.error.message
