@@ -23,7 +23,7 @@ SIZES = {
 }
 STEPS_A_TURN = {"small": 10, "124M": 1}
 KERNELS = {
-    "hand_gradients": ("layer_norm", "attention", "causal_attention"),
+    "custom_gradients": ("layer_norm", "attention", "causal_attention"),
     "cross_entropy": ("token_losses", "mean_loss"),
     "between products": ("gelu",),
     "any": ("layer_norm", "gelu", "attention", "causal_attention", "matmul", "token_losses", "mean_loss"),

@@ -18,7 +18,7 @@ from gpt2_common.jobs.checks import RequestChecks, StageChecks
 from gpt2_common.jobs.corrections import correct_job, write_corrections
 from gpt2_common.jobs.definition import JobKind, Work
 from gpt2_common.jobs.manager import JobManager
-from gpt2_common.jobs.stages import StageStarter
+from gpt2_common.jobs.stage_starter import StageStarter
 from gpt2_common.jobs.store import JobStore
 from gpt2_common.lease import LeaseHolder
 from gpt2_common.peers import Peers

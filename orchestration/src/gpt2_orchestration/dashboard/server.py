@@ -24,9 +24,9 @@ from gpt2_orchestration.dashboard.charts import TensorBoard
 from gpt2_orchestration.dashboard.event_reader import EventReader
 from gpt2_orchestration.dashboard.live import Changes
 from gpt2_orchestration.dashboard.request_guard import Guard
+from gpt2_orchestration.dashboard.routes.dead_letters import DeadLetterRoutes
 from gpt2_orchestration.dashboard.routes.events import EventRoutes
 from gpt2_orchestration.dashboard.routes.health import HealthRoutes, alive
-from gpt2_orchestration.dashboard.routes.letters import LetterRoutes
 from gpt2_orchestration.dashboard.routes.models import ModelRoutes
 from gpt2_orchestration.dashboard.routes.runs import RunRoutes
 from gpt2_orchestration.dashboard.settings import DashboardSettings
@@ -78,7 +78,7 @@ def build_app(settings: DashboardSettings, services: Services, changes: Changes)
     parts = (
         RunRoutes(services, TensorBoard(settings.tensorboard_uri)),
         ModelRoutes(services.clients["registry"]),
-        LetterRoutes(settings.kafka_bootstrap_servers, settings.kafka_topic),
+        DeadLetterRoutes(settings.kafka_bootstrap_servers, settings.kafka_topic),
         HealthRoutes(services, settings),
         EventRoutes(changes),
     )

@@ -34,14 +34,14 @@ from gpt2_common.events.relay import OutboxRelay
 from gpt2_common.interceptor import CallInterceptor
 from gpt2_common.jobs.attempt import Launcher
 from gpt2_common.jobs.checks import RequestChecks, StageChecks
-from gpt2_common.jobs.child import child_processes
+from gpt2_common.jobs.child_process_attempt import child_processes
 from gpt2_common.jobs.definition import JobKind, Work
 from gpt2_common.jobs.event_monitor import EventMonitor
 from gpt2_common.jobs.manager import JobManager
 from gpt2_common.jobs.reconciler import Reconciler, ask_peers
 from gpt2_common.jobs.run_upgrade import complete_runs
 from gpt2_common.jobs.service import JobsServicer
-from gpt2_common.jobs.stages import StageStarter
+from gpt2_common.jobs.stage_starter import StageStarter
 from gpt2_common.jobs.store import FindDigest, JobStore
 from gpt2_common.jobs.sweeper import WorkSweeper
 from gpt2_common.lease import Lease, LeaseHolder

@@ -61,7 +61,11 @@ class ServiceSettings(BaseSettings):
     scratch_folder: LocalFolder = Field(
         Path(".gpt2/scratch"), description="Local folder for work in progress where the artifact root is remote."
     )
-    database_url: str = Field("", description="SQLAlchemy URL of the job store. Default: SQLite in .gpt2/.")
+    database_url: str = Field(
+        "",
+        description="SQLAlchemy URL of the job store, with the password where it needs one. Secret. "
+        "Default: SQLite in .gpt2/.",
+    )
     kafka_bootstrap_servers: str = Field(
         "localhost:9092", description="Kafka brokers, separated by commas; empty: events stay in the outbox."
     )

@@ -3,7 +3,7 @@
 import { element, failure, foreign } from "./elements.js";
 import { follow } from "./live.js";
 import { comparisonView } from "./views/comparison.js";
-import { lettersView } from "./views/letters.js";
+import { deadLettersView } from "./views/dead_letters.js";
 import { modelView } from "./views/model.js";
 import { modelsView } from "./views/models.js";
 import { runView } from "./views/run.js";
@@ -32,7 +32,7 @@ function route() {
   if (place === "runs" && name) return runView(name);
   if (place === "models" && name) return modelView(name);
   if (place === "comparisons" && rest.length > 1) return comparisonView(rest.slice(0, -1).join("/"), rest.at(-1));
-  return { models: modelsView, "dead-letters": lettersView, services: servicesView }[place]?.() ?? runsView();
+  return { models: modelsView, "dead-letters": deadLettersView, services: servicesView }[place]?.() ?? runsView();
 }
 
 async function show() {

@@ -92,7 +92,7 @@ class ArtifactWriter:
     def commit(
         self, counts: Mapping[str, float] | None = None, properties: Mapping[str, str] | None = None
     ) -> Artifact:
-        """Publishes the artifact atomically. One that is already at the URI is replaced.
+        """Publishes the artifact: readers find all of it or nothing. One that is there already is moved away.
 
         Args:
             counts: What is in it, by unit.

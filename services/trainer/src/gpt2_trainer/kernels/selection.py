@@ -7,7 +7,7 @@ from keras import config
 
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.training import MAX_LOGITS
-from gpt2_trainer.kernels import cross_entropy, flash_attention, hand_gradients, packed_bfloat16
+from gpt2_trainer.kernels import cross_entropy, custom_gradients, flash_attention, packed_bfloat16
 from gpt2_trainer.model import gpt2
 from gpt2_trainer.model.gpt2 import GPT2, Kernels
 
@@ -54,11 +54,11 @@ def select_kernels(
         compiled: Whether XLA compiles what the kernels are called from, as a whole; see `compiles_training`.
         max_logits: Logits that may exist at one time in a loss.
     """
-    attention = partial(gpt2.attention, weights=hand_gradients.attention_weights)
+    attention = partial(gpt2.attention, weights=custom_gradients.attention_weights)
     kernels = Kernels(
         embed=packed_bfloat16.embed,
         matmul=packed_bfloat16.matmul,
-        layer_norm=hand_gradients.layer_norm,
+        layer_norm=custom_gradients.layer_norm,
         attention=attention,
         causal_attention=attention,
         logits=packed_bfloat16.logits,
@@ -71,7 +71,7 @@ def select_kernels(
         return kernels
     from gpt2_trainer.kernels import tensorflow_cpu  # imports TensorFlow
 
-    attention = partial(gpt2.attention, weights=tensorflow_cpu.between_products(hand_gradients.attention_weights))
+    attention = partial(gpt2.attention, weights=tensorflow_cpu.between_products(custom_gradients.attention_weights))
     return replace(
         kernels,
         matmul=tensorflow_cpu.matmul,

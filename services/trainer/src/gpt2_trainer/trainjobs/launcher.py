@@ -5,7 +5,7 @@ import logging
 
 from gpt2_common.errors import NotFound, PipelineError
 from gpt2_common.jobs.attempt import Attempt, Launcher, ReportSink
-from gpt2_common.jobs.child import child_processes
+from gpt2_common.jobs.child_process_attempt import child_processes
 from gpt2_common.jobs.definition import JobKind
 from gpt2_common.jobs.manager import JobManager
 from gpt2_common.jobs.rows import StoredJob

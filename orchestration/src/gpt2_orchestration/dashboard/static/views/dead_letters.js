@@ -7,7 +7,7 @@ import { clock, count } from "../text.js";
 
 const READ_MILLIS = 10000;
 
-export function lettersView() {
+export function deadLettersView() {
   const list = element("ul", { class: "letters" });
   const note = element("p", { class: "note", role: "status" });
   const all = element("button", { type: "button", hidden: true, click: () => askToReplay(letters, "Send all again?") }, "Send all again…");

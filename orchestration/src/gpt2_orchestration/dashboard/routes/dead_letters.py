@@ -25,7 +25,7 @@ class ReplayBody(Body):
     places: Annotated[list[str], Field(min_length=1, max_length=1000)]
 
 
-class LetterRoutes:
+class DeadLetterRoutes:
     """The calls that are about dead letters.
 
     Args:
@@ -46,7 +46,9 @@ class LetterRoutes:
 
     def show_all(self, request: Request) -> JSONResponse:  # noqa: ARG002
         """All dead letters that the broker keeps."""
-        return JSONResponse({"letters": [_describe(letter) for letter in list_letters(self._servers, self._topic)]})
+        return JSONResponse(
+            {"letters": [_describe(letter) for letter in list_letters(self._servers, self._topic)]}
+        )
 
     async def replay(self, request: Request) -> JSONResponse:
         """Sends some again."""
