@@ -46,9 +46,7 @@ class DeadLetterRoutes:
 
     def show_all(self, request: Request) -> JSONResponse:  # noqa: ARG002
         """All dead letters that the broker keeps."""
-        return JSONResponse(
-            {"letters": [_describe(letter) for letter in list_letters(self._servers, self._topic)]}
-        )
+        return JSONResponse({"letters": [_describe(letter) for letter in list_letters(self._servers, self._topic)]})
 
     async def replay(self, request: Request) -> JSONResponse:
         """Sends some again."""
