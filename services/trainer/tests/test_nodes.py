@@ -1,5 +1,6 @@
 """Trainings on several nodes, whose processes are on this machine: they compute what one does, also when killed."""
 
+import json
 import os
 import random
 import signal
@@ -23,7 +24,7 @@ from gpt2_trainer.trainjobs.pod import EXIT_SUSPENDED
 pytestmark = pytest.mark.process
 STEPS, BATCH_SIZE, WINDOWS = 200, 8, 187
 KILLS = int(os.environ.get("GPT2_TEST_NODE_KILLS", "2"))
-"""Kills of random nodes at random moments; 100 take an hour."""
+"""Kills of random nodes at random moments."""
 
 
 def request(folder, **config):
@@ -145,14 +146,20 @@ def test_nodes_that_are_killed_at_random_repeat_every_number(start, uninterrupte
     chance = random.Random(seed)
     nodes = start("killed", 2, {"num_nodes": 2})
     for number in range(KILLS):
-        # In the start of a process now and then, else in its work.
-        if chance.random() < 0.7:
-            wait_while(nodes, lambda: not nodes.pods[0].is_past(0))
-        until = time.monotonic() + chance.uniform(0, 3)
-        ended = wait_while(nodes, lambda until=until: time.monotonic() < until)
+        target = last_step(tmp_path) + chance.randrange(40)
+        if number == 0 or (target < STEPS - 20 and chance.random() < 0.7):
+            moment = f"after step {target}"
+            ended = wait_while(nodes, lambda target=target: last_step(tmp_path) <= target)
+        else:
+            # Now and then in the start of a process, or while the others find out that one is lost.
+            seconds = chance.uniform(0, 3)
+            moment, until = f"after {seconds:.2f} s", time.monotonic() + seconds
+            ended = wait_while(nodes, lambda until=until: time.monotonic() < until)
+        if ended:
+            break
         victim = chance.randrange(2)
-        print(f"kill {number}: node {victim}, pod {len(nodes.started)}, ended {ended}")
-        nodes.pods[victim].process.send_signal(signal.SIGKILL)
+        print(f"kill {number}: node {victim} {moment}, at step {last_step(tmp_path)}")
+        nodes.pods[victim].process.kill()
         nodes.pods[victim].process.wait()
     wait_while(nodes, lambda: True)
     assert len(nodes.started) > 2
@@ -172,8 +179,15 @@ def wait_while(nodes, condition):
         if nodes.replace_ended():
             return True
         assert time.monotonic() < deadline, nodes.logs()
-        time.sleep(0.05)
+        time.sleep(0.01)
     return False
+
+
+def last_step(folder):
+    """The last step that a training has written metrics of."""
+    log = folder / "artifacts/run~train/logs/metrics.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
 
 
 def whole_outputs(folder):
@@ -184,12 +198,12 @@ def whole_outputs(folder):
 def test_a_training_suspended_on_four_nodes_continues_on_two(start, uninterrupted, tmp_path):
     """The node that is asked to stop takes the others with it, at the same step, which is saved."""
     four = start("four", 4, {"num_nodes": 4})
-    four.pods[0].wait_for_step(50)
+    four.pods[0].wait_for_step(20)
     four.pods[2].process.send_signal(signal.SIGTERM)
     assert four.wait() == [EXIT_SUSPENDED] * 4, four.logs()
     saved = max(path.name for path in (tmp_path / "artifacts/run~train/.work/checkpoints").glob("step-*"))
     step = int(saved.removeprefix("step-"))
-    assert step > 50
+    assert 20 < step < STEPS
     two = start("two", 2, {"num_nodes": 4})
     resumed = Trained(two.finish(), recorded_batches(tmp_path))
     assert "4 nodes are asked for, and the training runs on 2" in two.pods[0].log.read_text()
@@ -197,8 +211,16 @@ def test_a_training_suspended_on_four_nodes_continues_on_two(start, uninterrupte
     assert sorted(steps) == sorted([*list(range(step)) * 4, *list(range(step, STEPS)) * 2])
     assert resumed.last_windows() == uninterrupted[1].last_windows()
     np.testing.assert_allclose(resumed.losses, uninterrupted[1].losses, rtol=0, atol=1e-5)
-    for name, value in uninterrupted[1].weights.items():
-        np.testing.assert_allclose(resumed.weights[name], value, atol=1e-4, err_msg=name)
+    assert_close_weights(resumed.weights, uninterrupted[1].weights)
+
+
+def assert_close_weights(found, expected):
+    for name, value in expected.items():
+        rows = np.full(value.shape, True)
+        if name.endswith("attn.c_attn.bias"):
+            # No loss depends on the biases of keys: their gradients are rounding errors, which Adam makes large.
+            rows[len(value) // 3 : len(value) // 3 * 2] = False
+        np.testing.assert_allclose(found[name][rows], value[rows], atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +239,7 @@ def test_models_sharded_over_nodes_and_adapters_train_as_on_one_device(start, tr
     alone = Trained(train(**values | {"devices": 1, "model_devices": 1, "num_nodes": 1}), [])
     np.testing.assert_allclose(sharded.losses, alone.losses, rtol=0, atol=1e-5)
     np.testing.assert_allclose(sharded.validation_losses, alone.validation_losses, rtol=0, atol=1e-5)
-    for name, value in alone.weights.items():
-        np.testing.assert_allclose(sharded.weights[name], value, atol=1e-5, err_msg=name)
+    assert_close_weights(sharded.weights, alone.weights)
 
 
 def test_nodes_without_a_common_folder_say_so(start, tmp_path):
