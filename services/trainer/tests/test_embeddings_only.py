@@ -143,7 +143,8 @@ def test_a_job_says_what_it_trains_and_can_be_continued_across_the_boundary(trai
     assert reports == {1: 1.0, 2: 1.0, 3: 1.0, 4: 0.0, 5: 0.0, 6: 0.0}
     # Its three steps are the first three, so what follows trains all.
     first = train(steps=3, job_id="first", embeddings_only_steps=3, **same)
-    second = train({"continue_uri": first["checkpoint"]["uri"]}, steps=3, job_id="second")
+    inherited = {"steps": 3, "batch_size": 0, "learning_rate": 0, "warmup_steps": 0}
+    second = train({"continue_uri": first["checkpoint"]["uri"]}, job_id="second", **inherited)
     last = [folder(item["checkpoint"]) for item in (whole, second)]
     last = [path / "last" if (path / "last").is_dir() else path for path in last]
     for name in ("weights.safetensors", "optimizer.safetensors"):
