@@ -130,9 +130,11 @@ def _encoded(source: Vocabulary, target: Vocabulary, token_ids: list[int]) -> li
 def _means(matrix: NDArray[np.float32], tokens: TokenMap) -> NDArray[np.float32]:
     """The mean row of each token's pieces, float32 [tokens, width]; of a single piece, its row bit for bit.
 
-    The mean is not scaled to the length of the rows that it replaces, though it is shorter than they are: rows share a
-    direction, which carries the level of all logits of a tied head. With the mean a new token's logit is the mean of
-    its pieces' logits; a longer row would shift the level of averaged tokens against that of copied ones.
+    The mean is not scaled to the length of copied rows, though it is shorter: rows share a direction, which carries the
+    level of all logits of a tied head. With the mean a new token's logit is the mean of its pieces' logits; a longer
+    row would shift the level of averaged tokens against that of copied ones. Measured once (2 layers of 96, English to
+    German, one seed), in bits per byte at first and after 250 steps: mean 3.79 and 2.58; scaled to the length of copied
+    rows 4.93 and 2.62, only its difference from the mean of all rows scaled 4.02 and 2.59; random rows 3.83 and 2.63.
     """
     counts = np.diff(tokens.starts)
     means = np.empty((len(counts), matrix.shape[1]), np.float32)
