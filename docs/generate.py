@@ -190,6 +190,7 @@ def _artifacts(stage: Stage) -> str:
     inputs = [
         f"`{item.field}` ({item.kind}{'' if item.required else ', optional'}"
         + ("" if item.only_from_request else f"; default: `{item.name}` of an earlier stage of the run")
+        + (f", where `{item.only_if}` is set" if item.only_if else "")
         + ")"
         for item in stage.inputs
     ]

@@ -201,6 +201,7 @@ def test_an_output_without_room_is_one_line(tmp_path):
         (("train", "file:///d"), "choose one of --size"),
         (("train", "file:///d", "--size", "n_layer=x"), "must be like 124M"),
         (("train", "file:///d", "--size", "124M", "--label", "staging"), "--label: needs --register"),
+        (("train", "file:///d", "--size", "124M", "--tokenizer", "file:///t"), "--tokenizer: needs --openai"),
         (
             ("train", "file:///d", "--size", "124M", "--set", "config.stepz=1"),
             "train_model.config.stepz: unknown field; did you mean steps?",

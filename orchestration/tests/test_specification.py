@@ -27,6 +27,7 @@ FINE_TUNE = {
     "train_model": {"config": {"steps": 10}},
     "register_model": {"model_name": "news"},
 }
+TRANSPLANT = {"openai_model": "124M", "transplant": True}
 
 
 def changed(content: dict, **changes) -> dict:
@@ -69,12 +70,46 @@ def test_the_demonstration_has_a_valid_one():
         (changed(SCRATCH, export_corpus=["a"]), "export_corpus: "),
         (changed(SCRATCH, export_corpus={"job": {"job_id": "x"}}), "export_corpus.job: the pipeline sets job ids"),
         (changed(FINE_TUNE, train_tokenizer={}), "comes with import_checkpoint"),
+        (changed(FINE_TUNE, train_tokenizer={}), r"or set import_checkpoint\.transplant"),
+        (changed(FINE_TUNE, import_checkpoint=TRANSPLANT), r"import_checkpoint\.transplant: needs train_tokenizer or"),
+        (
+            changed(FINE_TUNE, train_tokenizer={}, import_checkpoint={"target_tokenizer_uri": "/t", **TRANSPLANT}),
+            "target_tokenizer_uri: comes from another stage of the pipeline; set transplant in its place",
+        ),
         (changed(FINE_TUNE, train_model={"model_size": "124M"}), "comes from import_checkpoint"),
     ],
 )
 def test_a_wrong_specification_is_refused_naming_the_section(content, words):
     with pytest.raises(SpecificationError, match=words):
         parse_specification(content)
+
+
+def edges(content) -> dict[str, dict[str, str]]:
+    """The stage that gives each input, by stage."""
+    stages = parse_specification(content).stages()
+    return {stage.name: {name: source.stage for name, source in stage.inputs.items()} for stage in stages}
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [{"train_tokenizer": {}}, {"import_tokenizer": {"uri": "/t"}}],
+    ids=lambda sections: next(iter(sections)),
+)
+def test_a_transplant_waits_for_the_tokenizer_that_the_dataset_has(tokenizer):
+    maker = "TrainTokenizer" if "train_tokenizer" in tokenizer else "ImportTokenizer"
+    found = edges(changed(FINE_TUNE, import_checkpoint=TRANSPLANT, **tokenizer))
+    assert found["ImportCheckpoint"] == {"tokenizer": maker}
+    assert found["EncodeCorpus"] == {"corpus": "ImportFiles", "tokenizer": maker}
+    assert found["TrainModel"] == {"dataset": "EncodeCorpus", "checkpoint": "ImportCheckpoint"}
+    assert [*found].index(maker) < [*found].index("ImportCheckpoint")
+
+
+def test_a_tokenizer_beside_imported_weights_is_no_transplant_unless_the_file_says_so():
+    found = edges(changed(FINE_TUNE, import_tokenizer={"uri": "/t"}))
+    assert found["ImportCheckpoint"] == {}
+    assert found["EncodeCorpus"]["tokenizer"] == "ImportTokenizer"
+    found = edges(FINE_TUNE)
+    assert found["EncodeCorpus"]["tokenizer"] == "ImportCheckpoint"
 
 
 def test_all_violations_of_all_sections_are_in_one_error():

@@ -1,6 +1,7 @@
 """Every example pipeline runs, on data and models that are small; and a table says what each of them is.
 
-`fine-tune-lora` and `fine-tune-openai` differ from the others in where OpenAI's weights come from here: a web server.
+`fine-tune-lora`, `fine-tune-openai` and `transplant-openai` differ from the others in where OpenAI's weights come from
+here: a web server.
 """
 
 import itertools
@@ -29,6 +30,7 @@ TABLE = {
     "scratch-mongodb": ("MongoDB", SCRATCH, "trained", "always"),
     "scratch-mongodb-openai-tokenizer": ("MongoDB", SCRATCH, "OpenAI's", "threshold and better"),
     "scratch-openai-tokenizer": ("files", SCRATCH, "OpenAI's", "always"),
+    "transplant-openai": ("MongoDB", OPENAI, "trained", "always"),
 }
 SMALL = {
     "encode_corpus.validation_fraction": 0.3,
@@ -88,7 +90,7 @@ def what_is(specification) -> tuple[str, str, str, str]:
     source = "MongoDB" if "export_corpus" in requests else "files"
     start, tokenizer = SCRATCH, "OpenAI's" if "import_tokenizer" in requests else "trained"
     if (imported := requests.get("import_checkpoint")) is not None:
-        tokenizer = "its own"
+        tokenizer = tokenizer if imported.transplant else "its own"
         start = OPENAI if imported.openai_model else OWN if imported.uri.endswith("/checkpoint") else HUGGING_FACE
     gate = requests["register_model"].label_gate
     forms = ["threshold"] * gate.HasField("max_validation_loss") + ["better"] * gate.must_improve
@@ -100,6 +102,7 @@ def test_the_table_says_what_the_examples_are_and_they_cover_what_there_is():
     assert found == TABLE
     tokenizers = [(source, start, tokenizer) for source, start, tokenizer, _ in TABLE.values()]
     assert {*itertools.product(("files", "MongoDB"), [SCRATCH], ("trained", "OpenAI's"))} <= {*tokenizers}
+    assert any(start != SCRATCH and tokenizer == "trained" for _, start, tokenizer in tokenizers)
     assert {start for _, start, _, _ in TABLE.values()} == {SCRATCH, OPENAI, HUGGING_FACE, OWN}
     assert {gate for *_, gate in TABLE.values()} == {"always", "threshold", "better", "threshold and better"}
 
@@ -129,10 +132,14 @@ def test_an_example_ends_in_a_registered_model(example, stack, texts, weights, o
         changes["import_files.uris"] = [texts.as_uri()]
     if "train_tokenizer" in whole.requests:
         changes["train_tokenizer.vocabulary_size"] = 300
+    if whole.requests["train_model"].config.embeddings_only_steps:
+        changes["train_model.config.embeddings_only_steps"] = 2
     if "import_tokenizer" in whole.requests:
         changes["import_tokenizer.uri"] = weights
     if "import_checkpoint" in whole.requests:
-        changes["import_checkpoint"] = {"uri": own[what_is(whole)[1]]}
+        source = {"uri": own[what_is(whole)[1]]}
+        transplant = {"transplant": True} if whole.requests["import_checkpoint"].transplant else {}
+        changes["import_checkpoint"] = source | transplant
     else:
         changes["train_model.model_size"] = None
         changes["train_model.model"] = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 16}

@@ -26,6 +26,8 @@ class StageInput:
     """Whether the field must be set. One of a oneof, of which only one can be, is not required."""
     only_from_request: bool
     """Whether the request alone can name it; otherwise an earlier stage's output of the same name fills the field."""
+    only_if: str = ""
+    """Field of type bool of the request without which no earlier stage's output fills the field; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,8 @@ class Stage:
         """Reads the stage that a start call declares.
 
         Raises:
-            ValueError: An input's field is no string of the request, or two inputs or outputs have one name.
+            ValueError: An input's field is no string of the request, or its `only_if` no bool of it, or two inputs or
+                outputs have one name.
         """
         declared = method.GetOptions().Extensions[stage_pb2.stage]
         fields = method.input_type.fields_by_name
@@ -67,6 +70,10 @@ class Stage:
         for item in declared.inputs:
             if item.field not in fields or fields[item.field].cpp_type != FieldDescriptor.CPPTYPE_STRING:
                 raise ValueError(f"{method.full_name}: input {item.name}: {item.field!r} is no string of the request")
+            if item.only_if and (
+                item.only_if not in fields or fields[item.only_if].cpp_type != FieldDescriptor.CPPTYPE_BOOL
+            ):
+                raise ValueError(f"{method.full_name}: input {item.name}: {item.only_if!r} is no bool of the request")
         return cls(
             name=method.name,
             service=service_name(method.containing_service.full_name),
@@ -79,6 +86,7 @@ class Stage:
                     field=item.field,
                     required=is_required(fields[item.field]),
                     only_from_request=item.only_from_request,
+                    only_if=item.only_if,
                 )
                 for item in declared.inputs
             ),
@@ -105,6 +113,14 @@ class Stage:
         """The input whose URI a field of the request has; None where the field has none."""
         return next((item for item in self.inputs if item.field == field), None)
 
+    def inputs_from_stages(self, request: Message) -> list[StageInput]:
+        """The inputs that earlier stages of its run can give to a request."""
+        return [
+            item
+            for item in self.inputs
+            if not item.only_from_request and (not item.only_if or getattr(request, item.only_if))
+        ]
+
     def fill_inputs(self, request: Message, uris: Mapping[str, str]) -> None:
         """Sets the URIs of inputs that the request does not name and earlier stages of its run have made.
 
@@ -112,8 +128,8 @@ class Stage:
             request: The request; changed in place.
             uris: URIs of the artifacts that there are, by name.
         """
-        for item in self.inputs:
-            if item.only_from_request or item.name not in uris:
+        for item in self.inputs_from_stages(request):
+            if item.name not in uris:
                 continue
             oneof = request.DESCRIPTOR.fields_by_name[item.field].containing_oneof
             if not (request.WhichOneof(oneof.name) if oneof else getattr(request, item.field)):

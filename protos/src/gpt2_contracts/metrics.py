@@ -34,6 +34,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "seconds_left": "seconds",
         "epoch": "passes over the training tokens",
         "skipped_steps": "skipped updates so far",
+        "embeddings_only": "1 while the token embedding alone is trained",
     }
 )
 """Unit, or meaning, of the metrics that a training logs."""

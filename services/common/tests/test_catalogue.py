@@ -26,7 +26,8 @@ def declared(*stages, package="gpt2.odd.v1"):
 
 
 def stage(*inputs, outputs=()):
-    return stage_pb2.Stage(inputs=[dict(zip(("name", "field"), item, strict=True)) for item in inputs], outputs=outputs)
+    names = ("name", "field", "only_if")
+    return stage_pb2.Stage(inputs=[dict(zip(names, item, strict=False)) for item in inputs], outputs=outputs)
 
 
 def test_all_services_are_found_with_their_stages():
@@ -59,11 +60,27 @@ def test_inputs_that_a_request_does_not_name_are_filled_from_earlier_stages():
     assert (request.WhichOneof("start"), request.checkpoint_uri) == ("checkpoint_uri", "file:///c")
 
 
+def test_an_input_that_changes_a_stages_meaning_is_filled_only_where_the_request_asks():
+    """A run that makes a tokenizer and imports weights means what it did before there were transplants."""
+    importing, uris = catalogue().stages["ImportCheckpoint"], {"tokenizer": "file:///t"}
+    request = trainer_service_pb2.ImportCheckpointRequest(openai_model="124M")
+    importing.fill_inputs(request, uris)
+    assert request == trainer_service_pb2.ImportCheckpointRequest(openai_model="124M")
+    request.transplant = True
+    importing.fill_inputs(request, uris)
+    assert request.target_tokenizer_uri == "file:///t"
+    request.target_tokenizer_uri = "file:///own"
+    importing.fill_inputs(request, uris)
+    assert request.target_tokenizer_uri == "file:///own"
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (stage(("a", "some_url")), "input a: 'some_url' is no string of the request"),
         (stage(("a", "size")), "input a: 'size' is no string of the request"),
+        (stage(("a", "some_uri", "flag")), "input a: 'flag' is no bool of the request"),
+        (stage(("a", "some_uri", "size")), "input a: 'size' is no bool of the request"),
         (stage(("a", "some_uri"), ("a", "some_uri")), "two of a, a have the same name"),
         (stage(outputs=[{"name": "b"}, {"name": "b"}]), "two of b, b have the same name"),
     ],

@@ -1,6 +1,7 @@
 """Continuing a finished training: the same numbers as one training of all steps, and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from safetensors.numpy import load_file
@@ -37,7 +38,7 @@ def request(**config):
     return pb.TrainModelRequest(dataset_uri="d", continue_uri="c", config=pb.TrainConfig(**{"steps": 4, **config}))
 
 
-def continued_options(request, train_tokens=10_000):
+def continued_options(request, train_tokens=10_000, before=BEFORE):
     layers = LayerSizes(n_layer=1, n_head=1, n_embd=8, n_ctx=16)
     dataset = DatasetDescription(
         vocabulary_size=9,
@@ -46,7 +47,7 @@ def continued_options(request, train_tokens=10_000):
         train=SplitSize(tokens=train_tokens, documents=1),
         validation=SplitSize(tokens=100, documents=1),
     )
-    return admit_training(request, layers, dataset, BEFORE)
+    return admit_training(request, layers, dataset, before)
 
 
 def continuing_problems(request, before, digest):
@@ -126,6 +127,11 @@ def test_what_is_left_out_is_as_it_was_but_for_the_limits_of_one_training():
     assert by_epochs.steps == 10 + 10
 
 
+def test_fewer_steps_than_those_of_the_embeddings_alone_continue_a_training_that_had_them():
+    state = replace(BEFORE, config=replace(EARLIER, embeddings_only_steps=8).to_json())
+    assert continued_options(request(steps=4), before=state).embeddings_only_steps == 8
+
+
 @pytest.mark.parametrize(
     ("config", "field"),
     [
@@ -137,6 +143,7 @@ def test_what_is_left_out_is_as_it_was_but_for_the_limits_of_one_training():
         ({"momentum": 0.9}, "config.momentum"),
         ({"lora": pb.LoraConfig(rank=2)}, "config.lora"),
         ({"only_train_transformer_layers": True}, "config.only_train_transformer_layers"),
+        ({"embeddings_only_steps": 3}, "config.embeddings_only_steps"),
         ({"validation_sequences": 3}, "config.validation_sequences"),
     ],
 )

@@ -73,6 +73,7 @@ def test_defaults_are_those_of_the_protocol():
         "max_consecutive_skipped_updates": 10,
         "noise": 0.0,
         "only_train_transformer_layers": False,
+        "embeddings_only_steps": 0,
         "lora": None,
         "gradient_checkpointing": False,
         "precision": "float32",
@@ -181,6 +182,14 @@ def test_other_optimizers_have_no_decay():
             {"schedule": "wsd", "warmup_steps": 100, "cooldown_steps": 101},
             "config.cooldown_steps",
             "at most the 200 steps of the training together",
+        ),
+        ({"embeddings_only_steps": 201}, "config.embeddings_only_steps", "at most the 200 steps"),
+        ({"embeddings_only_steps": -1}, "config.embeddings_only_steps", "0 or greater"),
+        ({"embeddings_only_steps": 1, "lora": pb.LoraConfig()}, "config.embeddings_only_steps", "goes without lora"),
+        (
+            {"embeddings_only_steps": 1, "only_train_transformer_layers": True},
+            "config.embeddings_only_steps",
+            "goes without only_train_transformer_layers",
         ),
         ({"weight_decay": 0.1, "optimizer": "adam"}, "config.weight_decay", "adamw, adafactor and muon only"),
     ],
@@ -324,9 +333,22 @@ def test_lora_has_defaults_and_survives_json():
     assert (field, text) == ("config.lora.rank", "must be at most 8, the model's n_embd")
 
 
+def test_steps_of_the_embeddings_alone_are_compared_with_steps_that_epochs_make():
+    request = train_request(steps=0, epochs=1.0, embeddings_only_steps=4)
+    sizes = [SplitSize(tokens=tokens, documents=1) for tokens in (32 * 8 * 4 + 1, 100)]
+    dataset = DatasetDescription(
+        vocabulary_size=9, end_token_id=0, tokenizer_digest="", train=sizes[0], validation=sizes[1]
+    )
+    assert admit_training(request, new_layer_sizes(request), dataset).embeddings_only_steps == 4
+    request.config.embeddings_only_steps = 5
+    with pytest.raises(InvalidRequest, match="must be at most the 4 steps"):
+        admit_training(request, new_layer_sizes(request), dataset)
+
+
 @pytest.mark.parametrize(
     "config",
     [
+        {"embeddings_only_steps": 150},
         {},
         {"clip_norm": 0.0, "spike_factor": 0.0, "weight_decay": 0.0, "dropout": 0.1, "attention_dropout": 0.0},
         {"optimizer": "adam", "lora": pb.LoraConfig(rank=2, targets=["mlp.c_fc"]), "devices": 2, "model_devices": 2},

@@ -20,7 +20,7 @@ from gpt2_orchestration.client.service_client import ClientSettings, connect
 from gpt2_orchestration.commands.configuration import client_settings
 from gpt2_orchestration.commands.errors import UsageError, shows_errors
 from gpt2_orchestration.commands.output import JsonOption, as_json, print_json
-from gpt2_orchestration.pipelines.graph import PipelineStage, connect_stages, pipeline_inputs
+from gpt2_orchestration.pipelines.graph import PipelineStage, connect_stages
 from gpt2_orchestration.pipelines.request_fields import read_request, with_limits
 from gpt2_orchestration.pipelines.requests import run_job
 from gpt2_orchestration.pipelines.specification import override, parse_overrides
@@ -61,7 +61,7 @@ class StageRun:
         self._forms: list[tuple[Stage, Mapping[str, Any]]] = []
         self._jobs: dict[str, job_pb2.Job] = {}
         for planned in connect_stages((stage := catalogue().stages[name], stage.request()) for name in requests):
-            stage, inputs = planned.declaration, pipeline_inputs(planned.declaration)
+            stage, inputs = planned.declaration, planned.declaration.inputs_from_stages(planned.request)
             given = {item.field: artifacts.get(item.kind) for item in inputs if item.name not in planned.inputs}
             form = {**{name: uri for name, uri in given.items() if uri}, **requests[stage.name]}
             request, errors = read_request(form, stage, planned.inputs)
@@ -202,6 +202,10 @@ def train(
         str, typer.Option(help="From scratch: one of OpenAI's sizes, or n_layer=4,n_head=4,n_embd=256.")
     ] = "",
     openai: Annotated[str, typer.Option(help="Fine-tune OpenAI's weights of this size, such as 124M.")] = "",
+    tokenizer: Annotated[
+        str,
+        typer.Option(help="With --openai: fit the weights to the dataset's own tokenizer, by the URI of its artifact."),
+    ] = "",
     checkpoint: Annotated[str, typer.Option(help="Fine-tune a checkpoint: its URI.")] = "",
     continue_: Annotated[
         str, typer.Option("--continue", help="Continue the training of a checkpoint, with its optimizer: its URI.")
@@ -232,6 +236,8 @@ def train(
     """Train a model from scratch, fine-tune one or continue a training, and optionally register it."""
     if sum(map(bool, (size, openai, checkpoint, continue_))) != 1:
         raise UsageError("choose one of --size, --openai, --checkpoint and --continue")
+    if tokenizer and not openai:
+        raise UsageError("--tokenizer: needs --openai; add --openai SIZE, or remove it")
     if label and not register:
         raise UsageError("--label: needs --register; add --register NAME, or remove it")
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
@@ -240,7 +246,7 @@ def train(
     fields = override({"config": config, **_size(size), **continued}, parse_overrides(assignments))
     requests: dict[str, Mapping[str, Any]] = {"TrainModel": fields}
     if openai:
-        requests["ImportCheckpoint"] = {"openai_model": openai}
+        requests["ImportCheckpoint"] = {"openai_model": openai, "target_tokenizer_uri": tokenizer}
     if register:
         requests |= {"ExportModel": {}, "RegisterModel": {"model_name": register, "label": label}}
     stages = StageRun(run, "train", {"dataset": dataset, "checkpoint": checkpoint}, requests)

@@ -41,20 +41,23 @@ def connect_stages(requests: Iterable[tuple[Stage, Message]]) -> tuple[PipelineS
     An input takes the output of its kind of the latest stage before; an optional output only where no other is.
     """
     by_name = {stage.name: (stage, request) for stage, request in requests}
-    ordered = order_stages([stage for stage, _ in by_name.values()])
+    ordered = order_stages(by_name.values())
     connected = []
     for number, stage in enumerate(ordered):
-        sources = {item.name: _find_source(item, ordered[:number]) for item in pipeline_inputs(stage)}
+        request = by_name[stage.name][1]
+        sources = {item.name: _find_source(item, ordered[:number]) for item in stage.inputs_from_stages(request)}
         inputs = {name: source for name, source in sources.items() if source is not None}
-        connected.append(PipelineStage(declaration=stage, request=by_name[stage.name][1], inputs=inputs))
+        connected.append(PipelineStage(declaration=stage, request=request, inputs=inputs))
     return tuple(connected)
 
 
-def order_stages(stages: Iterable[Stage]) -> list[Stage]:
-    """Orders stages by data flow; where they form a cycle, an optional input does not wait."""
-    waiting, ordered = list(stages), []
+def order_stages(stages: Iterable[tuple[Stage, Message]]) -> list[Stage]:
+    """Orders stages, each with its request, by data flow; where they form a cycle, an optional input does not wait."""
+    requests = {stage.name: (stage, request) for stage, request in stages}
+    inputs = {name: stage.inputs_from_stages(request) for name, (stage, request) in requests.items()}
+    waiting, ordered = [stage for stage, _ in requests.values()], []
     while waiting:
-        ready = [stage for stage in waiting if not _waits(stage, waiting, pipeline_inputs(stage))]
+        ready = [stage for stage in waiting if not _waits(stage, waiting, inputs[stage.name])]
         ready += [stage for stage in waiting if not _waits(stage, waiting, required_inputs(stage))]
         ordered.append((ready or waiting)[0])
         waiting.remove(ordered[-1])
@@ -62,7 +65,7 @@ def order_stages(stages: Iterable[Stage]) -> list[Stage]:
 
 
 def pipeline_inputs(stage: Stage) -> Sequence[StageInput]:
-    """The inputs that other stages of a pipeline can give."""
+    """The inputs that other stages of a pipeline can give, for some request."""
     return [item for item in stage.inputs if not item.only_from_request]
 
 

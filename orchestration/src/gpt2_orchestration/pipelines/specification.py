@@ -47,7 +47,8 @@ class SpecificationError(InputError):
 @cache
 def sections() -> Mapping[str, Stage]:
     """The stages by the names of their sections, in the order of data flow."""
-    return {section_name(stage): stage for stage in order_stages(catalogue().stages.values())}
+    stages = order_stages((stage, stage.request()) for stage in catalogue().stages.values())
+    return {section_name(stage): stage for stage in stages}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +202,8 @@ def _read_section(section: Any, stage: Stage) -> tuple[Message, list[FieldError]
         errors.append(FieldError(f"{name}.job", "the pipeline sets job ids; remove it"))
     for item in inputs:
         if getattr(request, item.field):
-            errors.append(FieldError(f"{name}.{item.field}", "comes from another stage of the pipeline; remove it"))
+            advice = f"set {item.only_if} in its place" if item.only_if else "remove it"
+            errors.append(FieldError(f"{name}.{item.field}", f"comes from another stage of the pipeline; {advice}"))
     return request, errors
 
 
@@ -243,10 +245,19 @@ def _combination_errors(sections: Mapping[str, Any], unread: Set[str]) -> Iterat
     for pair in (("export_corpus", "import_files"), ("train_tokenizer", "import_tokenizer")):
         if all(name in sections for name in pair):
             yield FieldError(pair[0], f"{' and '.join(pair)} exclude each other; remove one")
+    has_tokenizer = "train_tokenizer" in sections or "import_tokenizer" in sections
     if "import_checkpoint" in sections:
-        if "train_tokenizer" in sections:
-            yield FieldError("train_tokenizer", "the tokenizer comes with import_checkpoint; remove this section")
-    elif "train_tokenizer" not in sections and "import_tokenizer" not in sections:
+        transplants = sections["import_checkpoint"].transplant
+        is_read = unread.isdisjoint(("import_checkpoint", "import_checkpoint.transplant"))
+        if "train_tokenizer" in sections and not transplants and is_read:
+            yield FieldError(
+                "train_tokenizer",
+                "the tokenizer comes with import_checkpoint; remove this section, or set import_checkpoint.transplant, "
+                "which fits the weights to the new tokenizer",
+            )
+        if transplants and not has_tokenizer:
+            yield FieldError("import_checkpoint.transplant", "needs train_tokenizer or import_tokenizer; add one")
+    elif not has_tokenizer:
         yield FieldError(
             "train_tokenizer", "a training from scratch needs train_tokenizer or import_tokenizer; add one"
         )

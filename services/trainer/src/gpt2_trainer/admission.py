@@ -20,7 +20,7 @@ from gpt2_trainer.configuration.training import Problems, ResolvedTrainingConfig
 from gpt2_trainer.formats.checkpoint import CONFIG, LAST, STATE, TrainingState
 from gpt2_trainer.memory import device_memory, memory_problems
 from gpt2_trainer.training.data import too_short
-from gpt2_trainer.validation import optimizer_problems, size_problems
+from gpt2_trainer.validation import embeddings_only_problems, optimizer_problems, size_problems
 
 NOTHING_TO_CONTINUE = (
     "is no checkpoint of a finished training with its optimizer's state: name it in checkpoint_uri, to begin a new "
@@ -35,6 +35,7 @@ _FIXED = (
     "reshuffle_documents",
     "ema_decay",
     "only_train_transformer_layers",
+    "embeddings_only_steps",
     "lora",
     "validation_sequences",
 )
@@ -96,6 +97,8 @@ def admit_training(
     for split, tokens in {TRAIN: dataset.train.tokens, VALIDATION: dataset.validation.tokens}.items():
         if problems := too_short(tokens, config.context_length, split):
             raise InvalidRequest(problems)
+    if continued is None:
+        found += embeddings_only_problems(given, config.steps)
     if config.lora is not None and config.lora.rank > layers.n_embd:
         found.append(("config.lora.rank", f"must be at most {layers.n_embd}, the model's n_embd"))
     if found:

@@ -28,6 +28,7 @@ _SIZES = frozenset(
         "context_length",
         "warmup_steps",
         "cooldown_steps",
+        "embeddings_only_steps",
         "epochs",
         "batch_tokens",
         "micro_batch_size",
@@ -64,6 +65,7 @@ def train_problems(request: pb.TrainModelRequest) -> Problems:
         found += [(f"model.{name}", description) for name, description in layers.problems()]
     if broken & _SIZES:
         return found
+    found += embeddings_only_problems(config, config.steps or None)
     reported = {field for field, _ in found}
     sizes = size_problems(config, layers.n_ctx if layers else None, None)
     return found + [(field, description) for field, description in sizes if field not in reported]
@@ -87,6 +89,18 @@ def size_problems(config: pb.TrainConfig, n_ctx: int | None, train_tokens: int |
     if n_ctx is not None and config.context_length > n_ctx:
         found.append(("config.context_length", f"must be at most {n_ctx}, the positions that the model has"))
     return found
+
+
+def embeddings_only_problems(config: pb.TrainConfig, steps: int | None) -> Problems:
+    """Whether a training that continues no other has the steps in which it trains the embeddings alone.
+
+    Args:
+        config: The request's configuration.
+        steps: Updates of the training; None: not known yet.
+    """
+    if steps is None or config.embeddings_only_steps <= steps:
+        return []
+    return [("config.embeddings_only_steps", f"must be at most the {steps} steps of the training")]
 
 
 def optimizer_problems(config: pb.TrainConfig, optimizer: str) -> Problems:
@@ -138,12 +152,16 @@ def import_problems(request: pb.ImportCheckpointRequest, require_allowed: AllowC
         request: The request.
         require_allowed: Takes a field and a URI; raises InvalidRequest when the URI is outside the allowed roots.
     """
+    found = uri_problems(request, ("target_tokenizer_uri",), require_allowed)
+    if request.transplant and not request.target_tokenizer_uri:
+        advice = "name a tokenizer artifact, or add a stage before it that makes one, TrainTokenizer or ImportTokenizer"
+        found.append(("target_tokenizer_uri", f"is required with transplant; {advice}"))
     if not request.uri:
-        return []
-    if found := _hub_problems(request.uri):
         return found
+    if wrong := _hub_problems(request.uri):
+        return found + wrong
     uri = HubAddress.parse(request.uri).root if request.uri.startswith(SCHEME) else request.uri
-    return violations_of(partial(require_allowed, "uri", uri))
+    return found + violations_of(partial(require_allowed, "uri", uri))
 
 
 def _hub_problems(uri: str) -> Problems:
@@ -197,6 +215,11 @@ def _exclusive_fields(config: pb.TrainConfig) -> Problems:
             found.append((f"config.{second}", f"goes without {first}"))
     if config.HasField("lora") and config.only_train_transformer_layers:
         found.append(("config.only_train_transformer_layers", "goes without lora, which trains no other weights"))
+    if config.embeddings_only_steps and config.HasField("lora"):
+        found.append(("config.embeddings_only_steps", "goes without lora, which never trains the embeddings"))
+    elif config.embeddings_only_steps and config.only_train_transformer_layers:
+        text = "goes without only_train_transformer_layers, which never trains the embeddings"
+        found.append(("config.embeddings_only_steps", text))
     return found
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gpt2/jobs/v1/stage.proto\x12\x0cgpt2.jobs.v1\x1a google/protobuf/descriptor.proto\"]\n\x05Stage\x12(\n\x06inputs\x18\x01 \x03(\x0b\x32\x18.gpt2.jobs.v1.StageInput\x12*\n\x07outputs\x18\x02 \x03(\x0b\x32\x19.gpt2.jobs.v1.StageOutput\"R\n\nStageInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x19\n\x11only_from_request\x18\x04 \x01(\x08\";\n\x0bStageOutput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08optional\x18\x03 \x01(\x08:D\n\x05stage\x12\x1e.google.protobuf.MethodOptions\x18\xd8\x8a\x03 \x01(\x0b\x32\x13.gpt2.jobs.v1.Stageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gpt2/jobs/v1/stage.proto\x12\x0cgpt2.jobs.v1\x1a google/protobuf/descriptor.proto\"]\n\x05Stage\x12(\n\x06inputs\x18\x01 \x03(\x0b\x32\x18.gpt2.jobs.v1.StageInput\x12*\n\x07outputs\x18\x02 \x03(\x0b\x32\x19.gpt2.jobs.v1.StageOutput\"c\n\nStageInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x19\n\x11only_from_request\x18\x04 \x01(\x08\x12\x0f\n\x07only_if\x18\x05 \x01(\t\";\n\x0bStageOutput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08optional\x18\x03 \x01(\x08:D\n\x05stage\x12\x1e.google.protobuf.MethodOptions\x18\xd8\x8a\x03 \x01(\x0b\x32\x13.gpt2.jobs.v1.Stageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STAGE']._serialized_start=76
   _globals['_STAGE']._serialized_end=169
   _globals['_STAGEINPUT']._serialized_start=171
-  _globals['_STAGEINPUT']._serialized_end=253
-  _globals['_STAGEOUTPUT']._serialized_start=255
-  _globals['_STAGEOUTPUT']._serialized_end=314
+  _globals['_STAGEINPUT']._serialized_end=270
+  _globals['_STAGEOUTPUT']._serialized_start=272
+  _globals['_STAGEOUTPUT']._serialized_end=331
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,7 @@ class StageInput(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
     ONLY_FROM_REQUEST_FIELD_NUMBER: _builtins.int
+    ONLY_IF_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the input, unique in its stage, such as `corpus`."""
     kind: _builtins.str
@@ -70,6 +71,10 @@ class StageInput(_message.Message):
     """Whether the request alone can name it. Default: where neither the field nor another field of its oneof is set, the
     field takes the artifact of the input's name from an earlier stage of the run.
     """
+    only_if: _builtins.str
+    """Field of type bool of the request without which the field takes no artifact from an earlier stage, for an input that
+    changes what the stage means. Default: none.
+    """
     def __init__(
         self,
         *,
@@ -77,10 +82,11 @@ class StageInput(_message.Message):
         kind: _builtins.str = ...,
         field: _builtins.str = ...,
         only_from_request: _builtins.bool = ...,
+        only_if: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "kind", b"kind", "name", b"name", "only_from_request", b"only_from_request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "kind", b"kind", "name", b"name", "only_from_request", b"only_from_request", "only_if", b"only_if"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,8 @@ class ImportCheckpointRequest(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     OPENAI_MODEL_FIELD_NUMBER: _builtins.int
     URI_FIELD_NUMBER: _builtins.int
+    TARGET_TOKENIZER_URI_FIELD_NUMBER: _builtins.int
+    TRANSPLANT_FIELD_NUMBER: _builtins.int
     openai_model: _builtins.str
     """One of OpenAI's models by size: 124M, 355M, 774M or 1558M (or the old names 117M and 345M), downloaded from
     the address in the setting GPT2_OPENAI_BASE_URL.
@@ -40,6 +42,10 @@ class ImportCheckpointRequest(_message.Message):
     with the token in HF_TOKEN; the checkpoint's property `source` names the commit. Rows of the token embedding
     beyond the tokenizer's tokens are padding and are cut off (property `padding_rows_removed`).
     """
+    target_tokenizer_uri: _builtins.str
+    """URI of the tokenizer artifact that the model gets in place of the source's, which the source must have. Default: none."""
+    transplant: _builtins.bool
+    """Whether `target_tokenizer_uri`, where it is not set, is the tokenizer that an earlier stage of the run makes."""
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:
         """Id, run and retry behaviour of the job."""
@@ -50,10 +56,12 @@ class ImportCheckpointRequest(_message.Message):
         job: _job_pb2.JobOptions | None = ...,
         openai_model: _builtins.str = ...,
         uri: _builtins.str = ...,
+        target_tokenizer_uri: _builtins.str = ...,
+        transplant: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "openai_model", b"openai_model", "source", b"source", "uri", b"uri"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "openai_model", b"openai_model", "source", b"source", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "openai_model", b"openai_model", "source", b"source", "target_tokenizer_uri", b"target_tokenizer_uri", "transplant", b"transplant", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["openai_model", "uri"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -179,6 +187,7 @@ class TrainConfig(_message.Message):
     RESHUFFLE_DOCUMENTS_FIELD_NUMBER: _builtins.int
     EMA_DECAY_FIELD_NUMBER: _builtins.int
     NUM_NODES_FIELD_NUMBER: _builtins.int
+    EMBEDDINGS_ONLY_STEPS_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Optimizer updates. Either this or `epochs` is required."""
     batch_size: _builtins.int
@@ -305,6 +314,12 @@ class TrainConfig(_message.Message):
     Trainer. The sequences are divided evenly over them. Data and losses do not depend on it, but for rounding. Refused
     where trainings are no TrainJobs. Default 1.
     """
+    embeddings_only_steps: _builtins.int
+    """First updates that train the token embedding alone (with an untied head, that too), to fit it to a new tokenizer
+    before the other weights follow (de Vries and Nissim 2021). Counted from the training's first update, also where it is
+    continued. Until then the other weights do not count in the gradient's norm, are not decayed, and have no optimizer
+    state. At most the steps of the training; refused with `lora` and `only_train_transformer_layers`. Default 0.
+    """
     @_builtins.property
     def sampling(self) -> Global___SamplingConfig:
         """Sampling configuration of samples. Default: temperature 1, top_k 40."""
@@ -366,10 +381,11 @@ class TrainConfig(_message.Message):
         reshuffle_documents: _builtins.bool = ...,
         ema_decay: _builtins.float = ...,
         num_nodes: _builtins.int = ...,
+        embeddings_only_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "embedding_dropout", b"embedding_dropout", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "lora", b"lora", "momentum", b"momentum", "residual_dropout", b"residual_dropout", "sampling", b"sampling", "spike_factor", b"spike_factor", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "cooldown", b"cooldown", "cooldown_steps", b"cooldown_steps", "devices", b"devices", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "ema_decay", b"ema_decay", "embedding_dropout", b"embedding_dropout", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "log_every", b"log_every", "lora", b"lora", "max_consecutive_skipped_updates", b"max_consecutive_skipped_updates", "max_seconds", b"max_seconds", "micro_batch_size", b"micro_batch_size", "model_devices", b"model_devices", "momentum", b"momentum", "noise", b"noise", "num_nodes", b"num_nodes", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "reshuffle_documents", b"reshuffle_documents", "residual_dropout", b"residual_dropout", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "cooldown", b"cooldown", "cooldown_steps", b"cooldown_steps", "devices", b"devices", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "ema_decay", b"ema_decay", "embedding_dropout", b"embedding_dropout", "embeddings_only_steps", b"embeddings_only_steps", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "log_every", b"log_every", "lora", b"lora", "max_consecutive_skipped_updates", b"max_consecutive_skipped_updates", "max_seconds", b"max_seconds", "micro_batch_size", b"micro_batch_size", "model_devices", b"model_devices", "momentum", b"momentum", "noise", b"noise", "num_nodes", b"num_nodes", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "reshuffle_documents", b"reshuffle_documents", "residual_dropout", b"residual_dropout", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attention_dropout: _TypeAlias = _typing.Literal["attention_dropout"]  # noqa: Y015
     _WhichOneofArgType__attention_dropout: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout"]  # noqa: Y015
@@ -534,8 +550,8 @@ class TrainModelRequest(_message.Message):
     constant, N steps and then M more give the same weights as N + M steps, bit for bit. `cosine` and `linear`
     restart over the M steps (a warm restart). Fields that `config` does not set are as in that training, except for
     the limits `max_seconds` and `early_stopping_...`, which are of one training, and `warmup_steps`, whose default
-    is none. `seed`, `batch_size`, `context_length`, `optimizer`, `momentum`, `lora`, `only_train_transformer_layers`
-    and `validation_sequences` cannot change; other options can.
+    is none. `seed`, `batch_size`, `context_length`, `optimizer`, `momentum`, `lora`, `only_train_transformer_layers`,
+    `embeddings_only_steps` and `validation_sequences` cannot change; other options can.
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobOptions:

@@ -67,7 +67,12 @@ class TrainerServiceServicer(object):
     """
 
     def ImportCheckpoint(self, request, context):
-        """Starts a job that imports existing weights as a checkpoint, and the tokenizer of the source if it has one.
+        """Starts a job that imports existing weights as a checkpoint, and the tokenizer of the source if it has one. With
+        `target_tokenizer_uri` the weights become the start of a model with that tokenizer (a transplant): tokens that are
+        equal as bytes keep their rows of the embedding, every other token starts as the mean of the rows of the tokens that
+        the source's tokenizer encodes its bytes into, and all other weights stay. The checkpoint carries that tokenizer, and
+        has the properties `copied_tokens`, `averaged_tokens` and `source_tokenizer` (its fingerprint); the source's tokenizer
+        is no output then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,13 @@ class TrainerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrainerServiceAsyncStub: ...
     ImportCheckpoint: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.ImportCheckpointRequest, _trainer_service_pb2.ImportCheckpointResponse]
-    """Starts a job that imports existing weights as a checkpoint, and the tokenizer of the source if it has one."""
+    """Starts a job that imports existing weights as a checkpoint, and the tokenizer of the source if it has one. With
+    `target_tokenizer_uri` the weights become the start of a model with that tokenizer (a transplant): tokens that are
+    equal as bytes keep their rows of the embedding, every other token starts as the mean of the rows of the tokens that
+    the source's tokenizer encodes its bytes into, and all other weights stay. The checkpoint carries that tokenizer, and
+    has the properties `copied_tokens`, `averaged_tokens` and `source_tokenizer` (its fingerprint); the source's tokenizer
+    is no output then.
+    """
     TrainModel: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.TrainModelRequest, _trainer_service_pb2.TrainModelResponse]
     """Starts a job that trains a model, from scratch or from a checkpoint. The checkpoint is that of the lowest
     validation loss, with the properties `step` and `validation_loss`; it may be the initial one. The training can be
@@ -54,7 +60,13 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportCheckpoint: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.ImportCheckpointRequest, _trainer_service_pb2.ImportCheckpointResponse]  # type: ignore[assignment]
-    """Starts a job that imports existing weights as a checkpoint, and the tokenizer of the source if it has one."""
+    """Starts a job that imports existing weights as a checkpoint, and the tokenizer of the source if it has one. With
+    `target_tokenizer_uri` the weights become the start of a model with that tokenizer (a transplant): tokens that are
+    equal as bytes keep their rows of the embedding, every other token starts as the mean of the rows of the tokens that
+    the source's tokenizer encodes its bytes into, and all other weights stay. The checkpoint carries that tokenizer, and
+    has the properties `copied_tokens`, `averaged_tokens` and `source_tokenizer` (its fingerprint); the source's tokenizer
+    is no output then.
+    """
     TrainModel: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.TrainModelRequest, _trainer_service_pb2.TrainModelResponse]  # type: ignore[assignment]
     """Starts a job that trains a model, from scratch or from a checkpoint. The checkpoint is that of the lowest
     validation loss, with the properties `step` and `validation_loss`; it may be the initial one. The training can be
@@ -77,7 +89,13 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_service_pb2.ImportCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_service_pb2.ImportCheckpointResponse, _abc.Awaitable[_trainer_service_pb2.ImportCheckpointResponse]]:
-        """Starts a job that imports existing weights as a checkpoint, and the tokenizer of the source if it has one."""
+        """Starts a job that imports existing weights as a checkpoint, and the tokenizer of the source if it has one. With
+        `target_tokenizer_uri` the weights become the start of a model with that tokenizer (a transplant): tokens that are
+        equal as bytes keep their rows of the embedding, every other token starts as the mean of the rows of the tokens that
+        the source's tokenizer encodes its bytes into, and all other weights stay. The checkpoint carries that tokenizer, and
+        has the properties `copied_tokens`, `averaged_tokens` and `source_tokenizer` (its fingerprint); the source's tokenizer
+        is no output then.
+        """
 
     @_abc_1.abstractmethod
     def TrainModel(

@@ -99,6 +99,7 @@ class ResolvedTrainingConfig:
     embedding_dropout: float = 0.0
     ema_decay: float = 0.0
     only_train_transformer_layers: bool = False
+    embeddings_only_steps: int = 0
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False
     precision: Precision = "float32"

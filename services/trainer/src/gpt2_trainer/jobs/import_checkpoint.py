@@ -1,6 +1,7 @@
 """ImportCheckpoint: takes OpenAI's or Hugging Face's weights as a checkpoint. Never makes up what is missing."""
 
 import hashlib
+import logging
 import posixpath
 import shutil
 from collections.abc import Collection
@@ -14,7 +15,7 @@ from gpt2_common.artifacts.roots import filesystem_of, local_path
 from gpt2_common.errors import DataLoss, InvalidRequest
 from gpt2_common.hub import SCHEME, HubAddress
 from gpt2_common.jobs.context import JobContext, output
-from gpt2_common.vocabulary.files import commit_vocabulary
+from gpt2_common.vocabulary.files import commit_vocabulary, read_vocabulary
 from gpt2_common.vocabulary.importing import TOKENIZER_FILES
 from gpt2_common.vocabulary.vocabulary import Vocabulary
 from gpt2_contracts import openai
@@ -33,12 +34,15 @@ from gpt2_trainer.formats.checkpoint import (
 )
 from gpt2_trainer.formats.openai_download import ModelDownload
 from gpt2_trainer.formats.tokenizer_files import read_tokenizer
+from gpt2_trainer.formats.transplant import map_tokens, transplant
 from gpt2_trainer.formats.unsupported_formats import file_problem, pointer_problem, unsupported_format
 from gpt2_trainer.formats.vocabulary_padding import fit_vocabulary
 from gpt2_trainer.model.backend import select_backend
 from gpt2_trainer.model.weights import Weights, count_parameters
 from gpt2_trainer.settings import TrainerSettings
 from gpt2_trainer.validation import import_problems
+
+_log = logging.getLogger(__name__)
 
 _HUGGINGFACE_CONFIG = "config.json"
 _WANTED = frozenset(
@@ -64,13 +68,15 @@ def import_checkpoint(
     """Imports weights.
 
     Returns:
-        The output `checkpoint`, and `tokenizer` where the source carries one.
+        The output `checkpoint`, and `tokenizer` where the source carries one and the checkpoint gets no other.
 
     Raises:
         PipelineError: The source is unreachable, incomplete or no GPT-2; the message names what is wrong.
     """
     if problems := import_problems(request, context.require_allowed):
         raise InvalidRequest(problems)
+    # Before the source, which may be downloaded for long.
+    target = _open_target(request.target_tokenizer_uri, context) if request.target_tokenizer_uri else None
     field = request.WhichOneof("source") or ""
     if field == "openai_model":
         download = _download(request.openai_model, context)
@@ -80,32 +86,80 @@ def import_checkpoint(
     context.report("reading")
     if problem := pointer_problem(path for path in folder.iterdir() if _is_wanted(path.name)):
         raise InvalidRequest([(field, problem)])
-    outputs = []
-    tokenizer = _publish_tokenizer(folder / TOKENIZER_FOLDER if _is_ours(folder) else folder, field, address, context)
-    if tokenizer is not None:
-        outputs.append(output(TOKENIZER, tokenizer[0]))
-    architecture, weights = _read(folder, tokenizer[1] if tokenizer else None, field)
-    rows = architecture.vocabulary_size
-    if tokenizer is not None:
-        vocabulary = tokenizer[1]
+    vocabulary = read_tokenizer(folder / TOKENIZER_FOLDER if _is_ours(folder) else folder, field)
+    tokenizer = target[0] if target else None
+    if vocabulary is None and target is not None:
+        raise InvalidRequest([(field, _without_tokenizer(address))])
+    if vocabulary is None:
+        context.warn(f"{field}: {address} has no tokenizer: name one in tokenizer_uri when you export the model")
+    elif target is None:
+        tokenizer = _publish_tokenizer(vocabulary, address, context)
+    architecture, weights = _read(folder, vocabulary, field)
+    rows, properties = architecture.vocabulary_size, {"source": address}
+    if vocabulary is not None:
         size = (vocabulary.size, vocabulary.end_token_id)
         architecture, weights = fit_vocabulary(architecture, weights, size, field, context.warn)
+        if rows != architecture.vocabulary_size:
+            properties["padding_rows_removed"] = str(rows - architecture.vocabulary_size)
     if field == "openai_model" and architecture.layers != PRESETS[OFFICIAL_NAMES[request.openai_model]]:
         raise InvalidRequest([(field, f"what {address} holds is not of the sizes of {request.openai_model}")])
     context.check_cancelled()
+    if vocabulary is not None and target is not None:
+        context.report("transplanting")
+        architecture, weights, counts = _transplanted(architecture, weights, vocabulary, target[1], context)
+        properties |= counts
+        context.check_cancelled()
     context.report("writing")
-    state = TrainingState(source=address, tokenizer_digest=tokenizer[0].digest if tokenizer else "")
+    state = TrainingState(source=address, tokenizer_digest=tokenizer.digest if tokenizer else "")
     checkpoint = Checkpoint(architecture=architecture, weights=weights, slots={}, state=state)
-    with context.create(CHECKPOINT, CHECKPOINT, [tokenizer[0]] if tokenizer else []) as writer:
+    with context.create(CHECKPOINT, CHECKPOINT, [tokenizer] if tokenizer else []) as writer:
         shutil.rmtree(writer.folder)
         writer.folder.mkdir()
-        write_checkpoint(writer.folder, checkpoint, _files_of(tokenizer[0], context) if tokenizer else None)
-        properties = {name: str(value) for name, value in architecture.to_json().items()}
-        properties |= {"source": address, "tokenizer_digest": state.tokenizer_digest}
-        if rows != architecture.vocabulary_size:
-            properties["padding_rows_removed"] = str(rows - architecture.vocabulary_size)
+        write_checkpoint(writer.folder, checkpoint, _files_of(tokenizer, context) if tokenizer else None)
+        properties |= {name: str(value) for name, value in architecture.to_json().items()}
+        properties["tokenizer_digest"] = state.tokenizer_digest
         committed = writer.commit({"parameters": count_parameters(architecture)}, properties)
-    return [output(CHECKPOINT, committed), *outputs]
+    made = [] if tokenizer is None or target else [output(TOKENIZER, tokenizer)]
+    return [output(CHECKPOINT, committed), *made]
+
+
+def _open_target(uri: str, context: JobContext[TrainerSettings]) -> tuple[Artifact, Vocabulary]:
+    """The tokenizer that the model gets. Raises PipelineError when the URI names none, or one that is damaged."""
+    artifact = context.open("target_tokenizer_uri", uri, TOKENIZER, verify=True)
+    return artifact, read_vocabulary(artifact)
+
+
+def _without_tokenizer(address: str) -> str:
+    return (
+        f"{address} has no tokenizer, which says what its tokens stand for: put the tokenizer.json that the model was "
+        "trained with (or vocab.json and merges.txt) beside the weights, or leave out target_tokenizer_uri"
+    )
+
+
+def _transplanted(
+    architecture: Architecture,
+    weights: Weights,
+    source: Vocabulary,
+    target: Vocabulary,
+    context: JobContext[TrainerSettings],
+) -> tuple[Architecture, Weights, dict[str, str]]:
+    """The model with another tokenizer, and the checkpoint's properties that say how its tokens began."""
+    tokens = map_tokens(source, target)
+    if source.fingerprint == target.fingerprint:
+        context.warn("target_tokenizer_uri: this is the source's own tokenizer, so all rows are copied: leave it out")
+    _log.info(
+        "transplanted from %d tokens to %d: %d copied, %d averaged",
+        source.size,
+        target.size,
+        tokens.copied,
+        tokens.averaged,
+    )
+    counts = {
+        "copied_tokens": str(tokens.copied),
+        "averaged_tokens": str(tokens.averaged),
+        "source_tokenizer": source.fingerprint,
+    }
+    return *transplant(architecture, weights, tokens, target.end_token_id), counts
 
 
 def _is_weights(name: str) -> bool:
@@ -223,18 +277,12 @@ def _local_copy(uri: str, context: JobContext[TrainerSettings]) -> Path:
     return target
 
 
-def _publish_tokenizer(
-    folder: Path, field: str, address: str, context: JobContext[TrainerSettings]
-) -> tuple[Artifact, Vocabulary] | None:
-    """Publishes the source's tokenizer; None when the source has none."""
-    vocabulary = read_tokenizer(folder, field)
-    if vocabulary is None:
-        context.warn(f"{field}: {address} has no tokenizer: name one in tokenizer_uri when you export the model")
-        return None
+def _publish_tokenizer(vocabulary: Vocabulary, address: str, context: JobContext[TrainerSettings]) -> Artifact:
+    """Publishes the source's tokenizer."""
     with context.create(TOKENIZER, TOKENIZER) as writer:
         shutil.rmtree(writer.folder)
         writer.folder.mkdir()
-        return commit_vocabulary(writer, vocabulary, address), vocabulary
+        return commit_vocabulary(writer, vocabulary, address)
 
 
 def _files_of(tokenizer: Artifact, context: JobContext[TrainerSettings]) -> Path:

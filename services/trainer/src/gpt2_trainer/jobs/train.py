@@ -270,7 +270,10 @@ class _Training:
     def _require_same_tokenizer(self, artifact: Artifact, parent: Checkpoint) -> None:
         """Token ids must mean the same to the dataset and to the checkpoint."""
         size = parent.architecture.vocabulary_size
-        advice = "encode the corpus with the tokenizer of the checkpoint"
+        advice = (
+            "encode the corpus with the tokenizer of the checkpoint, or import the weights with that of the dataset in "
+            "target_tokenizer_uri"
+        )
         # A model that was imported without its tokenizer may have padding that looks like tokens.
         without_tokenizer = not (artifact.folder / TOKENIZER_FOLDER).is_dir()
         fits = without_tokenizer and padding_problem(size, self._description.vocabulary_size) is None
@@ -347,7 +350,7 @@ class _Training:
     ) -> TrainingState:
         # They import Keras.
         from gpt2_trainer.generation.text import TextCodec
-        from gpt2_trainer.training.callbacks import Checkpointer, MetricsReporter, Validator
+        from gpt2_trainer.training.callbacks import Checkpointer, FreezingReporter, MetricsReporter, Validator
         from gpt2_trainer.training.limits import EarlyStopping, SkippedUpdateLimit, StepLimit, TimeLimit
         from gpt2_trainer.training.loop import TrainingLoop
         from gpt2_trainer.training.samples import SampleWriter
@@ -361,6 +364,7 @@ class _Training:
             StepLimit(),
             TimeLimit(),
             EarlyStopping(),
+            FreezingReporter(),
             MetricsReporter(
                 logs,
                 train,

@@ -91,6 +91,8 @@ class MetricsReporter(Callback):
             "epoch": step * loop.config.batch_size / self._windows,
             "skipped_steps": float(loop.state.skipped_steps),
         }
+        if loop.config.embeddings_only_steps:
+            loop.metrics["embeddings_only"] = float(step <= loop.config.embeddings_only_steps)
         if self._peak_flops:
             loop.metrics["mfu"] = rate * self._flops_per_token / self._peak_flops
         loop.state = replace(loop.state, unreported_losses=[])
@@ -100,6 +102,21 @@ class MetricsReporter(Callback):
         self._logs.log_metrics(step, shown)
         log_report(step, loop.config.steps, shown)
         loop.report("training")
+
+
+class FreezingReporter(Callback):
+    """Logs which weights are trained, where a training begins with the token embedding alone."""
+
+    def on_train_begin(self, loop: TrainingLoop) -> None:
+        """See Callback."""
+        last = loop.config.embeddings_only_steps
+        if loop.state.step < last:
+            _log.info("steps %d to %d train the token embedding alone", loop.state.step + 1, last)
+
+    def on_step_complete(self, loop: TrainingLoop) -> None:
+        """See Callback."""
+        if loop.config.embeddings_only_steps == loop.state.step and not loop.stop_reason:
+            _log.info("step %d was the last that trains the token embedding alone", loop.state.step)
 
 
 class Validator(Callback):

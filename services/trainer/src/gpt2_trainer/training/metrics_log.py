@@ -31,8 +31,10 @@ REPORTED = (
     "seconds_left",
     "epoch",
     "skipped_steps",
+    "embeddings_only",
 )
-"""Metrics of a report; `mfu` only where the peak of the device is known, `gradient_norm` once an update was applied."""
+"""Metrics of a report; `mfu` only where the peak of the device is known, `gradient_norm` once an update was applied,
+`embeddings_only` where a training has `embeddings_only_steps`."""
 
 NO_TEXT = "(nothing: the text ended at once)"
 """Shown for a sample that has no text."""
@@ -158,6 +160,8 @@ def log_report(step: int, steps: int, metrics: Mapping[str, float]) -> None:
         parts.append(f"MFU {metrics['mfu']:.1%}")
     if metrics["skipped_steps"]:
         parts.append(f"{metrics['skipped_steps']:.0f} skipped updates")
+    if metrics.get("embeddings_only"):
+        parts.append("embeddings only")
     parts.append(f"{format_duration(metrics['seconds_left'])} to go")
     _log.info("step %d of %d: %s", step, steps, ", ".join(parts), extra={"step": step, **metrics})
 

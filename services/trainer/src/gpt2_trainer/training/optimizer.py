@@ -14,7 +14,7 @@ from gpt2_trainer.configuration.training import ResolvedTrainingConfig
 from gpt2_trainer.kernels.primitives import row_sums
 from gpt2_trainer.model.lora import is_hidden_matrix
 from gpt2_trainer.model.weights import COLUMNS, Weights, is_decayed
-from gpt2_trainer.training import muon
+from gpt2_trainer.training import freezing, muon
 
 Tensors = dict[str, Any]
 
@@ -48,9 +48,14 @@ def _slot_shapes(config: ResolvedTrainingConfig, name: str, shape: tuple[int, ..
     return {"second_moment": shape}
 
 
+def global_norm(gradients: Tensors) -> Any:
+    """The norm of all gradients as one vector, float32 scalar."""
+    return ops.sqrt(sum(ops.sum(row_sums(ops.square(gradient))) for gradient in gradients.values()))
+
+
 def clip(gradients: Tensors, max_norm: float | None) -> tuple[Tensors, Any]:
     """Scales gradients down to a maximum global norm; None: no limit. Returns them and the norm before."""
-    norm = ops.sqrt(sum(ops.sum(row_sums(ops.square(gradient))) for gradient in gradients.values()))
+    norm = global_norm(gradients)
     if max_norm is None:
         return gradients, norm
     scale = max_norm / ops.maximum(norm, max_norm)
@@ -82,10 +87,14 @@ def update(
     Returns:
         New weights and new slots.
     """
-    number = ops.cast(step, "float32") + 1.0
+    whole = ops.cast(step, "float32") + 1.0, applied
+    first = config.embeddings_only_steps
+    late = (ops.maximum(whole[0] - first, 1.0), freezing.applies_late(config, step, applied)) if first else whole
     new_weights: Tensors = {}
     new_slots: Tensors = {}
     for name, gradient in gradients.items():
+        # Corrections of moments that start at 0 count the updates of the same weight.
+        number, applied = late if freezing.is_late(config, name) else whole
         if _is_muon(config, name):
             moments, direction = _muon(config, slots, name, gradient, number, applied)
         else:

@@ -16,7 +16,7 @@ from gpt2_trainer.model.dropout import Dropout, first_key, fold_in
 from gpt2_trainer.model.gpt2 import GPT2
 from gpt2_trainer.model.lora import adapter_names, is_adapter
 from gpt2_trainer.model.weights import Weights, average_name, has_vocabulary, is_layer_weight
-from gpt2_trainer.training import optimizer, spike_detection
+from gpt2_trainer.training import freezing, optimizer, spike_detection
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.schedule import learning_rate
 
@@ -114,27 +114,38 @@ class TrainingStep:
             New trained weights, new slots, and the fields of a StepResult.
         """
         trained = {name: value for name, value in weights.items() if self.is_trained(name)}
+        whole_norm = None
+        if self.config.embeddings_only_steps:
+            # Spikes are judged by the gradient of all weights, whose norm does not jump when frozen ones follow.
+            whole_norm = optimizer.global_norm(gradients)
+            gradients = freezing.masked(self.config, step, gradients)
         gradients, norm = optimizer.clip(gradients, self.config.clip_norm)
+        judged = norm if whole_norm is None else whole_norm
         rate = learning_rate(self.config, step)
-        applied = spike_detection.should_apply(self.config, slots, loss, norm)
+        applied = spike_detection.should_apply(self.config, slots, loss, judged)
         elements = {name: self._elements(name, value) for name, value in trained.items()}
         new_weights, new_slots = optimizer.update(self.config, rate, step, applied, trained, slots, gradients, elements)
-        statistics = spike_detection.updated_statistics(slots, loss, norm)
-        if self.config.ema_decay:
-            statistics |= self._averages(slots, step, new_weights)
+        statistics = spike_detection.updated_statistics(slots, loss, judged)
         new_slots |= {name: ops.where(applied, value, slots[name]) for name, value in statistics.items()}
+        if self.config.ema_decay:
+            new_slots |= self._averages(slots, step, applied, new_weights)
         return new_weights, new_slots, (loss, norm, rate, applied)
 
-    def _averages(self, slots: Tensors, step: Any, weights: Tensors) -> Tensors:
-        """Averages after an update.
+    def _averages(self, slots: Tensors, step: Any, applied: Any, weights: Tensors) -> Tensors:
+        """Averages after an update; those of weights that it does not change stay as they are.
 
         The decay rises to that of the configuration as in TensorFlow's ExponentialMovingAverage, or the initial weights
         would count for long.
         """
         number = ops.cast(step, "float32") + 1.0
         decay = ops.minimum(self.config.ema_decay, (1.0 + number) / (10.0 + number))
-        names = {name: average_name(name) for name in weights}
-        return {names[name]: decay * slots[names[name]] + (1 - decay) * value for name, value in weights.items()}
+        averages: Tensors = {}
+        for name, value in weights.items():
+            average = average_name(name)
+            late = freezing.is_late(self.config, name)
+            changed = freezing.applies_late(self.config, step, applied) if late else applied
+            averages[average] = ops.where(changed, decay * slots[average] + (1 - decay) * value, slots[average])
+        return averages
 
     def _elements(self, name: str, weight: Any) -> int:
         """Elements of a weight without padding of the vocabulary."""
