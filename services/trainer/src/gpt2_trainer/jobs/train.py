@@ -151,12 +151,12 @@ class _Training:
         token = nodes.text_from_first(self._context.claim_token)
         if nodes.is_first:
             return
-        self._context.join(token)
         if token and not (self._context.work / CLAIM_FILE).exists():
             raise FailedPrecondition(
                 f"GPT2_ARTIFACT_ROOT: node {self._rank.index} does not see in {self._context.work} what node 0 has "
                 "written there; give all nodes the same shared folder, with an object store as GPT2_SCRATCH_FOLDER"
             )
+        self._context.join(token)
 
     def _run(
         self,
