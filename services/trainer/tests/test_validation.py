@@ -51,6 +51,7 @@ def test_defaults_are_those_of_the_protocol():
         "batch_size": 8,
         "gradient_accumulation_steps": 1,
         "context_length": 32,
+        "recipe": "",
         "optimizer": "adamw",
         "learning_rate": 0.0006,
         "schedule": "cosine",
