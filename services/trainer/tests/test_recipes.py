@@ -162,4 +162,4 @@ def test_the_resolved_recipe_survives_json_and_is_not_applied_again():
 def test_a_training_from_before_recipes_has_none():
     content = admitted(train_request(recipe="")).to_json()
     del content["recipe"]
-    assert ResolvedTrainingConfig.from_json(content).recipe == ""
+    assert ResolvedTrainingConfig.from_json(content).recipe is None

@@ -52,7 +52,9 @@ def train_problems(request: pb.TrainModelRequest) -> Problems:
     broken = {path for path, _ in violations(request)}
     found = _exclusive_fields(config)
     if config.recipe not in ("", AUTO) and start in ("checkpoint_uri", "continue_uri"):
-        text = f"{config.recipe!r} is for new models: leave it out, or start with model or model_size in place of {start}"
+        text = (
+            f"{config.recipe!r} is for new models: leave it out, or start with model or model_size in place of {start}"
+        )
         found.append(("config.recipe", text))
     # Most defaults, and with them what fits together, come from the training that is continued.
     if start == "continue_uri":

@@ -16,7 +16,14 @@ _LEARNING_RATE = 6e-4
 _FINE_TUNING_LEARNING_RATE = 2e-5
 _MUON_LEARNING_RATE = 3e-3
 _MUON_MOMENTUM = 0.95
-_NOT_INHERITED = ("recipe", "steps", "cooldown_steps", "early_stopping_patience", "early_stopping_min_delta", "max_seconds")
+_NOT_INHERITED = (
+    "recipe",
+    "steps",
+    "cooldown_steps",
+    "early_stopping_patience",
+    "early_stopping_min_delta",
+    "max_seconds",
+)
 """Fields of one training that the trainings which continue it do not take over."""
 ALTERNATIVE_FIELDS = {
     "batch_size": "batch_tokens",
