@@ -4,7 +4,7 @@
 
 Every training is the trainer's own job on one fixed split of real text, runs to its end, and is kept in `--out` by its
 settings: what was interrupted continues where it stopped. The learning rates of baseline and recipe are swept with one
-seed; the best of each is trained with `--seeds` seeds, in turns. p is that of Welch's t-test. Tables of losses come with
+seed; the best of each is trained with `--seeds` seeds, in turns. p is that of Welch's t-test. Each table of losses has
 a plot in `--out`. Without --text the text is the documentation of Python and of the installed packages.
 """
 

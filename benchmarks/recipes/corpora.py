@@ -73,20 +73,26 @@ def documentation_texts(megabytes: float) -> Iterator[str]:
 
 
 def texts_of_folder(folder: Path) -> Iterator[str]:
-    """Documents of the files in a folder: objects with a `text` in lines of JSON; other text is cut at empty lines."""
+    """The texts of a folder's files, or the `text` of each line where those are JSON, cut at empty lines."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        text = path.read_text(encoding="utf-8")
-        if text.startswith("{"):
-            yield from (json.loads(line)["text"] for line in text.splitlines() if line.strip())
-            continue
-        piece: list[str] = []
-        for paragraph in text.split("\n\n"):
-            piece.append(paragraph)
-            if sum(map(len, piece)) >= _PIECE_CHARACTERS:
-                yield "\n\n".join(piece)
-                piece = []
-        if piece:
+        content = path.read_text(encoding="utf-8")
+        if content.startswith("{"):
+            for line in content.splitlines():
+                yield from _pieces(json.loads(line)["text"])
+        else:
+            yield from _pieces(content)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Whole paragraphs, of so many characters together."""
+    piece: list[str] = []
+    for paragraph in text.split("\n\n"):
+        piece.append(paragraph)
+        if sum(map(len, piece)) >= _PIECE_CHARACTERS:
             yield "\n\n".join(piece)
+            piece = []
+    if any(map(str.strip, piece)):
+        yield "\n\n".join(piece)
 
 
 def _encode(root: Path, vocabulary_size: int) -> Artifact:

@@ -55,9 +55,14 @@ def test_small_data_regularises_and_scratch_does_not():
     assert (small.recipe, scratch.recipe) == ("small_data", "scratch")
     assert (small.optimizer, small.schedule) == (scratch.optimizer, scratch.schedule) == ("muon", "wsd")
     assert small.weight_decay > scratch.weight_decay
-    assert small.dropout_rates and not scratch.dropout_rates
-    assert small.ema_decay and small.reshuffle_documents and small.early_stopping_patience
-    assert not (scratch.ema_decay or scratch.reshuffle_documents or scratch.early_stopping_patience)
+    assert small.dropout_rates
+    assert not scratch.dropout_rates
+    assert small.ema_decay
+    assert small.reshuffle_documents
+    assert small.early_stopping_patience
+    assert not (scratch.ema_decay)
+    assert not (scratch.reshuffle_documents)
+    assert not (scratch.early_stopping_patience)
 
 
 @pytest.mark.parametrize("recipe", ["auto", "small_data"])
@@ -128,7 +133,8 @@ def test_auto_has_no_recipe_for_weights_from_a_checkpoint():
 def test_recipes_are_for_new_models(start, recipe):
     [(field, text)] = train_problems(train_request(start, recipe=recipe))
     assert field == "config.recipe"
-    assert repr(recipe) in text and "leave it out" in text
+    assert repr(recipe) in text
+    assert "leave it out" in text
 
 
 @pytest.mark.parametrize("recipe", ["auto", "small_data"])

@@ -28,7 +28,7 @@ from gpt2_trainer.formats.checkpoint import CONFIG, LAST, STATE, TrainingState
 from gpt2_trainer.memory import device_memory, memory_problems
 from gpt2_trainer.model.weights import count_parameters
 from gpt2_trainer.training.data import too_short
-from gpt2_trainer.validation import option_problems, optimizer_problems, size_problems
+from gpt2_trainer.validation import optimizer_problems, option_problems, size_problems
 
 NOTHING_TO_CONTINUE = (
     "is no checkpoint of a finished training with its optimizer's state: name it in checkpoint_uri, to begin a new "
