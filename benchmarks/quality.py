@@ -30,10 +30,8 @@ SMALL_DATA_VOCABULARY = 4096
 DEMO_VOCABULARY = 4096
 SHARE_OF_TOKENS = 0.7
 """Tokens of the recipe from scratch, over those of the baseline whose final loss it is to reach."""
-BASELINE_RATES = (0.0005, 0.001, 0.002, 0.004, 0.008)
-RECIPE_RATES = (0.005, 0.01, 0.02)
-MEASUREMENT = {"sample_length": 1, "save_every": 1 << 30, "validation_sequences": 1 << 20}
-"""No samples and checkpoints on the way, and the whole validation split."""
+MEASUREMENT = {"sample_length": 1, "save_every": 1 << 30, "validation_sequences": 128}
+"""No samples and checkpoints on the way, and twice the default's validation sequences."""
 DEMO_BEFORE = {"steps": 400, "batch_size": 8, "learning_rate": 0.002}
 """The demo's configuration before this benchmark."""
 
@@ -48,6 +46,12 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=5, help="size of the documentation, without --text")
     parser.add_argument("--tokens", type=int, default=10_000_000, help="of a baseline's training from scratch")
     parser.add_argument("--epochs", type=int, default=4, help="over all of the small data, and twice as many over half")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[0.0005, 0.001, 0.002, 0.004, 0.008], help="of baselines"
+    )
+    parser.add_argument(
+        "--recipe-rates", type=float, nargs="+", default=[0.005, 0.01, 0.02], help="of the recipe from scratch"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each recipe's best learning rate")
     parser.add_argument("--backend", choices=["tensorflow", "jax"], default="jax", help="of the first two tables")
     arguments = parser.parse_args()
@@ -61,15 +65,15 @@ def scratch(arguments: argparse.Namespace, trainings: Trainings) -> None:
     """Tokens that a recipe takes to the final loss of AdamW with a cosine, and its loss with as many tokens."""
     corpus = _corpus(arguments, SCRATCH_VOCABULARY)
     steps = arguments.tokens // SCRATCH_TOKENS_A_STEP
-    fixed = {"batch_tokens": SCRATCH_TOKENS_A_STEP, **_validated(steps)}
+    fixed = {"batch_tokens": SCRATCH_TOKENS_A_STEP, "log_every": 4, **MEASUREMENT, **_validated(steps)}
     muon = {**fixed, "optimizer": "muon", "schedule": "wsd", "cooldown_steps": max(1, steps * 2 // 5)}
     fewer = round(steps * SHARE_OF_TOKENS)
     shorter = {**muon, **_validated(fewer), "cooldown_steps": max(1, fewer * 2 // 5)}
     contest = Contest(trainings, SCRATCH_MODEL, arguments.backend, arguments.seeds, _final)
     results = contest.run(
         [
-            Contender(name="AdamW, cosine", dataset=corpus.all, config=fixed, variants=_rates(BASELINE_RATES)),
-            Contender(name="Muon, wsd", dataset=corpus.all, config=shorter, variants=_rates(RECIPE_RATES)),
+            Contender(name="AdamW, cosine", dataset=corpus.all, config=fixed, variants=_rates(arguments.rates)),
+            Contender(name="Muon, wsd", dataset=corpus.all, config=shorter, variants=_rates(arguments.recipe_rates)),
         ]
     )
     _show(results, _final, f"4 x 256 from scratch, {corpus.name}", arguments.out / f"scratch-{corpus.name}.svg")
@@ -85,7 +89,7 @@ def small_data(arguments: argparse.Namespace, trainings: Trainings) -> None:
     contest = Contest(trainings, SMALL_DATA_MODEL, arguments.backend, arguments.seeds, _best)
     results = contest.run(
         [
-            Contender(name="defaults, all of it", dataset=corpus.all, config=fixed, variants=_rates(BASELINE_RATES)),
+            Contender(name="defaults, all of it", dataset=corpus.all, config=fixed, variants=_rates(arguments.rates)),
             Contender(name="small_data, half of it", dataset=corpus.half, config=recipe, variants=[{}]),
         ]
     )
@@ -120,8 +124,8 @@ def _corpus(arguments: argparse.Namespace, vocabulary_size: int) -> Corpus:
 
 
 def _validated(steps: int) -> dict[str, int]:
-    """A training of so many steps, with ten validations."""
-    return {"steps": steps, "validate_every": max(1, steps // 10)}
+    """A training of so many steps, with eight validations."""
+    return {"steps": steps, "validate_every": max(1, -(-steps // 8))}
 
 
 def _rates(rates: Sequence[float]) -> list[Mapping[str, float]]:
