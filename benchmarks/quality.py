@@ -66,14 +66,12 @@ def scratch(arguments: argparse.Namespace, trainings: Trainings) -> None:
     corpus = _corpus(arguments, SCRATCH_VOCABULARY)
     steps = arguments.tokens // SCRATCH_TOKENS_A_STEP
     fixed = {"batch_tokens": SCRATCH_TOKENS_A_STEP, "log_every": 4, **MEASUREMENT, **_validated(steps)}
-    muon = {**fixed, "optimizer": "muon", "schedule": "wsd", "cooldown_steps": max(1, steps * 2 // 5)}
-    fewer = round(steps * SHARE_OF_TOKENS)
-    shorter = {**muon, **_validated(fewer), "cooldown_steps": max(1, fewer * 2 // 5)}
+    recipe = {**fixed, **_validated(round(steps * SHARE_OF_TOKENS)), "recipe": "scratch"}
     contest = Contest(trainings, SCRATCH_MODEL, arguments.backend, arguments.seeds, _final)
     results = contest.run(
         [
-            Contender(name="AdamW, cosine", dataset=corpus.all, config=fixed, variants=_rates(arguments.rates)),
-            Contender(name="Muon, wsd", dataset=corpus.all, config=shorter, variants=_rates(arguments.recipe_rates)),
+            Contender(name="defaults", dataset=corpus.all, config=fixed, variants=_rates(arguments.rates)),
+            Contender(name="scratch", dataset=corpus.all, config=recipe, variants=_rates(arguments.recipe_rates)),
         ]
     )
     _show(results, _final, f"4 x 256 from scratch, {corpus.name}", arguments.out / f"scratch-{corpus.name}.svg")
@@ -99,7 +97,7 @@ def small_data(arguments: argparse.Namespace, trainings: Trainings) -> None:
 def demo(arguments: argparse.Namespace, trainings: Trainings) -> None:
     """Loss and seconds of `gpt2 demo`'s training, with the defaults and as its file has it."""
     train = load_specification(SPECIFICATION).requests["train_model"]
-    corpus = build_corpus("demo", documentation_texts(MIN_BYTES / 1e6), arguments.out, DEMO_VOCABULARY)
+    corpus = _documentation(arguments.out, MIN_BYTES / 1e6, DEMO_VOCABULARY)
     now = json_format.MessageToDict(train.config, preserving_proto_field_name=True)
     model = json_format.MessageToDict(train.model, preserving_proto_field_name=True)
     measured = {"validate_every": 100, "sample_length": 1, "save_every": 1 << 30}
@@ -119,8 +117,11 @@ def step_time(arguments: argparse.Namespace, trainings: Trainings) -> None:  # n
 def _corpus(arguments: argparse.Namespace, vocabulary_size: int) -> Corpus:
     if arguments.text:
         return build_corpus(arguments.text.name, texts_of_folder(arguments.text), arguments.out, vocabulary_size)
-    name = f"documentation-{arguments.megabytes:g}-MB"
-    return build_corpus(name, documentation_texts(arguments.megabytes), arguments.out, vocabulary_size)
+    return _documentation(arguments.out, arguments.megabytes, vocabulary_size)
+
+
+def _documentation(out: Path, megabytes: float, vocabulary_size: int) -> Corpus:
+    return build_corpus(f"documentation-{megabytes:g}-MB", documentation_texts(megabytes), out, vocabulary_size)
 
 
 def _validated(steps: int) -> dict[str, int]:

@@ -54,6 +54,7 @@ def test_small_data_regularises_and_scratch_does_not():
     small, scratch = admitted(train_request()), admitted(train_request(recipe="scratch"))
     assert (small.recipe, scratch.recipe) == ("small_data", "scratch")
     assert (small.optimizer, small.schedule) == (scratch.optimizer, scratch.schedule) == ("muon", "wsd")
+    assert small.cooldown_steps == scratch.cooldown_steps == 80
     assert small.weight_decay > scratch.weight_decay
     assert small.dropout_rates
     assert not scratch.dropout_rates

@@ -13,6 +13,8 @@ from gpt2.trainer.v1 import trainer_service_pb2 as pb
 AUTO = "auto"
 SMALL_DATA = "small_data"
 SCRATCH = "scratch"
+COOLDOWN_PERCENT = 40
+"""Of the steps of a training with a recipe, that wsd cools down over."""
 _MIN_EPOCHS = 1.5
 """Passes over the text from which on `auto` takes `small_data`."""
 _SCRATCH: Mapping[str, Any] = {"optimizer": "muon", "schedule": "wsd", "learning_rate": 0.01}
@@ -59,11 +61,11 @@ def choose_recipe(is_new: bool, parameters: int, train_tokens: int, trained_toke
 
 
 def with_recipe(config: pb.TrainConfig, recipe: str) -> pb.TrainConfig:
-    """A request's configuration with the defaults of a recipe, in place of `auto` where it asks for that.
+    """A request's configuration with the defaults of a recipe.
 
     Args:
-        config: The configuration; what it sets stays.
-        recipe: Name of a recipe; empty: none.
+        config: The configuration; what it sets stays, except for `recipe`.
+        recipe: Name of a recipe, in place of `auto` too; empty: none.
     """
     values = dict(_RECIPES.get(recipe, {}))
     if config.optimizer not in ("", values.get("optimizer", "")):
