@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class Trainings:
                 file.write(json.dumps(asdict(result)) + "\n")
             self._results[settings.key] = result
             print(_line(result), flush=True)
-        return self._results[settings.key]
+        return replace(self._results[settings.key], recipe=settings.recipe)
 
     def _train(self, settings: Settings) -> Result:
         work = self._folder / "work"
