@@ -1,5 +1,6 @@
 """One contest: a baseline and a recipe, each with the best of some learning rates, and then with several seeds."""
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,22 +70,31 @@ class Contest:
 
 
 def print_table(results: Sequence[Sequence[Result]], loss: Callable[[Result], float]) -> None:
-    """Prints a row a contender; ratios and p-values are to the first."""
+    """Prints a row a contender; ratios and p are to the first. Seconds are medians, as other work disturbs them."""
     base = Summary([loss(result) for result in results[0]])
-    base_seconds = Summary([result.seconds for result in results[0]])
-    print(f"\n| {'recipe':34} | options | tokens | seconds | loss, nats a token | to the first | p |")
-    print(f"|:{'-' * 35}|:--|--:|--:|--:|--:|--:|")
+    base_tokens, base_seconds = results[0][0].tokens[-1], _seconds(results[0])
+    print(f"\n| {'recipe':24} | options | tokens | seconds | loss, nats a token | p | tokens to the first's loss |")
+    print(f"|:{'-' * 25}|:--|--:|--:|--:|--:|--:|")
     for found in results:
-        losses, seconds = Summary([loss(result) for result in found]), Summary([result.seconds for result in found])
-        tokens = found[0].tokens[-1]
-        share, slower = tokens / results[0][0].tokens[-1], seconds.mean / base_seconds.mean
+        losses, tokens, seconds = Summary([loss(result) for result in found]), found[0].tokens[-1], _seconds(found)
         p = "" if found is results[0] else f"{losses.p_value(base):.2g}"
+        reached = _tokens_to(found, base.mean)
         print(
-            f"| {found[0].recipe:34} | {_text(found[0].config)} | {tokens:,} ({share:.2f}) "
-            f"| {seconds.mean:,.0f} ± {seconds.spread:,.0f} ({slower:.2f}) | {losses} "
-            f"| {losses.mean - base.mean:+.3f} | {p} |",
+            f"| {found[0].recipe:24} | {_text(found[0].config)} | {tokens:,} ({tokens / base_tokens:.2f}) "
+            f"| {seconds:,.0f} ({seconds / base_seconds:.2f}) | {losses} | {p} "
+            f"| {f'{reached:,} ({reached / base_tokens:.2f})' if reached else '-'} |",
             flush=True,
         )
+
+
+def _seconds(found: Sequence[Result]) -> float:
+    return statistics.median(result.seconds for result in found)
+
+
+def _tokens_to(found: Sequence[Result], loss: float) -> int | None:
+    """Tokens by the first validation whose mean loss over the seeds is no higher; None: there is none."""
+    means = (statistics.fmean(losses) for losses in zip(*(result.losses for result in found), strict=True))
+    return next((tokens for tokens, mean in zip(found[0].tokens, means, strict=True) if mean <= loss), None)
 
 
 def _text(config: Mapping[str, Any]) -> str:
