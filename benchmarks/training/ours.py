@@ -33,6 +33,8 @@ def build(setting: dict) -> Work:
         context_length=setting["length"],
         precision=setting["precision"],
         learning_rate=1e-4,
+        optimizer=setting.get("optimizer", "adamw"),
+        momentum=setting.get("momentum", 0.0),
         warmup_steps=0,
         schedule="constant",
     )

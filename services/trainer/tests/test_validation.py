@@ -14,6 +14,7 @@ from gpt2_trainer import validation
 from gpt2_trainer.admission import admit_training
 from gpt2_trainer.configuration.architecture import OFFICIAL_NAMES
 from gpt2_trainer.configuration.earlier_names import CONFIG_NAMES
+from gpt2_trainer.configuration.recipes import AUTO
 from gpt2_trainer.configuration.resolution import inherit, new_layer_sizes, resolve_training_config
 from gpt2_trainer.configuration.sampling import SamplingConfig, resolve_sampling_config
 from gpt2_trainer.configuration.training import (
@@ -21,6 +22,7 @@ from gpt2_trainer.configuration.training import (
     CooldownName,
     OptimizerName,
     Precision,
+    RecipeName,
     ResolvedTrainingConfig,
     ScheduleName,
 )
@@ -51,6 +53,7 @@ def test_defaults_are_those_of_the_protocol():
         "batch_size": 8,
         "gradient_accumulation_steps": 1,
         "context_length": 32,
+        "recipe": None,
         "optimizer": "adamw",
         "learning_rate": 0.0006,
         "schedule": "cosine",
@@ -370,7 +373,9 @@ def test_configurations_of_earlier_versions_are_read():
     """Their names of fields, and 0 for no limit."""
     current = options(train_request(clip_norm=0.0, spike_factor=0.0))
     names = {current: earlier for earlier, current in CONFIG_NAMES.items()}
-    earlier = {names.get(name, name): value for name, value in current.to_json().items() if name != "lora"}
+    earlier = {
+        names.get(name, name): value for name, value in current.to_json().items() if name not in ("lora", "recipe")
+    }
     earlier |= {name: 0 for name, value in earlier.items() if value is None}
     assert ResolvedTrainingConfig.from_json(json.loads(json.dumps(earlier))) == current
 
@@ -389,3 +394,4 @@ def test_names_in_code_are_those_of_the_rules():
         ("precision", Precision),
     ):
         assert allowed(pb.TrainConfig, name) == get_args(names)
+    assert allowed(pb.TrainConfig, "recipe") == (AUTO, *get_args(RecipeName))

@@ -15,12 +15,20 @@ from gpt2_common.errors import InvalidRequest, PipelineError
 from gpt2_contracts.artifact import CHECKPOINT, DATASET
 from gpt2_contracts.dataset import TRAIN, VALIDATION, DatasetDescription
 from gpt2_trainer.configuration.architecture import Architecture, LayerSizes, Variant
-from gpt2_trainer.configuration.resolution import ALTERNATIVE_FIELDS, inherit, new_layer_sizes, resolve_training_config
+from gpt2_trainer.configuration.recipes import AUTO, choose_recipe, with_recipe
+from gpt2_trainer.configuration.resolution import (
+    ALTERNATIVE_FIELDS,
+    inherit,
+    new_layer_sizes,
+    resolve_sizes,
+    resolve_training_config,
+)
 from gpt2_trainer.configuration.training import Problems, ResolvedTrainingConfig
 from gpt2_trainer.formats.checkpoint import CONFIG, LAST, STATE, TrainingState
 from gpt2_trainer.memory import device_memory, memory_problems
+from gpt2_trainer.model.weights import count_parameters
 from gpt2_trainer.training.data import too_short
-from gpt2_trainer.validation import embeddings_only_problems, optimizer_problems, size_problems
+from gpt2_trainer.validation import embeddings_only_problems, optimizer_problems, option_problems, size_problems
 
 NOTHING_TO_CONTINUE = (
     "is no checkpoint of a finished training with its optimizer's state: name it in checkpoint_uri, to begin a new "
@@ -88,9 +96,12 @@ def admit_training(
         InvalidRequest: It does not fit its inputs.
     """
     layers = start if isinstance(start, LayerSizes) else start.layers
+    request = _with_recipe(request, start, dataset)
     continued = _config_of(before) if before else None
     given = inherit(request.config, continued) if continued else request.config
     found = size_problems(given, layers.n_ctx, dataset.train.tokens)
+    if not continued:
+        found += option_problems(request.config)
     config = resolve_training_config(
         request, layers.n_ctx, dataset.train.tokens, continued, before.step if before else 0
     )
@@ -104,6 +115,26 @@ def admit_training(
     if found:
         raise InvalidRequest(found)
     return config
+
+
+def _with_recipe(
+    request: pb.TrainModelRequest, start: LayerSizes | Architecture, dataset: DatasetDescription
+) -> pb.TrainModelRequest:
+    """The request with the defaults of its recipe, chosen where it asks for `auto`."""
+    recipe = request.config.recipe
+    if recipe == AUTO:
+        layers = start if isinstance(start, LayerSizes) else start.layers
+        architecture = new_architecture(layers, dataset)
+        sizes = resolve_sizes(request.config, layers.n_ctx, dataset.train.tokens)
+        tokens = (sizes.steps or 0) * (sizes.batch_size or 0) * (sizes.context_length or 0)
+        is_new = new_layer_sizes(request) is not None
+        choice = choose_recipe(is_new, count_parameters(architecture), dataset.train.tokens, tokens)
+        recipe = choice.recipe
+        _log.info("recipe: auto is %s here (%s)", recipe or "none", choice.reason)
+    chosen = pb.TrainModelRequest()
+    chosen.CopyFrom(request)
+    chosen.config.CopyFrom(with_recipe(request.config, recipe))
+    return chosen
 
 
 def require_continuable(request: pb.TrainModelRequest, before: TrainingState, dataset_digest: str) -> None:

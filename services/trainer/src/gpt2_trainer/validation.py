@@ -13,6 +13,7 @@ from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.errors import InvalidRequest, violations_of
 from gpt2_common.hub import SCHEME, HubAddress
 from gpt2_rules import violations
+from gpt2_trainer.configuration.recipes import AUTO, with_recipe
 from gpt2_trainer.configuration.resolution import TrainingSizes, new_layer_sizes, resolve_sizes
 from gpt2_trainer.configuration.training import Problems
 
@@ -52,14 +53,17 @@ def train_problems(request: pb.TrainModelRequest) -> Problems:
     config, start = request.config, request.WhichOneof("start")
     broken = {path for path, _ in violations(request)}
     found = _exclusive_fields(config)
+    if config.recipe not in ("", AUTO) and start in ("checkpoint_uri", "continue_uri"):
+        text = (
+            f"{config.recipe!r} is for new models: leave it out, or start with model or model_size in place of {start}"
+        )
+        found.append(("config.recipe", text))
     # Most defaults, and with them what fits together, come from the training that is continued.
     if start == "continue_uri":
         return found
-    if "config.optimizer" not in broken:
-        found += optimizer_problems(config, config.optimizer or "adamw")
-    if config.schedule != "wsd":
-        given = (name for name in ("cooldown_steps", "cooldown") if getattr(config, name))
-        found += [(f"config.{name}", "goes with the schedule wsd only") for name in given]
+    # What `auto` chooses, and so what fits together, is known at admission.
+    if not {"config.optimizer", "config.recipe"} & broken and config.recipe != AUTO:
+        found += option_problems(with_recipe(config, config.recipe))
     layers = None
     if not any(path.startswith("model") for path in broken) and (layers := new_layer_sizes(request)):
         found += [(f"model.{name}", description) for name, description in layers.problems()]
@@ -101,6 +105,15 @@ def embeddings_only_problems(config: pb.TrainConfig, steps: int | None) -> Probl
     if steps is None or config.embeddings_only_steps <= steps:
         return []
     return [("config.embeddings_only_steps", f"must be at most the {steps} steps of the training")]
+
+
+def option_problems(config: pb.TrainConfig) -> Problems:
+    """Whether options are given that the optimizer or the schedule does not have; with the defaults of the recipe."""
+    found = optimizer_problems(config, config.optimizer or "adamw")
+    if config.schedule != "wsd":
+        given = (name for name in ("cooldown_steps", "cooldown") if getattr(config, name))
+        found += [(f"config.{name}", "goes with the schedule wsd only") for name in given]
+    return found
 
 
 def optimizer_problems(config: pb.TrainConfig, optimizer: str) -> Problems:

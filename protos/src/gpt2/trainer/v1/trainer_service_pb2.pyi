@@ -188,6 +188,7 @@ class TrainConfig(_message.Message):
     EMA_DECAY_FIELD_NUMBER: _builtins.int
     NUM_NODES_FIELD_NUMBER: _builtins.int
     EMBEDDINGS_ONLY_STEPS_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Optimizer updates. Either this or `epochs` is required."""
     batch_size: _builtins.int
@@ -320,6 +321,12 @@ class TrainConfig(_message.Message):
     continued. Until then the other weights do not count in the gradient's norm, are not decayed, and have no optimizer
     state. At most the steps of the training; refused with `lora` and `only_train_transformer_layers`. Default 0.
     """
+    recipe: _builtins.str
+    """Defaults of the options that decide how well a new model learns; options that the request sets win. `scratch`: muon
+    and wsd. `small_data`, for several epochs: these with weight decay, dropout, reshuffled documents, an average of the
+    weights and early stopping. `auto`: `small_data` for several epochs, else `scratch`; none for weights from a
+    checkpoint. A request with another `optimizer` has that one's learning rate and weight decay. Default: none.
+    """
     @_builtins.property
     def sampling(self) -> Global___SamplingConfig:
         """Sampling configuration of samples. Default: temperature 1, top_k 40."""
@@ -365,27 +372,28 @@ class TrainConfig(_message.Message):
         epsilon: _builtins.float | None = ...,
         momentum: _builtins.float | None = ...,
         lora: Global___LoraConfig | None = ...,
-        early_stopping_patience: _builtins.int = ...,
+        early_stopping_patience: _builtins.int | None = ...,
         early_stopping_min_delta: _builtins.float = ...,
         max_seconds: _builtins.float = ...,
         spike_factor: _builtins.float | None = ...,
         max_consecutive_skipped_updates: _builtins.int = ...,
         devices: _builtins.int = ...,
         model_devices: _builtins.int = ...,
-        dropout: _builtins.float = ...,
+        dropout: _builtins.float | None = ...,
         attention_dropout: _builtins.float | None = ...,
         residual_dropout: _builtins.float | None = ...,
         embedding_dropout: _builtins.float | None = ...,
         cooldown_steps: _builtins.int = ...,
         cooldown: _builtins.str = ...,
-        reshuffle_documents: _builtins.bool = ...,
-        ema_decay: _builtins.float = ...,
+        reshuffle_documents: _builtins.bool | None = ...,
+        ema_decay: _builtins.float | None = ...,
         num_nodes: _builtins.int = ...,
         embeddings_only_steps: _builtins.int = ...,
+        recipe: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "embedding_dropout", b"embedding_dropout", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "lora", b"lora", "momentum", b"momentum", "residual_dropout", b"residual_dropout", "sampling", b"sampling", "spike_factor", b"spike_factor", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_dropout", b"_dropout", "_early_stopping_patience", b"_early_stopping_patience", "_ema_decay", b"_ema_decay", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_reshuffle_documents", b"_reshuffle_documents", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "dropout", b"dropout", "early_stopping_patience", b"early_stopping_patience", "ema_decay", b"ema_decay", "embedding_dropout", b"embedding_dropout", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "lora", b"lora", "momentum", b"momentum", "reshuffle_documents", b"reshuffle_documents", "residual_dropout", b"residual_dropout", "sampling", b"sampling", "spike_factor", b"spike_factor", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "cooldown", b"cooldown", "cooldown_steps", b"cooldown_steps", "devices", b"devices", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "ema_decay", b"ema_decay", "embedding_dropout", b"embedding_dropout", "embeddings_only_steps", b"embeddings_only_steps", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "log_every", b"log_every", "lora", b"lora", "max_consecutive_skipped_updates", b"max_consecutive_skipped_updates", "max_seconds", b"max_seconds", "micro_batch_size", b"micro_batch_size", "model_devices", b"model_devices", "momentum", b"momentum", "noise", b"noise", "num_nodes", b"num_nodes", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "reshuffle_documents", b"reshuffle_documents", "residual_dropout", b"residual_dropout", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout", "_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_dropout", b"_dropout", "_early_stopping_patience", b"_early_stopping_patience", "_ema_decay", b"_ema_decay", "_embedding_dropout", b"_embedding_dropout", "_epsilon", b"_epsilon", "_final_learning_rate_fraction", b"_final_learning_rate_fraction", "_momentum", b"_momentum", "_reshuffle_documents", b"_reshuffle_documents", "_residual_dropout", b"_residual_dropout", "_spike_factor", b"_spike_factor", "_weight_decay", b"_weight_decay", "attention_dropout", b"attention_dropout", "batch_size", b"batch_size", "batch_tokens", b"batch_tokens", "beta1", b"beta1", "beta2", b"beta2", "clip_norm", b"clip_norm", "context_length", b"context_length", "cooldown", b"cooldown", "cooldown_steps", b"cooldown_steps", "devices", b"devices", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "ema_decay", b"ema_decay", "embedding_dropout", b"embedding_dropout", "embeddings_only_steps", b"embeddings_only_steps", "epochs", b"epochs", "epsilon", b"epsilon", "final_learning_rate_fraction", b"final_learning_rate_fraction", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "keep_checkpoints", b"keep_checkpoints", "learning_rate", b"learning_rate", "log_every", b"log_every", "lora", b"lora", "max_consecutive_skipped_updates", b"max_consecutive_skipped_updates", "max_seconds", b"max_seconds", "micro_batch_size", b"micro_batch_size", "model_devices", b"model_devices", "momentum", b"momentum", "noise", b"noise", "num_nodes", b"num_nodes", "only_train_transformer_layers", b"only_train_transformer_layers", "optimizer", b"optimizer", "precision", b"precision", "recipe", b"recipe", "reshuffle_documents", b"reshuffle_documents", "residual_dropout", b"residual_dropout", "sample_every", b"sample_every", "sample_length", b"sample_length", "sample_num", b"sample_num", "sample_prompt", b"sample_prompt", "sampling", b"sampling", "save_every", b"save_every", "schedule", b"schedule", "seed", b"seed", "spike_factor", b"spike_factor", "steps", b"steps", "validate_every", b"validate_every", "validation_sequences", b"validation_sequences", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attention_dropout: _TypeAlias = _typing.Literal["attention_dropout"]  # noqa: Y015
     _WhichOneofArgType__attention_dropout: _TypeAlias = _typing.Literal["_attention_dropout", b"_attention_dropout"]  # noqa: Y015
@@ -395,6 +403,12 @@ class TrainConfig(_message.Message):
     _WhichOneofArgType__beta2: _TypeAlias = _typing.Literal["_beta2", b"_beta2"]  # noqa: Y015
     _WhichOneofReturnType__clip_norm: _TypeAlias = _typing.Literal["clip_norm"]  # noqa: Y015
     _WhichOneofArgType__clip_norm: _TypeAlias = _typing.Literal["_clip_norm", b"_clip_norm"]  # noqa: Y015
+    _WhichOneofReturnType__dropout: _TypeAlias = _typing.Literal["dropout"]  # noqa: Y015
+    _WhichOneofArgType__dropout: _TypeAlias = _typing.Literal["_dropout", b"_dropout"]  # noqa: Y015
+    _WhichOneofReturnType__early_stopping_patience: _TypeAlias = _typing.Literal["early_stopping_patience"]  # noqa: Y015
+    _WhichOneofArgType__early_stopping_patience: _TypeAlias = _typing.Literal["_early_stopping_patience", b"_early_stopping_patience"]  # noqa: Y015
+    _WhichOneofReturnType__ema_decay: _TypeAlias = _typing.Literal["ema_decay"]  # noqa: Y015
+    _WhichOneofArgType__ema_decay: _TypeAlias = _typing.Literal["_ema_decay", b"_ema_decay"]  # noqa: Y015
     _WhichOneofReturnType__embedding_dropout: _TypeAlias = _typing.Literal["embedding_dropout"]  # noqa: Y015
     _WhichOneofArgType__embedding_dropout: _TypeAlias = _typing.Literal["_embedding_dropout", b"_embedding_dropout"]  # noqa: Y015
     _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
@@ -403,6 +417,8 @@ class TrainConfig(_message.Message):
     _WhichOneofArgType__final_learning_rate_fraction: _TypeAlias = _typing.Literal["_final_learning_rate_fraction", b"_final_learning_rate_fraction"]  # noqa: Y015
     _WhichOneofReturnType__momentum: _TypeAlias = _typing.Literal["momentum"]  # noqa: Y015
     _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
+    _WhichOneofReturnType__reshuffle_documents: _TypeAlias = _typing.Literal["reshuffle_documents"]  # noqa: Y015
+    _WhichOneofArgType__reshuffle_documents: _TypeAlias = _typing.Literal["_reshuffle_documents", b"_reshuffle_documents"]  # noqa: Y015
     _WhichOneofReturnType__residual_dropout: _TypeAlias = _typing.Literal["residual_dropout"]  # noqa: Y015
     _WhichOneofArgType__residual_dropout: _TypeAlias = _typing.Literal["_residual_dropout", b"_residual_dropout"]  # noqa: Y015
     _WhichOneofReturnType__spike_factor: _TypeAlias = _typing.Literal["spike_factor"]  # noqa: Y015
@@ -418,6 +434,12 @@ class TrainConfig(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clip_norm) -> _WhichOneofReturnType__clip_norm | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dropout) -> _WhichOneofReturnType__dropout | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__early_stopping_patience) -> _WhichOneofReturnType__early_stopping_patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ema_decay) -> _WhichOneofReturnType__ema_decay | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__embedding_dropout) -> _WhichOneofReturnType__embedding_dropout | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
@@ -425,6 +447,8 @@ class TrainConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__final_learning_rate_fraction) -> _WhichOneofReturnType__final_learning_rate_fraction | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__momentum) -> _WhichOneofReturnType__momentum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reshuffle_documents) -> _WhichOneofReturnType__reshuffle_documents | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__residual_dropout) -> _WhichOneofReturnType__residual_dropout | None: ...
     @_typing.overload

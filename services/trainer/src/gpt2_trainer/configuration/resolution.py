@@ -9,6 +9,7 @@ from typing import Any
 
 from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_trainer.configuration.architecture import OFFICIAL_NAMES, PRESETS, LayerSizes
+from gpt2_trainer.configuration.recipes import COOLDOWN_PERCENT
 from gpt2_trainer.configuration.sampling import resolve_sampling_config
 from gpt2_trainer.configuration.training import DEFAULT_BATCH_SIZE, ZERO_IS_NONE, LoraConfig, ResolvedTrainingConfig
 
@@ -17,6 +18,7 @@ _FINE_TUNING_LEARNING_RATE = 2e-5
 _MUON_LEARNING_RATE = 3e-3
 _MUON_MOMENTUM = 0.95
 _NOT_INHERITED = (
+    "recipe",
     "steps",
     "cooldown_steps",
     "early_stopping_patience",
@@ -109,7 +111,8 @@ def resolve_training_config(
         "save_every": min(tenth, 1000),
     }
     if config.schedule == "wsd":
-        defaults |= {"final_learning_rate_fraction": 0.0, "cooldown_steps": max(1, sizes.steps * 20 // 100)}
+        percent = COOLDOWN_PERCENT if config.recipe else 20
+        defaults |= {"final_learning_rate_fraction": 0.0, "cooldown_steps": max(1, sizes.steps * percent // 100)}
     if config.optimizer == "muon":
         defaults["momentum"] = _MUON_MOMENTUM
         if new:

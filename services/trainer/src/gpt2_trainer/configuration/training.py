@@ -12,6 +12,7 @@ from gpt2_trainer.configuration.sampling import SamplingConfig
 OptimizerName = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
 ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 CooldownName = Literal["linear", "1-sqrt"]
+RecipeName = Literal["scratch", "small_data"]
 Precision = Literal["float32", "bfloat16"]
 
 Problems = list[tuple[str, str]]
@@ -76,6 +77,8 @@ class ResolvedTrainingConfig:
     batch_size: int = DEFAULT_BATCH_SIZE
     gradient_accumulation_steps: int = 1
     context_length: int
+    recipe: RecipeName | None = None
+    """The recipe whose defaults the other options have."""
     optimizer: OptimizerName = "adamw"
     learning_rate: float
     schedule: ScheduleName = "cosine"

@@ -1,0 +1,150 @@
+"""What recipes buy: validation loss and tokens of the defaults and of better recipes, with several seeds.
+
+    .venv/bin/python benchmarks/quality.py --out FOLDER [--table scratch|small_data|demo|step_time] [--tokens N]
+
+Every training is the trainer's own job on one fixed split of real text, runs to its end, and is kept in `--out` by its
+settings: what was interrupted continues where it stopped. The learning rates of baseline and recipe are swept with one
+seed; the best of each is trained with `--seeds` seeds, in turns. p is that of Welch's t-test. Each table of losses has
+a plot in `--out`. Without --text the text is the documentation of Python and of the installed packages.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from google.protobuf import json_format
+from recipes.contest import Contender, Contest, print_table
+from recipes.corpora import Corpus, build_corpus, documentation_texts, texts_of_folder
+from recipes.plots import draw_losses
+from recipes.step_time import compare_step_times
+from recipes.trainings import Result, Trainings
+
+from gpt2_orchestration.demo.demo import MIN_BYTES, SPECIFICATION
+from gpt2_orchestration.pipelines.specification import load_specification
+
+SCRATCH_MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 256, "n_ctx": 256}
+SCRATCH_VOCABULARY = 8192
+SCRATCH_TOKENS_A_STEP = 8192
+SMALL_DATA_MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_ctx": 128}
+SMALL_DATA_VOCABULARY = 4096
+DEMO_VOCABULARY = 4096
+SHARE_OF_TOKENS = 0.7
+"""Tokens of the recipe from scratch, over those of the baseline whose final loss it is to reach."""
+MEASUREMENT = {"sample_length": 1, "save_every": 1 << 30, "validation_sequences": 128}
+"""No samples and checkpoints on the way, and twice the default's validation sequences."""
+DEMO_BEFORE = {"steps": 400, "batch_size": 8, "learning_rate": 0.002}
+"""The demo's configuration before this benchmark."""
+
+
+def main() -> None:
+    """Prints the tables asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tables = {"scratch": scratch, "small_data": small_data, "demo": demo, "step_time": step_time}
+    parser.add_argument("--out", type=Path, required=True, help="folder of datasets, results and plots")
+    parser.add_argument("--table", choices=tables, action="append", help="default: all")
+    parser.add_argument("--text", type=Path, help="folder of text files; JSON lines have a `text`")
+    parser.add_argument("--megabytes", type=float, default=5, help="size of the documentation, without --text")
+    parser.add_argument("--tokens", type=int, default=10_000_000, help="of a baseline's training from scratch")
+    parser.add_argument("--epochs", type=int, default=4, help="over all of the small data, and twice as many over half")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[0.0005, 0.001, 0.002, 0.004, 0.008], help="of baselines"
+    )
+    parser.add_argument(
+        "--recipe-rates", type=float, nargs="+", default=[0.005, 0.01, 0.02], help="of the recipe from scratch"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of each recipe's best learning rate")
+    parser.add_argument("--backend", choices=["tensorflow", "jax"], default="jax", help="of the first two tables")
+    arguments = parser.parse_args()
+    trainings = Trainings(arguments.out)
+    for name in arguments.table or tables:
+        print(f"\n## {name}", flush=True)
+        tables[name](arguments, trainings)
+
+
+def scratch(arguments: argparse.Namespace, trainings: Trainings) -> None:
+    """Tokens that a recipe takes to the final loss of AdamW with a cosine, and its loss with as many tokens."""
+    corpus = _corpus(arguments, SCRATCH_VOCABULARY)
+    steps = arguments.tokens // SCRATCH_TOKENS_A_STEP
+    fixed = {"batch_tokens": SCRATCH_TOKENS_A_STEP, "log_every": 4, **MEASUREMENT, **_validated(steps)}
+    recipe = {**fixed, **_validated(round(steps * SHARE_OF_TOKENS)), "recipe": "scratch"}
+    contest = Contest(trainings, SCRATCH_MODEL, arguments.backend, arguments.seeds, _final)
+    results = contest.run(
+        [
+            Contender(name="defaults", dataset=corpus.all, config=fixed, variants=_rates(arguments.rates)),
+            Contender(name="scratch", dataset=corpus.all, config=recipe, variants=_rates(arguments.recipe_rates)),
+        ]
+    )
+    _show(results, _final, f"4 x 256 from scratch, {corpus.name}", arguments.out / f"scratch-{corpus.name}.svg")
+
+
+def small_data(arguments: argparse.Namespace, trainings: Trainings) -> None:
+    """Loss of the defaults on all of a small text, and of the recipe for small data on half of it."""
+    corpus = _corpus(arguments, SMALL_DATA_VOCABULARY)
+    fixed = {"batch_size": 32, "log_every": 20, **MEASUREMENT}
+    steps = corpus.train_tokens * arguments.epochs // (32 * SMALL_DATA_MODEL["n_ctx"])
+    fixed |= _validated(steps)
+    recipe = {**fixed, "recipe": "small_data"}
+    contest = Contest(trainings, SMALL_DATA_MODEL, arguments.backend, arguments.seeds, _best)
+    results = contest.run(
+        [
+            Contender(name="defaults, all of it", dataset=corpus.all, config=fixed, variants=_rates(arguments.rates)),
+            Contender(name="small_data, half of it", dataset=corpus.half, config=recipe, variants=[{}]),
+        ]
+    )
+    _show(results, _best, f"4 x 128 on little text, {corpus.name}", arguments.out / f"small-data-{corpus.name}.svg")
+
+
+def demo(arguments: argparse.Namespace, trainings: Trainings) -> None:
+    """Loss and seconds of `gpt2 demo`'s training, with the defaults and as its file has it."""
+    train = load_specification(SPECIFICATION).requests["train_model"]
+    corpus = _documentation(arguments.out, MIN_BYTES / 1e6, DEMO_VOCABULARY)
+    now = json_format.MessageToDict(train.config, preserving_proto_field_name=True)
+    model = json_format.MessageToDict(train.model, preserving_proto_field_name=True)
+    measured = {"validate_every": 100, "sample_length": 1, "save_every": 1 << 30}
+    contest = Contest(trainings, model, "tensorflow", arguments.seeds, _final)
+    contenders = [
+        Contender(name=name, dataset=corpus.all, config={**config, **measured, "sample_every": 0}, variants=[{}])
+        for name, config in (("demo before", DEMO_BEFORE), ("demo", now))
+    ]
+    _show(contest.run(contenders), _final, "the demo", arguments.out / "demo.svg")
+
+
+def step_time(arguments: argparse.Namespace, trainings: Trainings) -> None:  # noqa: ARG001
+    """Seconds of a step of 124M."""
+    compare_step_times(arguments.backend, arguments.seeds)
+
+
+def _corpus(arguments: argparse.Namespace, vocabulary_size: int) -> Corpus:
+    if arguments.text:
+        return build_corpus(arguments.text.name, texts_of_folder(arguments.text), arguments.out, vocabulary_size)
+    return _documentation(arguments.out, arguments.megabytes, vocabulary_size)
+
+
+def _documentation(out: Path, megabytes: float, vocabulary_size: int) -> Corpus:
+    return build_corpus(f"documentation-{megabytes:g}-MB", documentation_texts(megabytes), out, vocabulary_size)
+
+
+def _validated(steps: int) -> dict[str, int]:
+    """A training of so many steps, with eight validations."""
+    return {"steps": steps, "validate_every": max(1, -(-steps // 8))}
+
+
+def _rates(rates: Sequence[float]) -> list[Mapping[str, float]]:
+    return [{"learning_rate": rate} for rate in rates]
+
+
+def _final(result: Result) -> float:
+    return result.final
+
+
+def _best(result: Result) -> float:
+    return result.best
+
+
+def _show(results: Sequence[Sequence[Result]], loss: Callable[[Result], float], title: str, plot: Path) -> None:
+    print_table(results, loss)
+    draw_losses(results, title, plot)
+
+
+if __name__ == "__main__":
+    main()
