@@ -90,7 +90,7 @@ def test_frozen_weights_their_slots_and_averages_keep_every_bit(name, optimizer,
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_weights_that_follow_begin_as_in_the_first_update_of_a_training(jax_process, optimizer):
-    """Corrections of moments that start at 0 count a weight's updates: those of Adam would be 2 times too great."""
+    """Corrections of moments that start at 0 count a weight's updates: without, that of Adam is a third too small."""
     options, data = options_of(optimizer), list(batches(3))
     found = jax_process(computations.averaged_steps, ARCHITECTURE, WEIGHTS, options, data)
     (before, _, _), (after, _, _) = found[1:]
