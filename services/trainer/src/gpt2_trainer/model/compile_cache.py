@@ -17,10 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from gpt2_trainer.model.backend import BackendName
+from gpt2_trainer.model.processor import Processor
 
 _log = logging.getLogger(__name__)
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_CPU_INFO = Path("/proc/cpuinfo")
 _UNFINISHED_SECONDS = 3600.0
 _FOLDER_PREFIX, _PART_PREFIX = "jax-", ".part-"
 _ENTRIES = "*-cache"
@@ -152,18 +152,10 @@ class CompileCache:
 def _key(subject: str) -> str:
     """Name of the folder of programs that this machine can run, and that have a subject in common."""
     packages = (f"{name} {version(name)}" for name in ("jax", "jaxlib"))
+    processor = Processor.of_this_machine()
     # Code is made for so many cores.
-    parts = [*packages, platform.machine(), _cpu_features(), str(len(os.sched_getaffinity(0))), subject]
+    parts = [*packages, platform.machine(), " ".join(processor.features), str(processor.cores), subject]
     return _FOLDER_PREFIX + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-
-
-def _cpu_features() -> str:
-    """What the CPU can do, on which compiled code depends; empty where it is not known."""
-    with suppress(OSError):
-        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("flags", "Features")):
-                return line
-    return platform.processor()
 
 
 def _variables(folder: Path) -> dict[str, str]:
