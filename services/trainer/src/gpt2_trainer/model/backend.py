@@ -4,12 +4,17 @@ import logging
 import os
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from gpt2_trainer.model.keras_import import import_keras
 
 BackendName = Literal["tensorflow", "jax"]
 BACKENDS: tuple[BackendName, ...] = ("tensorflow", "jax")
+BackendSetting = Literal["auto", "tensorflow", "jax"]
+AUTO: Final = "auto"
+"""The setting by which each training's backend is chosen for it; see `calibration/choice.py`."""
+DEFAULT_BACKEND: BackendName = "tensorflow"
+"""With `auto`, what computes on CPUs where nothing is measured."""
 
 
 def select_backend(name: BackendName) -> None:
