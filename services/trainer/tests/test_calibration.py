@@ -119,7 +119,7 @@ def test_results_are_kept_by_what_they_depend_on(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX2")
     keys.append(key())
     monkeypatch.undo()
-    monkeypatch.setattr(calibration, "version", lambda _: "99")
+    monkeypatch.setattr(calibration, "installed_version", lambda _: "99")
     keys.append(key())
     monkeypatch.undo()
     assert len(set(keys)) == len(keys)

@@ -60,7 +60,7 @@ class TrainerSettings(ServiceSettings):
     generate_models: int = Field(2, ge=1, description="Maximum number of models in memory for text generation.")
     compile_cache_folder: LocalFolder = Field(
         Path(".gpt2/compiled"),
-        description="Local folder that JAX's compiled programs are kept in, so that the first text of a model, and "
+        description="Local folder that compiled programs are kept in, so that the first text of a model, and "
         "the first step of a training, come seconds sooner; and results of calibrations. Whoever can write to it can "
         "run code in the service.",
     )

@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from gpt2_trainer.calibration.measurement import ERROR, SECONDS, MeasurementTask
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.training import ResolvedTrainingConfig
 from gpt2_trainer.formats.json_files import read_json
-from gpt2_trainer.model.backend import BACKENDS, DEFAULT_BACKEND, BackendName
+from gpt2_trainer.model.backend import BACKENDS, DEFAULT_BACKEND, BackendName, installed_version
 from gpt2_trainer.model.compile_cache import CompileCacheOptions
 from gpt2_trainer.model.processor import Processor
 
@@ -169,7 +168,7 @@ class Calibration:
             "cores": self._processor.cores,
             "architecture": architecture,
             "config": {name: config[name] for name in _FIELDS},
-            "packages": {name: _version_of(name) for name in _PACKAGES},
+            "packages": {name: installed_version(name) for name in _PACKAGES},
             "gpt2": [service_version(), revision],
             "variables": {name: os.environ.get(name, "") for name in _VARIABLES},
         }
@@ -219,10 +218,3 @@ def _end_of(status: int) -> str:
     with suppress(ValueError):
         name = signal.Signals(-status).name
     return f"its process was killed by {name}{', as where memory is short' if name == 'SIGKILL' else ''}"
-
-
-def _version_of(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""

@@ -68,7 +68,7 @@ class MeasurementTask:
 
 def measure(task: MeasurementTask) -> float:
     """Seconds of the fastest of a few training steps, on random tokens: others are slowed by what else runs."""
-    programs = CompileCache(task.compile_cache, task.backend, task.programs)
+    programs = CompileCache(task.compile_cache, task.backend, task.programs, keep_tensorflow=True)
     select_backend(task.backend)
     # They import Keras.
     from gpt2_trainer.kernels.selection import create_model

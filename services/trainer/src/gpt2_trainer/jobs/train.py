@@ -136,7 +136,8 @@ class _Training:
         choice = chooser.choose(
             architecture, config, subject, is_on_cpu=memory.is_host, begun=begun, continued=continued
         )
-        programs = CompileCache(self._context.settings.compile_cache, choice.backend, subject)
+        options = self._context.settings.compile_cache
+        programs = CompileCache(options, choice.backend, subject, keep_tensorflow=memory.is_host)
         # Keras is imported only here, when the inputs are known to be right: it takes seconds.
         select_backend(choice.backend)
         nodes = self._join()
