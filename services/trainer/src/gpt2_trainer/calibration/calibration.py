@@ -119,10 +119,7 @@ class Calibration:
         if not failed and not is_kept:
             self._write(speeds)
         source = "measured before" if is_kept else "measured"
-        figures = ", ".join(f"{name} {speed:,.1f}" for name, speed in speeds.items()) or "nothing"
-        return BackendChoice(
-            backend=chosen, reason=f"{source} on {self._processor}, tokens/s: {figures}", tokens_per_second=speeds
-        )
+        return BackendChoice(backend=chosen, reason=f"{source} on {self._processor}", tokens_per_second=speeds)
 
     async def _measure(self, backend: BackendName, check_interrupted: Callable[[], None]) -> float:
         """Seconds of a step on a backend. Raises MeasurementFailed."""

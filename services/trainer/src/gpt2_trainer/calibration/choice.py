@@ -36,6 +36,12 @@ class BackendChoice:
     def __str__(self) -> str:
         return f"{self.backend}: {self.reason}"
 
+    @property
+    def speeds(self) -> str:
+        """Tokens a second on each backend, as text."""
+        measured = ", ".join(f"{name} {speed:,.1f}" for name, speed in self.tokens_per_second.items())
+        return f"{measured} tokens/s" if measured else "nothing was measured"
+
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "BackendChoice":
         """Reads what `dataclasses.asdict` returned. Raises KeyError, TypeError or ValueError where it is not that."""

@@ -113,8 +113,9 @@ class BackendChooser:
         revision = settings.git_revision or checkout_revision()
         calibration = Calibration(architecture, config, programs, settings.compile_cache, revision, self._processor)
         choice = calibration.choose(self._report, self._context.check_cancelled, self._context.warn)
-        speeds = {f"{name}_tokens_per_second": speed for name, speed in choice.tokens_per_second.items()}
-        self._context.report(f"calibrated: {choice}", metrics=speeds)
+        metrics = {f"{name}_tokens_per_second": speed for name, speed in choice.tokens_per_second.items()}
+        _log.info("calibration: %s", choice.speeds)
+        self._context.report(f"calibrated: {choice.backend} ({choice.speeds})", metrics=metrics)
         return choice
 
     def _report(self, measured: int) -> None:
