@@ -52,7 +52,7 @@ print(json.dumps(answer), flush=True)
 
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
-    """Puts processes that answer as told in place of those that measure. Returns the backends that were asked for."""
+    """Puts processes that answer as given in place of those that measure. Returns the backends that were asked for."""
     log = tmp_path / "asked"
     log.touch()
 
