@@ -3,17 +3,20 @@
     make setup peers
     .venv/bin/python benchmarks/train.py [--size small|124M] [--precision float32|bfloat16] [--rounds N]
     .venv/bin/python benchmarks/train.py --kernels      # ours beside itself without each group of kernels
+    .venv/bin/python benchmarks/train.py --isa avx2     # as a processor without AVX-512 and AMX would
 
 Each contender runs in its own process with all cores and the same weights' sizes, batch and optimizer (AdamW with
 clipping); they take turns. Without `make peers`, ours runs alone.
 """
 
 import argparse
+import os
 import sys
 
 from turns import FOLDER, Contender, compare
 
 from gpt2_trainer.memory import MALLOC_ENVIRONMENT
+from gpt2_trainer.model.processor import Processor
 
 ROOT = FOLDER.parent
 PEERS = str(ROOT / ".peers" / "bin" / "python")
@@ -29,6 +32,30 @@ KERNELS = {
     "any": ("layer_norm", "gelu", "attention", "causal_attention", "matmul", "token_losses", "mean_loss"),
 }
 """What each contender of `--kernels` computes as the reference does."""
+
+ISAS = {
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "avx512": {
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
+        "ATEN_CPU_CAPABILITY": "avx512",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+    },
+    "amx": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX", "ATEN_CPU_CAPABILITY": "avx512"},
+}
+"""Variables that hold oneDNN (in TensorFlow and PyTorch), PyTorch's kernels and MKL to an instruction set."""
+XLA_ISAS = {"avx2": "AVX2", "avx512": "AVX512_BF16", "amx": "AMX"}
+
+
+def hold_to(isa: str, processor: Processor) -> None:
+    """Holds all processes that start from now on to an instruction set and older ones.
+
+    Raises:
+        SystemExit: The processor lacks it.
+    """
+    if isa not in processor.instruction_sets:
+        raise SystemExit(f"--isa: {isa} is none of the instruction sets of this processor, {processor}; choose another")
+    flags = (os.environ.get("XLA_FLAGS", ""), f"--xla_cpu_max_isa={XLA_ISAS[isa]}")
+    os.environ |= {**ISAS[isa], "XLA_FLAGS": " ".join(filter(None, flags))}
 
 
 def ours(backend: str, without: str = "") -> Contender:
@@ -62,7 +89,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="contenders whose name begins so")
     parser.add_argument("--kernels", action="store_true", help="compare ours with itself without some kernels")
+    parser.add_argument(
+        "--isa",
+        choices=ISAS,
+        help="hold all contenders to an instruction set and older ones; avx512: with its VNNI and BF16",
+    )
     arguments = parser.parse_args()
+    processor = Processor.of_this_machine()
+    if arguments.isa:
+        hold_to(arguments.isa, processor)
+    print(f"{processor}{f', held to {arguments.isa}' if arguments.isa else ''}", flush=True)
     for size in arguments.size or SIZES:
         setting = SIZES[size]
         for precision in arguments.precision or ["float32", "bfloat16"]:

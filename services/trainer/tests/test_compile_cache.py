@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from trainer_support.computations import QUICK_COMPILATION
 from trainer_support.data import END_TOKEN_ID, VOCABULARY_SIZE, make_tokenizer, random_weights
 
 from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
@@ -22,6 +23,7 @@ HIT = '"message": "Persistent compilation cache hit for \'jit__step\''
 # Packages that Keras looks for and that no text needs.
 NEEDLESS = re.compile(r"import time:.*\| +(pandas\.core|sklearn\.utils|matplotlib\.artist|IPython\.core|h5py\._hl)")
 MIB = 1 << 20
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,50 @@ def test_tensorflow_gives_the_same_text(model, compiled, tmp_path):
     assert not NEEDLESS.search(log)
 
 
+def tensorflow_step(cache):
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer_support.tensorflow_step", str(cache)],
+        env={**os.environ, "PYTHONPATH": str(HERE), "XLA_FLAGS": QUICK_COMPILATION},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "could lead to execution errors" not in done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.process
+def test_a_training_step_on_tensorflow_is_compiled_once(tmp_path):
+    first = tensorflow_step(tmp_path)
+    assert first["taken"] == 0 < first["compiled"] == first["published"]
+    assert are_whole(entries(tmp_path))
+    damaged = entries(tmp_path)[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    again = tensorflow_step(tmp_path)
+    assert again == {**first, "taken": first["compiled"] - 1, "compiled": 1, "published": 1}
+    assert are_whole(entries(tmp_path))
+
+
+def test_programs_of_tensorflow_are_kept_where_they_are_asked_for(tmp_path, monkeypatch):
+    options = CompileCacheOptions(tmp_path / "cache", MIB)
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_clustering_debug")
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    CompileCache(options, "tensorflow", "model")
+    assert os.environ["TF_XLA_FLAGS"] == "--tf_xla_clustering_debug"
+    cache = CompileCache(options, "tensorflow", "model", keep_tensorflow=True)
+    first, flag = os.environ["TF_XLA_FLAGS"].split()
+    assert first == "--tf_xla_clustering_debug"
+    write(flag.partition("=")[2], "program.pb", 100)
+    assert cache.publish() == 1
+    # From here on the flag is as a user's own.
+    again = os.environ["TF_XLA_FLAGS"]
+    CompileCache(options, "tensorflow", "model", keep_tensorflow=True)
+    assert os.environ["TF_XLA_FLAGS"] == again
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+
+
 @pytest.fixture
 def open_cache(tmp_path, monkeypatch):
     """Opens a folder in turns, with what the environment says before each. Returns the cache and its own folder."""
@@ -157,6 +203,9 @@ def test_the_folder_stays_small_and_loses_what_was_used_longest_ago(open_cache, 
         assert cache.publish() == 1
         os.utime(next(tmp_path.glob(f"cache/*/{number}-cache")), (number, number))
     open_cache("model 0")
+    tensorflow = tmp_path / "cache" / "tensorflow-model" / "old.pb"
+    write(tensorflow.parent.mkdir() or tensorflow.parent, tensorflow.name, 3000)
+    os.utime(tensorflow, (0, 0))
     # A process that was killed while it wrote, long ago; and what is not the cache's.
     killed = tmp_path / "cache" / "jax-killed" / ".part-1"
     for path in (killed, tmp_path / "cache" / "jax-killed" / "mine", tmp_path / "cache" / "mine" / "my-cache"):

@@ -62,7 +62,7 @@ def start(cluster, folder):
     trainers = []
 
     def start():
-        trainers.append(Trainer(folder, **cluster.variables))
+        trainers.append(Trainer(folder, GPT2_KERAS_BACKEND="auto", **cluster.variables))
         return trainers[-1]
 
     yield start
@@ -132,7 +132,9 @@ def test_a_training_runs_as_a_trainjob_with_secrets_by_reference(start, cluster,
     [created] = cluster.created
     assert SECRET not in str(created)
     assert created["spec"]["trainer"]["resourcesPerNode"]["limits"] == {"memory": "16Gi", "nvidia.com/gpu": "1"}
-    [tunables] = [item["value"] for item in created["spec"]["trainer"]["env"] if item["name"] == "GLIBC_TUNABLES"]
+    variables = {item["name"]: item.get("value") for item in created["spec"]["trainer"]["env"]}
+    tunables = variables["GLIBC_TUNABLES"]
+    assert variables["GPT2_KERAS_BACKEND"] == "jax"
     assert "mmap_max=0" in tunables
     # What is left of a job that has ended is deleted, at the latest when the service starts again.
     start()

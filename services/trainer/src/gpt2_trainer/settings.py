@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, cast
 from pydantic import Field, field_validator, model_validator
 
 from gpt2_common.settings import LocalFolder, ServiceSettings
+from gpt2_trainer.model.backend import AUTO, DEFAULT_BACKEND, BackendName, BackendSetting
 from gpt2_trainer.model.compile_cache import CompileCacheOptions
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
@@ -21,9 +22,12 @@ class TrainerSettings(ServiceSettings):
     """Settings of the trainer. Field `x` is the variable GPT2_X."""
 
     listen: str = Field("127.0.0.1:50053", description="Address and port to serve gRPC on; port 0 takes a free one.")
-    keras_backend: Literal["tensorflow", "jax"] = Field(
+    keras_backend: BackendSetting = Field(
         cast(Any, None),
-        description="What Keras trains with: tensorflow or jax. Default: the variable KERAS_BACKEND, or tensorflow.",
+        description="What Keras trains with: tensorflow, jax or auto. auto: JAX on GPUs, on several devices and as "
+        "TrainJobs; on CPUs TensorFlow for short trainings, and for others what a short calibration measures to be "
+        "faster. A training keeps what it began with. Evaluations compute with TensorFlow then. Default: the variable "
+        "KERAS_BACKEND, or auto.",
     )
     openai_base_url: str = Field(
         "https://openaipublic.blob.core.windows.net/gpt-2/models",
@@ -56,8 +60,9 @@ class TrainerSettings(ServiceSettings):
     generate_models: int = Field(2, ge=1, description="Maximum number of models in memory for text generation.")
     compile_cache_folder: LocalFolder = Field(
         Path(".gpt2/compiled"),
-        description="Local folder that JAX's compiled programs are kept in, so that the first text of a model, and "
-        "the first step of a training, come seconds sooner. Whoever can write to it can run code in the service.",
+        description="Local folder that compiled programs are kept in, so that the first text of a model, and "
+        "the first step of a training, come seconds sooner; and results of calibrations. Whoever can write to it can "
+        "run code in the service.",
     )
     compile_cache_bytes: int = Field(
         256 << 20,
@@ -106,6 +111,16 @@ class TrainerSettings(ServiceSettings):
     )
 
     @property
+    def evaluation_backend(self) -> BackendName:
+        """What evaluations compute with; they are too short to calibrate."""
+        return DEFAULT_BACKEND if self.keras_backend == AUTO else self.keras_backend
+
+    @property
+    def trainjob_backend(self) -> BackendName:
+        """What TrainJobs train with: they may have GPUs and other nodes."""
+        return "jax" if self.keras_backend == AUTO else self.keras_backend
+
+    @property
     def compile_cache(self) -> CompileCacheOptions:
         """Cache of compiled programs."""
         return CompileCacheOptions(self.compile_cache_folder, self.compile_cache_bytes)
@@ -121,7 +136,7 @@ class TrainerSettings(ServiceSettings):
     @field_validator("keras_backend", mode="before")
     @classmethod
     def _backend_of_keras(cls, value: str | None) -> str:
-        return value or os.environ.get("KERAS_BACKEND") or "tensorflow"
+        return value or os.environ.get("KERAS_BACKEND") or AUTO
 
     @model_validator(mode="after")
     def _check_trainjobs(self) -> Self:

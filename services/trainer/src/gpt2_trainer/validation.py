@@ -129,7 +129,7 @@ def optimizer_problems(config: pb.TrainConfig, optimizer: str) -> Problems:
 def backend_problems(request: pb.TrainModelRequest, backend: str) -> Problems:
     """Whether a backend of Keras can train on as many devices and nodes as the request asks for."""
     several = [name for name in ("devices", "model_devices", "num_nodes") if getattr(request.config, name) > 1]
-    if not several or backend == "jax":
+    if not several or backend != "tensorflow":
         return []
     what = "nodes" if several[0] == "num_nodes" else "devices"
     text = f"of several {what} needs Keras on JAX, and this service trains on {backend}: set KERAS_BACKEND=jax"

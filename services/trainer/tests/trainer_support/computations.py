@@ -21,6 +21,8 @@ def cache_variables(cache):
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        # TensorFlow would take the first folder of a process for all its jobs.
+        "TF_XLA_FLAGS": "--tf_xla_persistent_cache_directory=",
     }
 
 

@@ -160,7 +160,7 @@ class _Evaluation:
         """The metrics of each measurement."""
         self._context.report("compiling")
         # Keras is imported only here, when the inputs are known to be right: it takes seconds.
-        select_backend(self._context.settings.keras_backend)
+        select_backend(self._context.settings.evaluation_backend)
         from gpt2_trainer.evaluation.evaluator import Evaluator
 
         before = validation.sequences if validation else 0

@@ -43,6 +43,7 @@ from gpt2_trainer.formats.checkpoint import (
 from gpt2_trainer.formats.json_files import read_json
 from gpt2_trainer.formats.tokenizer_files import same_tokenizer, token_bytes
 from gpt2_trainer.formats.vocabulary_padding import fit_architecture, padding_problem
+from gpt2_trainer.jobs.backend_chooser import BackendChooser
 from gpt2_trainer.memory import device_memory, memory_problems
 from gpt2_trainer.model.backend import device_names, environment, select_backend
 from gpt2_trainer.model.compile_cache import CompileCache
@@ -61,6 +62,7 @@ from gpt2_trainer.validation import backend_problems, train_problems
 _log = logging.getLogger(__name__)
 _CONFIG = "config.json"
 """The resolved configuration, in the job's work folder."""
+_CHECKPOINTS = "checkpoints"
 
 
 def train_model(request: pb.TrainModelRequest, context: JobContext[TrainerSettings]) -> list[artifact_pb2.Artifact]:
@@ -84,7 +86,7 @@ def train_model(request: pb.TrainModelRequest, context: JobContext[TrainerSettin
     if rank.count != asked and rank.is_first:
         context.warn(f"config.num_nodes: {asked} nodes are asked for, and the training runs on {rank.count}")
     if rank.count > 1:
-        if context.settings.keras_backend != "jax":
+        if context.settings.keras_backend == "tensorflow":
             raise FailedPrecondition("GPT2_KERAS_BACKEND: is tensorflow, and several nodes need jax; set it to jax")
         if (outputs := _published(context)) is not None:
             return outputs
@@ -114,6 +116,10 @@ class _Training:
         if start in ("checkpoint_uri", "continue_uri"):
             self._parent = context.open(start, getattr(request, start), CHECKPOINT)
         self._before = _read_last(self._parent.folder) if self._parent and start == "continue_uri" else None
+        self._belongs_to = {
+            "request_digest": context.identity.request_digest,
+            "dataset_digest": self._dataset.digest,
+        }
 
     def run(self) -> list[artifact_pb2.Artifact]:
         """Trains and publishes."""
@@ -123,11 +129,17 @@ class _Training:
         if problems := memory_problems(architecture, config, memory):
             raise InvalidRequest(problems)
         data = self._data(config)
-        sizes = json.dumps(architecture.to_json(), sort_keys=True)
-        settings = self._context.settings
-        programs = CompileCache(settings.compile_cache, settings.keras_backend, f"train {sizes}")
+        subject = f"train {json.dumps(architecture.to_json(), sort_keys=True)}"
+        chooser = BackendChooser(self._context, self._belongs_to, self._rank)
+        begun = any((self._context.work / _CHECKPOINTS).glob("step-*"))
+        continued = self._parent.manifest.properties.get("backend", "") if self._parent and self._before else ""
+        choice = chooser.choose(
+            architecture, config, subject, is_on_cpu=memory.is_host, begun=begun, continued=continued
+        )
+        options = self._context.settings.compile_cache
+        programs = CompileCache(options, choice.backend, subject, keep_tensorflow=memory.is_host)
         # Keras is imported only here, when the inputs are known to be right: it takes seconds.
-        select_backend(settings.keras_backend)
+        select_backend(choice.backend)
         nodes = self._join()
         try:
             return self._run(architecture, config, data, programs, nodes)
@@ -169,7 +181,7 @@ class _Training:
         """Trains with the other nodes; the first one publishes."""
         self._join_attempt(nodes)
         checkpoints = CheckpointManager(
-            self._context.work / "checkpoints",
+            self._context.work / _CHECKPOINTS,
             config.keep_checkpoints,
             self._tokenizer if self._tokenizer.is_dir() else None,
             self._context.require_claim,
@@ -236,13 +248,9 @@ class _Training:
         it; until then the others resolve the same.
         """
         file = self._context.work / _CONFIG
-        belongs_to = {
-            "request_digest": self._context.identity.request_digest,
-            "dataset_digest": self._dataset.digest,
-        }
         try:
             stored = read_json(file)
-            if belongs_to.items() <= stored.items():
+            if self._belongs_to.items() <= stored.items():
                 return ResolvedTrainingConfig.from_json(stored["config"])
         except FileNotFoundError:
             pass
@@ -253,7 +261,7 @@ class _Training:
             require_continuable(self._request, before, self._dataset.digest)
         config = admit_training(self._request, architecture, self._description, before)
         if self._rank.is_first:
-            write_durable(file, json.dumps({**belongs_to, "config": config.to_json()}, indent=2))
+            write_durable(file, json.dumps({**self._belongs_to, "config": config.to_json()}, indent=2))
         return config
 
     def _architecture(self) -> Architecture:

@@ -4,12 +4,18 @@ import logging
 import os
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, Literal
 
 from gpt2_trainer.model.keras_import import import_keras
 
 BackendName = Literal["tensorflow", "jax"]
 BACKENDS: tuple[BackendName, ...] = ("tensorflow", "jax")
+BackendSetting = Literal["auto", "tensorflow", "jax"]
+AUTO: Final = "auto"
+"""The setting by which each training's backend is chosen for it; see `calibration/choice.py`."""
+DEFAULT_BACKEND: BackendName = "tensorflow"
+"""With `auto`, what computes on CPUs where nothing is measured."""
 
 
 def select_backend(name: BackendName) -> None:
@@ -66,6 +72,14 @@ def device_names() -> list[str]:
 
     details = [tf.config.experimental.get_device_details(device) for device in tf.config.list_physical_devices("GPU")]
     return [str(item.get("device_name", "gpu")) for item in details] or ["cpu"]
+
+
+def installed_version(package: str) -> str:
+    """Version of a distribution, without importing it; empty where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def environment() -> dict[str, str]:

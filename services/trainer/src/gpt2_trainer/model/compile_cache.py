@@ -1,8 +1,8 @@
-"""Compiled programs of JAX in a folder that processes share.
+"""Compiled programs in a folder that processes share.
 
-JAX has a cache folder itself, but a process killed while writing leaves a truncated entry for good, and corrupt machine
-code is not detected. So each process gives JAX a private folder, and entries are copied between it and the shared one
-whole, each with its digest. (TensorFlow's cache is experimental, and warns of every entry.)
+JAX and TensorFlow have cache folders themselves, but a process killed while writing leaves a truncated entry for good,
+and corrupt machine code is not detected. So each process gives its backend a private folder, and entries are copied
+between it and the shared one whole, each with its digest.
 """
 
 import hashlib
@@ -11,21 +11,21 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-from gpt2_trainer.model.backend import BackendName
+from gpt2_trainer.model.backend import BackendName, installed_version
+from gpt2_trainer.model.processor import Processor
 
 _log = logging.getLogger(__name__)
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_CPU_INFO = Path("/proc/cpuinfo")
 _UNFINISHED_SECONDS = 3600.0
-_FOLDER_PREFIX, _PART_PREFIX = "jax-", ".part-"
-_ENTRIES = "*-cache"
-# A user who sets it decides where programs are kept.
-_FOLDER_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+_PART_PREFIX = ".part-"
+_JAX_FOLDER = "JAX_COMPILATION_CACHE_DIR"
+_TENSORFLOW_FLAGS = "TF_XLA_FLAGS"
+_TENSORFLOW_FOLDER = "--tf_xla_persistent_cache_directory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +41,50 @@ class CompileCacheOptions:
     max_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Backend:
+    """How a backend keeps programs in a folder of one process."""
+
+    prefix: str
+    """Of the names of shared folders."""
+    entries: str
+    """Pattern of its files' names."""
+    packages: tuple[str, ...]
+    """What the programs depend on."""
+    is_users: Callable[[], bool]
+    """Whether a user decides by a variable where programs are kept."""
+    variables: Callable[[Path], Mapping[str, str]]
+    """What makes it keep all that it compiles in a folder."""
+
+
 class CompileCache:
-    """The programs of one process, which has not imported JAX yet.
+    """The programs of one process, which has not imported its backend yet.
 
     Args:
         options: Where they are kept.
-        backend: What compiles; programs of TensorFlow are not kept.
+        backend: What compiles.
         subject: What the programs have in common, such as the sizes of a model: only such entries are taken.
+        keep_tensorflow: Keep programs of TensorFlow, too. Its cache is experimental: training steps on CPUs were found
+            to compute the same with it.
     """
 
-    def __init__(self, options: CompileCacheOptions, backend: BackendName, subject: str) -> None:
+    def __init__(
+        self, options: CompileCacheOptions, backend: BackendName, subject: str, *, keep_tensorflow: bool = False
+    ) -> None:
         self._options = options
-        self._shared = options.folder / _key(subject)
+        self._backend = _BACKENDS[backend]
+        self._shared = options.folder / _key(self._backend, subject)
         self._working: Path | None = None
         self._known: set[str] = set()
-        if options.max_bytes and backend == "jax" and _FOLDER_VARIABLE not in os.environ:
+        is_kept = backend == "jax" or keep_tensorflow
+        if options.max_bytes and is_kept and not self._backend.is_users():
             try:
                 self._working = Path(tempfile.mkdtemp(prefix="gpt2-compiled-"))
                 self._fetch(self._working)
             except OSError as error:
                 self._give_up(error)
             else:
-                os.environ.update(_variables(self._working))
+                os.environ.update(self._backend.variables(self._working))
 
     def publish(self) -> int:
         """Copies new programs to the shared folder. Returns their number; warns at most once.
@@ -72,7 +94,7 @@ class CompileCache:
         if self._working is None:
             return 0
         try:
-            new = [path for path in self._working.glob(_ENTRIES) if path.name not in self._known]
+            new = [path for path in self._working.glob(self._backend.entries) if path.name not in self._known]
             if new:
                 self._shared.mkdir(parents=True, exist_ok=True, mode=0o700)
                 for path in new:
@@ -97,7 +119,7 @@ class CompileCache:
         if not self._shared.is_dir():
             return
         damaged = 0
-        for path in self._shared.glob(_ENTRIES):
+        for path in self._shared.glob(self._backend.entries):
             content = b""
             with suppress(OSError):
                 content = path.read_bytes()
@@ -130,12 +152,12 @@ class CompileCache:
     def _evict(self) -> None:
         """Deletes the least recently used entries of all subjects, until the folder is under its size limit."""
         # By their names, as other files may be in the folder, too.
-        for part in self._options.folder.glob(f"{_FOLDER_PREFIX}*/{_PART_PREFIX}*"):
+        for part in self._find(_PART_PREFIX + "*"):
             with suppress(OSError):
                 if time.time() - part.stat().st_mtime > _UNFINISHED_SECONDS:
                     part.unlink()
         entries = []
-        for path in self._options.folder.glob(f"{_FOLDER_PREFIX}*/{_ENTRIES}"):
+        for path in self._find():
             # Another process may delete it at the same time.
             with suppress(OSError):
                 found = path.stat()
@@ -148,30 +170,57 @@ class CompileCache:
                 path.unlink()
             excess -= size
 
+    def _find(self, pattern: str = "") -> list[Path]:
+        """Files of all backends and subjects: the entries, or those of a pattern."""
+        return [
+            path
+            for backend in _BACKENDS.values()
+            for path in self._options.folder.glob(f"{backend.prefix}*/{pattern or backend.entries}")
+        ]
 
-def _key(subject: str) -> str:
+
+def _key(backend: _Backend, subject: str) -> str:
     """Name of the folder of programs that this machine can run, and that have a subject in common."""
-    packages = (f"{name} {version(name)}" for name in ("jax", "jaxlib"))
-    # Code is made for so many cores.
-    parts = [*packages, platform.machine(), _cpu_features(), str(len(os.sched_getaffinity(0))), subject]
-    return _FOLDER_PREFIX + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    packages = (f"{name} {installed_version(name)}" for name in backend.packages)
+    processor = Processor.of_this_machine()
+    # Code is made for so many cores. TensorFlow's entries do not know the options that they were compiled with.
+    flags = (os.environ.get(name, "") for name in ("XLA_FLAGS", _TENSORFLOW_FLAGS))
+    parts = [*packages, platform.machine(), " ".join(processor.features), str(processor.cores), *flags, subject]
+    return backend.prefix + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _cpu_features() -> str:
-    """What the CPU can do, on which compiled code depends; empty where it is not known."""
-    with suppress(OSError):
-        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("flags", "Features")):
-                return line
-    return platform.processor()
-
-
-def _variables(folder: Path) -> dict[str, str]:
-    """What makes JAX keep all that it compiles in a folder."""
+def _jax_variables(folder: Path) -> dict[str, str]:
     return {
-        _FOLDER_VARIABLE: str(folder),
+        _JAX_FOLDER: str(folder),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         # On GPUs their place would become part of the entries' names.
         "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
     }
+
+
+def _tensorflow_variables(folder: Path) -> dict[str, str]:
+    flags = (os.environ.get(_TENSORFLOW_FLAGS, ""), f"{_TENSORFLOW_FOLDER}={folder}")
+    return {
+        _TENSORFLOW_FLAGS: " ".join(filter(None, flags)),
+        # It logs as errors that it looks for two formats of an entry, and XLA that its hints are no CPU features.
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
+    }
+
+
+_BACKENDS: Mapping[BackendName, _Backend] = {
+    "jax": _Backend(
+        prefix="jax-",
+        entries="*-cache",
+        packages=("jax", "jaxlib"),
+        is_users=lambda: _JAX_FOLDER in os.environ,
+        variables=_jax_variables,
+    ),
+    "tensorflow": _Backend(
+        prefix="tensorflow-",
+        entries="*.pb",
+        packages=("tensorflow", "tensorflow-cpu"),
+        is_users=lambda: _TENSORFLOW_FOLDER in os.environ.get(_TENSORFLOW_FLAGS, ""),
+        variables=_tensorflow_variables,
+    ),
+}

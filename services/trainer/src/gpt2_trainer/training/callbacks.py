@@ -67,6 +67,8 @@ class MetricsReporter(Callback):
             loop.fetch_results()
             self._compiled = True
             self._since_step, self._since_seconds = loop.state.step, loop.update_seconds
+            if not loop.is_due(loop.config.log_every):
+                loop.report("training")
         if loop.is_due(loop.config.log_every):
             self._report(loop)
 

@@ -82,6 +82,9 @@ class TrainingLoop:
             callback.on_train_begin(self)
         if not self.state.step_complete:
             self._end_step()
+        if not self.state.stopped_because:
+            # The first update waits for its compilation.
+            self.report("compiling")
         while not self.state.stopped_because:
             self.check_interrupted()
             step = self.state.step

@@ -21,7 +21,6 @@ _PASSED_ON = (
     "artifact_root",
     "allowed_roots",
     "scratch_folder",
-    "keras_backend",
     "log_level",
     "device_memory_bytes",
     "device_peak_flops",
@@ -74,6 +73,7 @@ def _variables(
     task = encode_task(kind, stored.job, request.SerializeToString(deterministic=True))
     plain = dict(kind.work.environment)
     plain |= {f"{PREFIX}{name.upper()}": str(getattr(settings, name)) for name in _PASSED_ON}
+    plain[f"{PREFIX}KERAS_BACKEND"] = settings.trainjob_backend
     plain[TASK_VARIABLE] = json.dumps(task)
     secrets = [
         {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
