@@ -1,6 +1,6 @@
 """Recipes: defaults of the options that decide how well a new model learns, by name.
 
-Their numbers are measured: `docs/training.md` says how, and by which benchmark.
+`docs/training.md` says which of their values were measured, and how.
 """
 
 from collections.abc import Mapping
