@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -166,8 +167,9 @@ def test_metrics_count_calls_and_events_that_wait(make_service):
     deadline = time.monotonic() + 120
     page = ""
     while not expected.issubset(page.splitlines()):
-        assert time.monotonic() < deadline, page
-        page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+        assert time.monotonic() < deadline, f"{page}\n{service.log.read_text()}"
+        with contextlib.suppress(urllib.error.URLError):
+            page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
 
 
 def test_a_broker_that_is_away_stops_nothing_and_is_named(make_service):
