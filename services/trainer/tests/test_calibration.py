@@ -205,7 +205,8 @@ def test_results_that_cannot_be_kept_are_said_and_used(measured, choose, tmp_pat
     assert not (tmp_path / "compiled").exists()
     (tmp_path / "compiled").touch()
     assert choose()[0].backend == "jax"
-    [record] = caplog.records
+    # asyncio warns of a child whose status something else in this process has taken.
+    [record] = [record for record in caplog.records if record.name.startswith("gpt2")]
     assert "GPT2_COMPILE_CACHE_FOLDER: the calibration cannot be kept in" in record.message
 
 
