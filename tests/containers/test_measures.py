@@ -12,7 +12,7 @@ _LARGEST = {
     "gpt2-registry": 500,
     "gpt2-trainer": 1600,
     "gpt2-dashboard": 75,
-    "gpt2-airflow": 1800,
+    "gpt2-airflow": 650,
 }
 _BASE = "python:3.11-slim-bookworm"
 _IDLE_MEBIBYTES = 2560
