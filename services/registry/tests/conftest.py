@@ -67,7 +67,7 @@ def mlflow_uri(tmp_path_factory) -> Iterator[str]:
             start_new_session=True,
         )
     uri = f"http://127.0.0.1:{port}"
-    wait_until(lambda: answers(f"{uri}/health") or server.poll() is not None, 300)
+    wait_until(lambda: answers(f"{uri}/health") or server.poll() is not None, 120)
     assert server.poll() is None, (folder / "log").read_text()
     yield uri
     os.killpg(server.pid, signal.SIGTERM)

@@ -52,6 +52,6 @@ def test_no_task_is_given_to_a_process_whose_output_has_ended(module, tmp_path):
                 [piece async for piece in pool.generate("digest", tmp_path, TASK)]
             return [piece.text async for piece in pool.generate("digest", tmp_path, TASK)]
         finally:
-            pool.close()
+            await pool.close()
 
     assert asyncio.run(asyncio.wait_for(generated(), 60)) == ["b"]

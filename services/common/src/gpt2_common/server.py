@@ -9,7 +9,7 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -73,7 +73,7 @@ class ServiceContext(Generic[Settings]):
     settings: Settings
     jobs: JobManager
     artifacts: ArtifactStore
-    on_stop: ExitStack
+    on_stop: AsyncExitStack
     """Closed when the service stops."""
     engine: sql.Engine
     """Database of jobs and outgoing events."""
@@ -134,7 +134,7 @@ async def serve(definition: ServiceDefinition[Settings], settings: Settings) -> 
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         metrics = ServiceMetrics()
         context = _open_context(definition, settings, metrics, stack)
         jobs = context.jobs
@@ -159,7 +159,7 @@ async def serve(definition: ServiceDefinition[Settings], settings: Settings) -> 
 
 
 def _open_context(
-    definition: ServiceDefinition[Settings], settings: Settings, metrics: ServiceMetrics, stack: ExitStack
+    definition: ServiceDefinition[Settings], settings: Settings, metrics: ServiceMetrics, stack: AsyncExitStack
 ) -> ServiceContext[Settings]:
     """Opens the database, the jobs in it, and the relay of their events."""
     engine = stack.enter_context(open_database(database_url(definition.name, settings)))
@@ -220,7 +220,7 @@ async def _stop(
 
 
 def _start_relay(
-    name: str, settings: Settings, engine: sql.Engine, holder: LeaseHolder, stack: ExitStack
+    name: str, settings: Settings, engine: sql.Engine, holder: LeaseHolder, stack: AsyncExitStack
 ) -> OutboxRelay:
     source = source_of(name)
     lease = Lease(engine, f"relay {source}", holder)

@@ -73,7 +73,7 @@ def _servicer(context: ServiceContext[TrainerSettings]) -> TrainerServicer:
         compile_cache=settings.compile_cache,
     )
     pool = WorkerPool(options, settings.generate_idle_seconds, settings.generate_models)
-    context.on_stop.callback(pool.close)
+    context.on_stop.push_async_callback(pool.close)
     if settings.training_backend == "trainjob":
         sweep = asyncio.create_task(sweep_trainjobs(settings, context.jobs))
         context.on_stop.callback(sweep.cancel)

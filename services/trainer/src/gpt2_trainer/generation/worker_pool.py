@@ -58,10 +58,10 @@ class WorkerPool:
             worker.used_at = time.monotonic()
             self._end_later(worker)
 
-    def close(self) -> None:
-        """Ends all processes."""
+    async def close(self) -> None:
+        """Ends all processes, and waits for their ends."""
         for worker in self._workers.values():
-            worker.kill()
+            await worker.end()
         self._workers.clear()
 
     def _worker(self, digest: str, folder: Path) -> "_Worker":
@@ -145,6 +145,12 @@ class _Worker:
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = None
+
+    async def end(self) -> None:
+        """Ends the process, and waits for its end: its pipes must not outlive the event loop."""
+        self.kill()
+        if self._process is not None:
+            await self._process.wait()
 
     async def _started(self) -> ChildProcess:
         if self._process is None or self._process.returncode is not None:
