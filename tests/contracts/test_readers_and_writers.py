@@ -31,7 +31,7 @@ from gpt2_trainer.formats.huggingface import CONFIG
 from gpt2_trainer.formats.tokenizer_files import tokenizer_size
 from gpt2_trainer.generation.text import TextCodec
 from gpt2_trainer.jobs.export import _commit
-from gpt2_trainer.jobs.train import _properties
+from gpt2_trainer.jobs.training_outputs import checkpoint_properties
 from gpt2_trainer.training.data import TokenStream
 from gpt2_trainer.training.metrics_log import MetricsLog
 from gpt2_trainer.training.summary import summarize_training
@@ -93,7 +93,7 @@ def test_a_checkpoint_is_read_and_its_weights_and_properties_are_written_again_t
     write_checkpoint(writer.folder, checkpoint, None)
     validations = [*checkpoint.state.validations, replace(checkpoint.state.validations[0], step=4, loss=6.0)]
     end = replace(checkpoint.state, step=4, validations=validations, stopped_because="steps", skipped_steps=1)
-    properties = _properties(checkpoint.architecture, end, summarize_training(end, 0))
+    properties = checkpoint_properties(checkpoint.architecture, end, summarize_training(end, 0))
     new = writer.commit(old.manifest.counts, properties | {"keras_backend": "jax"})
     assert new.manifest.properties == old.manifest.properties
     # `state.json` has other names today; those of the old one are read.
