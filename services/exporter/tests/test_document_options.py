@@ -57,7 +57,7 @@ def test_the_first_of_equal_texts_stays(run):
         assert corpus.summary["filtered_by_reason"] == {"duplicate": 4}
 
 
-def test_texts_seen_after_the_last_checkpoint_are_forgotten(tmp_path):
+def test_texts_seen_after_the_last_resume_point_are_forgotten(tmp_path):
     import pyarrow as pa
 
     with SeenTexts(tmp_path, 0) as seen:

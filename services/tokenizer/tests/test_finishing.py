@@ -1,4 +1,4 @@
-"""Finished shards are whole, on the disk and hashed before a checkpoint lists them."""
+"""Finished shards are whole, on the disk and hashed before a resume point lists them."""
 
 import json
 import threading
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from gpt2_common.artifacts.manifest import sha256_of
-from gpt2_tokenizer.dataset import checkpoint as checkpoints
+from gpt2_tokenizer.dataset import resume_point as resume_points
 from gpt2_tokenizer.dataset.blocks import Block
-from gpt2_tokenizer.dataset.checkpoint import Checkpoint, ShardFinisher
+from gpt2_tokenizer.dataset.resume_point import ResumePoint, ShardFinisher
 from gpt2_tokenizer.dataset.shards import SplitState, SplitWriter
 
 
@@ -20,30 +20,30 @@ def writer(store):
 
 
 @pytest.fixture
-def checkpoint():
-    return Checkpoint("key", {"train": SplitState(), "validation": SplitState()})
+def resume_point():
+    return ResumePoint("key", {"train": SplitState(), "validation": SplitState()})
 
 
 def blocks(count):
     return [Block(np.array([n]), np.array([10]), np.full(10, n, np.uint16)) for n in range(count)]
 
 
-def test_a_checkpoint_is_written_after_the_shards_it_names(writer, checkpoint, tmp_path, monkeypatch):
+def test_a_resume_point_is_written_after_the_shards_it_names(writer, resume_point, tmp_path, monkeypatch):
     may_finish = threading.Event()
-    replace = checkpoints.replace_durable
+    replace = resume_points.replace_durable
 
     def slowly(part, path):
         assert may_finish.wait(60)
         assert not (tmp_path / "encode.json").exists()
         replace(part, path)
 
-    monkeypatch.setattr(checkpoints, "replace_durable", slowly)
+    monkeypatch.setattr(resume_points, "replace_durable", slowly)
     with ShardFinisher(writer, tmp_path) as finisher:
-        split = SplitWriter(writer.folder, "train", np.uint16, 40, checkpoint.splits["train"], finisher.finish)
+        split = SplitWriter(writer.folder, "train", np.uint16, 40, resume_point.splits["train"], finisher.finish)
         for block in blocks(2):
             split.add(block)
-        finisher.save(checkpoint)
-        # What is encoded from here on is no part of the checkpoint that waits.
+        finisher.save(resume_point)
+        # What is encoded from here on is no part of the resume point that waits.
         split.add(blocks(1)[0])
         assert not (tmp_path / "encode.json").exists()
         may_finish.set()
@@ -60,12 +60,12 @@ def no_space(part, path):
 
 
 @pytest.mark.parametrize("shards", [1, 20])
-def test_a_disk_that_fails_fails_the_job(writer, checkpoint, tmp_path, monkeypatch, shards):
-    monkeypatch.setattr(checkpoints, "replace_durable", no_space)
+def test_a_disk_that_fails_fails_the_job(writer, resume_point, tmp_path, monkeypatch, shards):
+    monkeypatch.setattr(resume_points, "replace_durable", no_space)
 
     def encode():
         with ShardFinisher(writer, tmp_path) as finisher:
-            split = SplitWriter(writer.folder, "train", np.uint16, 2, checkpoint.splits["train"], finisher.finish)
+            split = SplitWriter(writer.folder, "train", np.uint16, 2, resume_point.splits["train"], finisher.finish)
             for block in blocks(shards):
                 split.add(block)
 
@@ -75,7 +75,7 @@ def test_a_disk_that_fails_fails_the_job(writer, checkpoint, tmp_path, monkeypat
 
 
 def test_an_error_of_the_job_is_not_hidden_by_one_of_the_disk(writer, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "replace_durable", no_space)
+    monkeypatch.setattr(resume_points, "replace_durable", no_space)
 
     def encode():
         with ShardFinisher(writer, tmp_path) as finisher:

@@ -11,9 +11,9 @@ from gpt2_common.durable import write_durable
 from gpt2_common.errors import FailedPrecondition
 from gpt2_common.jobs.context import JobContext, output
 from gpt2_contracts.artifact import CORPUS
-from gpt2_exporter.corpus.checkpoint import Checkpoint
 from gpt2_exporter.corpus.field_path import DEFAULT_TEXT_FIELD
 from gpt2_exporter.corpus.pipeline import write_corpus
+from gpt2_exporter.corpus.resume_point import ResumePoint
 from gpt2_exporter.files.listing import describe_skipped, list_files
 from gpt2_exporter.files.reading import FileDocuments
 from gpt2_exporter.files.rules import FileRules
@@ -62,7 +62,7 @@ def _export(request: pb.ExportCorpusRequest, context: JobContext[ExporterSetting
             return write_corpus(context, documents, limit, request.documents, parents)
         except IncompleteExport:
             # A retry starts from the beginning: what is missing may be missing in the finished shards.
-            Checkpoint.remove(context.work)
+            ResumePoint.remove(context.work)
             (context.work / _SNAPSHOT_FILE).unlink(missing_ok=True)
             raise
 

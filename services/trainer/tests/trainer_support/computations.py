@@ -307,20 +307,20 @@ def drawn(logits, count, sampling):
     """Tokens that so many samples of seed 0 draw at the first position."""
     from keras import ops
 
-    from gpt2_trainer.generation.gumbel_noise import stream_keys
-    from gpt2_trainer.generation.sampling import SamplingTensors, draw
+    from gpt2_trainer.generation.counter_based_random import stream_keys
+    from gpt2_trainer.generation.sampling import SamplingTensors, sample_tokens
 
     seed = ops.zeros((2,), "uint32")
     keys = stream_keys((seed[0], seed[1]), np.arange(count, dtype=np.int32))
     scalars = SamplingTensors.of(sampling)
-    return ops.convert_to_numpy(draw(ops.convert_to_tensor(logits), keys, np.int32(0), scalars))
+    return ops.convert_to_numpy(sample_tokens(ops.convert_to_tensor(logits), keys, np.int32(0), scalars))
 
 
 def encrypted(key, counter):
     """Threefry of words, as lists of Python's integers."""
     from keras import ops
 
-    from gpt2_trainer.generation.gumbel_noise import threefry
+    from gpt2_trainer.generation.counter_based_random import threefry
 
     words = [ops.convert_to_tensor(np.asarray([word], np.uint32)) for word in (*key, *counter)]
     return [int(ops.convert_to_numpy(word)[0]) for word in threefry(tuple(words[:2]), tuple(words[2:]))]

@@ -1,7 +1,7 @@
 """Drops documents whose text occurred before, in flat memory: a file keeps the digests of the texts.
 
 Two texts are equal when 128 bits of their BLAKE2b digests (RFC 7693) are: for a billion documents a collision is less
-likely than 1e-20. The file outlives the process; a new attempt deletes what is newer than its checkpoint.
+likely than 1e-20. The file outlives the process; a new attempt deletes what is newer than its resume point.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ class SeenTexts:
 
     Args:
         work: The job's folder of unfinished work.
-        documents: Documents in the last checkpoint.
+        documents: Documents in the last resume point.
     """
 
     def __init__(self, work: Path, documents: int) -> None:
@@ -71,7 +71,7 @@ class SeenTexts:
         return duplicates
 
     def save(self) -> None:
-        """Commits what was added; to be called before the checkpoint that relies on it."""
+        """Commits what was added; to be called before the resume point that relies on it."""
         self._database.execute("COMMIT")
         self._database.execute("BEGIN")
 

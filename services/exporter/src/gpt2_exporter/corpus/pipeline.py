@@ -17,9 +17,9 @@ from gpt2_common.errors import FailedPrecondition
 from gpt2_common.jobs.context import JobContext
 from gpt2_contracts.artifact import CORPUS
 from gpt2_contracts.corpus import REJECTS_FILE, SNAPSHOT_PROPERTY, SUMMARY_FILE
-from gpt2_exporter.corpus.checkpoint import Checkpoint
 from gpt2_exporter.corpus.duplicates import SeenTexts, drop_duplicates
 from gpt2_exporter.corpus.preparation import PreparedBatch, prepare
+from gpt2_exporter.corpus.resume_point import ResumePoint
 from gpt2_exporter.corpus.shards import ShardWriter, cut_into_shards
 from gpt2_exporter.corpus.source import Batch, TextSource
 from gpt2_exporter.corpus.statistics import CorpusStatistics
@@ -47,8 +47,10 @@ def write_corpus(
         FailedPrecondition: Too many documents are unusable, or there is none to write.
     """
     with context.create(CORPUS, CORPUS, parents) as writer:
-        checkpoint = Checkpoint.load(context.work, writer.folder, context.identity.request_digest, source.fingerprint)
-        statistics = _write_shards(context, source, limit, options, checkpoint, writer.folder)
+        resume_point = ResumePoint.load(
+            context.work, writer.folder, context.identity.request_digest, source.fingerprint
+        )
+        statistics = _write_shards(context, source, limit, options, resume_point, writer.folder)
         limit.check_fraction(statistics)
         if not statistics.read:
             raise FailedPrecondition(source.no_documents)
@@ -66,28 +68,28 @@ def _write_shards(
     source: TextSource,
     limit: RejectLimit,
     options: pb.DocumentOptions,
-    checkpoint: Checkpoint,
+    resume_point: ResumePoint,
     folder: Path,
 ) -> CorpusStatistics:
-    """Runs the pipeline from the checkpoint to the end. Returns the statistics of the whole corpus."""
-    statistics = checkpoint.statistics
+    """Runs the pipeline from the resume point to the end. Returns the statistics of the whole corpus."""
+    statistics = resume_point.statistics
     with ExitStack() as stack:
-        documents: Iterable[PreparedBatch] = prepare(_read(context, source, checkpoint.resume_after), options)
+        documents: Iterable[PreparedBatch] = prepare(_read(context, source, resume_point.resume_after), options)
         seen = stack.enter_context(SeenTexts(context.work, statistics.documents)) if options.drop_duplicates else None
         if seen is not None:
             documents = drop_duplicates(documents, seen)
-        shards = stack.enter_context(ShardWriter(folder, checkpoint.shards))
+        shards = stack.enter_context(ShardWriter(folder, resume_point.shards))
 
         def finish_shard(resume_token: str) -> None:
             if seen is not None:
                 seen.save()
-            reached = replace(checkpoint, shards=shards.shards + 1, resume_after=resume_token)
-            shards.finish_shard(partial(Checkpoint.save, context.work, reached.to_json()))
+            reached = replace(resume_point, shards=shards.shards + 1, resume_after=resume_token)
+            shards.finish_shard(partial(ResumePoint.save, context.work, reached.to_json()))
 
         resume_token = ""
         for part in cut_into_shards(documents, context.settings.corpus_shard_bytes):
             statistics.add(part.documents)
-            # Before the checkpoint: a retry must be able to succeed once rejected documents are corrected.
+            # Before the resume point: a retry must be able to succeed once rejected documents are corrected.
             limit.check(statistics)
             shards.write(part)
             resume_token = part.documents.resume_token

@@ -22,8 +22,8 @@ from gpt2_contracts.tokenizer import TOKENIZER_FOLDER
 from gpt2_tokenizer.corpus.selection import SPLIT_HASH
 from gpt2_tokenizer.dataset.beam import BeamRun, beam_blocks
 from gpt2_tokenizer.dataset.blocks import Block, TokenType, token_type
-from gpt2_tokenizer.dataset.checkpoint import Checkpoint, ShardFinisher
 from gpt2_tokenizer.dataset.local import limit_library_threads, local_blocks
+from gpt2_tokenizer.dataset.resume_point import ResumePoint, ShardFinisher
 from gpt2_tokenizer.dataset.shards import SplitState, SplitWriter
 from gpt2_tokenizer.encoding.encoder import Encoder
 from gpt2_tokenizer.settings import TokenizerSettings
@@ -56,18 +56,18 @@ def write_dataset(
     vocabulary = read_vocabulary(tokenizer)
     with context.create(DATASET, DATASET, [corpus, tokenizer]) as writer:
         key = f"{SPLIT_HASH} {context.identity.request_digest} {corpus.digest} {tokenizer.digest}"
-        checkpoint = Checkpoint.load(context.work, writer.folder, key)
-        blocks = _blocks(context, corpus, vocabulary, options, checkpoint)
-        _write_shards(context, corpus, blocks, token_type(vocabulary.size), checkpoint, writer)
-        _require_both(checkpoint.splits, options.validation_fraction)
+        resume_point = ResumePoint.load(context.work, writer.folder, key)
+        blocks = _blocks(context, corpus, vocabulary, options, resume_point)
+        _write_shards(context, corpus, blocks, token_type(vocabulary.size), resume_point, writer)
+        _require_both(resume_point.splits, options.validation_fraction)
         _copy_tokenizer(tokenizer, writer.folder)
         described = DatasetDescription(
             vocabulary_size=vocabulary.size,
             end_token=vocabulary.end_token,
             end_token_id=vocabulary.end_token_id,
             dtype=np.dtype(token_type(vocabulary.size)).name,
-            train=_size(checkpoint.splits[TRAIN]),
-            validation=_size(checkpoint.splits[VALIDATION]),
+            train=_size(resume_point.splits[TRAIN]),
+            validation=_size(resume_point.splits[VALIDATION]),
             split_hash=SPLIT_HASH,
             tokenizer_digest=tokenizer.digest,
             tokenizer_fingerprint=vocabulary.fingerprint,
@@ -82,9 +82,9 @@ def _blocks(
     corpus: Artifact,
     vocabulary: Vocabulary,
     options: EncodingOptions,
-    checkpoint: Checkpoint,
+    resume_point: ResumePoint,
 ) -> Iterable[dict[str, Block]]:
-    begins = {split: state.next_document for split, state in checkpoint.splits.items()}
+    begins = {split: state.next_document for split, state in resume_point.splits.items()}
     if options.beam_options is not None:
         run = BeamRun(
             corpus=corpus,
@@ -104,12 +104,12 @@ def _write_shards(
     corpus: Artifact,
     blocks: Iterable[dict[str, Block]],
     kind: TokenType,
-    checkpoint: Checkpoint,
+    resume_point: ResumePoint,
     writer: ArtifactWriter,
 ) -> None:
-    size, states = context.settings.dataset_shard_bytes, checkpoint.splits
+    size, states = context.settings.dataset_shard_bytes, resume_point.splits
     total = CorpusCounts.from_counts(corpus.manifest.counts).documents
-    done = checkpoint.next_document
+    done = resume_point.next_document
     context.report("encoding", done, total, "documents")
     with ShardFinisher(writer, context.work) as finisher, ExitStack() as files:
         writers = {s: SplitWriter(writer.folder, s, kind, size, states[s], finisher.finish) for s in SPLITS}
@@ -119,7 +119,7 @@ def _write_shards(
             context.check_cancelled()
             finished = [writers[split].add(part) for split, part in block.items()]
             if any(finished):
-                finisher.save(checkpoint)
+                finisher.save(resume_point)
             done = max([done, *(int(part.numbers[-1]) + 1 for part in block.values() if len(part.numbers))])
             metrics = {f"{split}_tokens": float(split_writer.tokens) for split, split_writer in writers.items()}
             context.report("encoding", done, total, "documents", metrics)

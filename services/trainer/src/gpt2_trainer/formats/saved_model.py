@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from gpt2_trainer.configuration.architecture import Architecture
+from gpt2_trainer.generation.counter_based_random import stream_keys
 from gpt2_trainer.generation.decoder import kept_context
-from gpt2_trainer.generation.gumbel_noise import stream_keys
 from gpt2_trainer.generation.penalties import penalize
-from gpt2_trainer.generation.sampling import SamplingTensors, draw
+from gpt2_trainer.generation.sampling import SamplingTensors, sample_tokens
 from gpt2_trainer.model.gpt2 import GPT2
 from gpt2_trainer.model.weights import Weights
 
@@ -122,7 +122,7 @@ class ServedModel(tf.Module):
         def step(position: Any, context: Any, keys: Any, values: Any, made: Any, ended: Any) -> Any:
             logits, context, cache = self._advance(context, keys, values)
             logits = tf.cond(penalizes, lambda: penalized(logits, made), lambda: logits)
-            drawn = tf.where(ended, end, draw(logits, streams, position, sampling))
+            drawn = tf.where(ended, end, sample_tokens(logits, streams, position, sampling))
             context, made = (tf.concat([rows, drawn[:, None]], axis=1) for rows in (context, made))
             return position + 1, context, cache.keys, cache.values, made, ended | (drawn == end)
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from gpt2_trainer.configuration.architecture import Architecture
 from gpt2_trainer.configuration.sampling import SamplingConfig
-from gpt2_trainer.generation.gumbel_noise import seed_words, stream_keys
+from gpt2_trainer.generation.counter_based_random import seed_words, stream_keys
 from gpt2_trainer.generation.kv_cache import FixedKVCache
 from gpt2_trainer.generation.penalties import penalize
-from gpt2_trainer.generation.sampling import SamplingTensors, count_candidates, draw
+from gpt2_trainer.generation.sampling import SamplingTensors, count_candidates, sample_tokens
 from gpt2_trainer.kernels import packed_bfloat16
 from gpt2_trainer.kernels.packed_bfloat16 import PackedMatrix
 from gpt2_trainer.kernels.selection import create_model
@@ -207,7 +207,7 @@ class Decoder:
             logits = ops.repeat(logits, history.shape[0] // logits.shape[0], axis=0)
             logits = penalize(logits, history, state.history_length, sampling)
         keys = stream_keys((state.seed[0], state.seed[1]), state.samples)
-        tokens = draw(logits, keys, state.position, sampling, candidates)[:, None]
+        tokens = sample_tokens(logits, keys, state.position, sampling, candidates)[:, None]
         if history is not None:
             history = ops.slice_update(history, (0, state.history_length), tokens)
         return tokens, cache, history

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from gpt2_trainer.configuration.sampling import SamplingConfig
-from gpt2_trainer.generation.gumbel_noise import Words, gumbel_noise
+from gpt2_trainer.generation.counter_based_random import Words, gumbel_noise
 from gpt2_trainer.model.gpt2 import MASKED, Tensor
 
 _MIN_CANDIDATES = 64
@@ -49,7 +49,9 @@ def count_candidates(config: SamplingConfig, vocabulary_size: int) -> int:
     return min(vocabulary_size, max(_MIN_CANDIDATES, 1 << (wanted - 1).bit_length())) if wanted else vocabulary_size
 
 
-def draw(logits: Any, keys: Words, position: Any, sampling: SamplingTensors, candidates: int | None = None) -> Any:
+def sample_tokens(
+    logits: Any, keys: Words, position: Any, sampling: SamplingTensors, candidates: int | None = None
+) -> Any:
     """Draws one token for each row.
 
     Tokens are ranked. Out are those after rank `top_k`, and of the rest those before which the probabilities already

@@ -1,4 +1,4 @@
-"""The checkpoint of an encoding, and the background thread that saves it after the shards that it lists."""
+"""The resume point of an encoding, and the background thread that saves it after the shards that it lists."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _MAX_WAITING = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class ResumePoint:
     """The state of an encoding after a finished shard."""
 
     key: str
@@ -33,24 +33,24 @@ class Checkpoint:
         return json.dumps({"key": self.key, "splits": {name: state.to_json() for name, state in self.splits.items()}})
 
     @classmethod
-    def load(cls, work: Path, folder: Path, key: str) -> "Checkpoint":
-        """Reads the checkpoint of the previous attempt, and removes the shards that it does not list.
+    def load(cls, work: Path, folder: Path, key: str) -> "ResumePoint":
+        """Reads the resume point of the previous attempt, and removes the shards that it does not list.
 
         Args:
             work: The job's folder of unfinished work.
             folder: Folder of the shards.
-            key: The request and its inputs; a checkpoint of others is ignored.
+            key: The request and its inputs; a resume point of others is ignored.
         """
-        checkpoint = _read(work / _FILE)
-        if checkpoint is None or checkpoint.key != key or not checkpoint.is_whole(folder):
-            checkpoint = cls(key, {split: SplitState() for split in SPLITS})
-        finished = checkpoint.shard_names()
+        resume_point = _read(work / _FILE)
+        if resume_point is None or resume_point.key != key or not resume_point.is_whole(folder):
+            resume_point = cls(key, {split: SplitState() for split in SPLITS})
+        finished = resume_point.shard_names()
         for path in folder.glob("*.npy*"):
             if path.name not in finished:
                 path.unlink()
         for path in folder.glob(".*.part"):
             path.unlink()
-        return checkpoint
+        return resume_point
 
     def shard_names(self) -> set[str]:
         """File names of the finished shards."""
@@ -62,9 +62,9 @@ class Checkpoint:
 
 
 class ShardFinisher(BackgroundTasks):
-    """Finishes shards and saves checkpoints, in the order of the calls, while encoding continues.
+    """Finishes shards and saves resume points, in the order of the calls, while encoding continues.
 
-    A shard is whole, on the disk and hashed before the next task runs, so a checkpoint never lists one that is not.
+    A shard is whole, on the disk and hashed before the next task runs, so a resume point never lists one that is not.
 
     Args:
         writer: The artifact of the shards.
@@ -80,9 +80,9 @@ class ShardFinisher(BackgroundTasks):
         """Renames a completely written file to its place. Raises the error of an earlier task."""
         self.submit(lambda: self._finish(part, path))
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Saves a checkpoint as it is now. Raises the error of an earlier task."""
-        content = checkpoint.to_json()
+    def save(self, resume_point: ResumePoint) -> None:
+        """Saves a resume point as it is now. Raises the error of an earlier task."""
+        content = resume_point.to_json()
         self.submit(lambda: write_durable(self._work / _FILE, content))
 
     def _finish(self, part: Path, path: Path) -> None:
@@ -91,9 +91,9 @@ class ShardFinisher(BackgroundTasks):
         self._writer.hash_file(path)
 
 
-def _read(path: Path) -> Checkpoint | None:
+def _read(path: Path) -> ResumePoint | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Checkpoint(content["key"], {split: SplitState(**content["splits"][split]) for split in SPLITS})
+        return ResumePoint(content["key"], {split: SplitState(**content["splits"][split]) for split in SPLITS})
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""The checkpoint of an export: the finished shards, their statistics, and the token to resume reading with."""
+"""The resume point of an export: the finished shards, their statistics, and the token to resume reading with."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _FILE = "export.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class ResumePoint:
     """The state of an export after its last finished shard."""
 
     request_digest: str
@@ -43,36 +43,36 @@ class Checkpoint:
 
     @staticmethod
     def remove(work: Path) -> None:
-        """Removes the checkpoint: the next attempt starts from the beginning."""
+        """Removes the resume point: the next attempt starts from the beginning."""
         (work / _FILE).unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, work: Path, corpus: Path, request_digest: str, fingerprint: str) -> "Checkpoint":
-        """Reads the checkpoint of the previous attempt, and removes the shards that it does not list.
+    def load(cls, work: Path, corpus: Path, request_digest: str, fingerprint: str) -> "ResumePoint":
+        """Reads the resume point of the previous attempt, and removes the shards that it does not list.
 
         Args:
             work: The job's folder of unfinished work.
             corpus: Folder of the shards.
-            request_digest: The request; a checkpoint of another one is ignored.
-            fingerprint: The data; a checkpoint of other data is ignored.
+            request_digest: The request; a resume point of another one is ignored.
+            fingerprint: The data; a resume point of other data is ignored.
         """
-        checkpoint = _read(work / _FILE)
+        resume_point = _read(work / _FILE)
         expected = (request_digest, fingerprint)
-        if checkpoint is None or (checkpoint.request_digest, checkpoint.fingerprint) != expected:
-            checkpoint = cls(request_digest, fingerprint, 0, CorpusStatistics(), None)
-        finished = {shard_name(index) for index in range(checkpoint.shards)}
+        if resume_point is None or (resume_point.request_digest, resume_point.fingerprint) != expected:
+            resume_point = cls(request_digest, fingerprint, 0, CorpusStatistics(), None)
+        finished = {shard_name(index) for index in range(resume_point.shards)}
         for path in corpus.iterdir():
             if path.name not in finished:
                 path.unlink()
         if any(not (corpus / name).exists() for name in finished):
             return cls(request_digest, fingerprint, 0, CorpusStatistics(), None)
-        return checkpoint
+        return resume_point
 
 
-def _read(path: Path) -> Checkpoint | None:
+def _read(path: Path) -> ResumePoint | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Checkpoint(
+        return ResumePoint(
             content["request_digest"],
             content["fingerprint"],
             content["shards"],
