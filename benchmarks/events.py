@@ -9,12 +9,13 @@ and the same settings. Both at the same rates over the same Apache Kafka, in tur
 Then a service whose jobs do nothing is given many of them: start call, child process, events.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
@@ -61,7 +62,7 @@ class Receiver:
     """
 
     def __init__(self, how: str, address: str, topic: str) -> None:
-        command = [sys.executable, __file__, "receive", how, address, topic]
+        command = [sys.executable, __file__, "--receive", how, address, topic]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.times: dict[str, float] = {}
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -238,10 +239,13 @@ def service_times(job: job_pb2.Job) -> tuple[float, float]:
     return ended, ended - job.start_time.ToNanoseconds() / 1e9
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Runs all, or one receiver."""
-    if arguments:
-        receive(*arguments[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--receive", nargs=3, metavar=("HOW", "ADDRESS", "TOPIC"), help="for the script's own use")
+    arguments = parser.parse_args()
+    if arguments.receive:
+        receive(*arguments.receive)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = StackFolder.create(Path(temporary))
@@ -255,4 +259,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
