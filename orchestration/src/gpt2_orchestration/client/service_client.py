@@ -30,8 +30,8 @@ from gpt2_catalogue import catalogue
 from gpt2_orchestration.client.addresses import DEFAULT_PORTS, address_variable
 from gpt2_orchestration.client.field_errors import FieldError, format_field_errors
 from gpt2_orchestration.client.jobs import FINAL_STATES, error_text, state_name
-from gpt2_orchestration.client.proxies import channel_options, grpc_proxy_note
 from gpt2_orchestration.errors import InputError, UserError
+from gpt2_proxies import channel_options, grpc_proxy_note
 
 CALL_SECONDS = 30.0
 """Deadline of a unary call."""

@@ -19,12 +19,12 @@ from typing import Any
 
 from gpt2_contracts.events import DEFAULT_TOPIC
 from gpt2_orchestration.client.addresses import DEFAULT_PORTS, address_variable
-from gpt2_orchestration.client.proxies import exempt_loopback
 from gpt2_orchestration.client.service_client import ClientSettings
 from gpt2_orchestration.commands.errors import UsageError
 from gpt2_orchestration.stack import FOLDER_VARIABLE
 from gpt2_orchestration.stack.discovery import USUAL_FOLDER, SeveralStacks, choose_stack, find_stacks
 from gpt2_orchestration.stack.record import running_record
+from gpt2_proxies import exempt_loopback
 
 PREFIX = "GPT2_"
 

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import typer
 
 from gpt2_orchestration.client.addresses import DEFAULT_PORTS, address_variable
-from gpt2_orchestration.client.proxies import describe_proxies
 from gpt2_orchestration.client.service_client import ClientSettings, ServiceError, connect
 from gpt2_orchestration.client.services import event_problem
 from gpt2_orchestration.commands.configuration import Configuration, current_configuration
@@ -22,6 +21,7 @@ from gpt2_orchestration.commands.errors import shows_errors
 from gpt2_orchestration.commands.output import JsonOption, print_json
 from gpt2_orchestration.commands.tables import print_table
 from gpt2_orchestration.stack.discovery import USUAL_FOLDER
+from gpt2_proxies import describe_proxies
 
 _CONNECT_SECONDS = 3.0
 _MIN_FREE_BYTES = 5 * 2**30

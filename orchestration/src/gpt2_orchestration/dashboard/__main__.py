@@ -2,9 +2,9 @@
 
 import sys
 
-from gpt2_orchestration.client.proxies import exempt_loopback
 from gpt2_orchestration.dashboard.server import serve
 from gpt2_orchestration.dashboard.settings import DashboardSettings, SettingsError
+from gpt2_proxies import exempt_loopback
 
 if __name__ == "__main__":
     exempt_loopback()

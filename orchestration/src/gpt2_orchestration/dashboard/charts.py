@@ -25,9 +25,9 @@ from gpt2_contracts.metrics import (
     VALIDATION_PERPLEXITY,
 )
 from gpt2_contracts.training import SAMPLES_TAG
-from gpt2_orchestration.client.proxies import open_url, web_proxy_note
 from gpt2_orchestration.client.service_client import ServiceError
 from gpt2_orchestration.dashboard.serialization import Json, shorten
+from gpt2_proxies import open_url, web_proxy_note
 
 _SECONDS = 10.0
 _MAX_RESPONSE_BYTES = 64 * 2**20

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from gpt2_contracts.events import dead_letter_topic
-from gpt2_orchestration.client.proxies import exempt_loopback
 from gpt2_orchestration.stack.ports import HOST
 from gpt2_orchestration.stack.readiness import grpc_answers, http_answers, kafka_answers, mongodb_answers
 from gpt2_orchestration.stack.settings import StackFolder, StackSettings
+from gpt2_proxies import exempt_loopback
 
 SERVICES = ("exporter", "tokenizer", "trainer", "registry")
 

@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from gpt2_orchestration.client.proxies import channel_options, open_url
+from gpt2_proxies import channel_options, open_url
 
 _TIMEOUT_SECONDS = 1.0
 

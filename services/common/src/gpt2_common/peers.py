@@ -12,8 +12,8 @@ from google.protobuf.message import Message
 
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2, jobs_service_pb2_grpc
 from gpt2_common.errors import PeerUnavailable
-from gpt2_common.proxies import is_loopback
 from gpt2_common.settings import ServiceSettings, read_setting_file
+from gpt2_proxies import channel_options
 from gpt2_rules import Violation
 
 _CALL_SECONDS = 5.0
@@ -80,9 +80,7 @@ class Peers:
     def _channel(self, service: str) -> grpc.aio.Channel:
         if service not in self._channels:
             address = self._addresses[service]
-            options = list(_RECONNECT)
-            if is_loopback(address.rpartition(":")[0]):
-                options.append(("grpc.enable_http_proxy", 0))
+            options = [*_RECONNECT, *channel_options(address)]
             self._channels[service] = (
                 grpc.aio.insecure_channel(address, options)
                 if self._credentials is None

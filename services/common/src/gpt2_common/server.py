@@ -48,10 +48,10 @@ from gpt2_common.lease import Lease, LeaseHolder
 from gpt2_common.logs import configure_logs
 from gpt2_common.metrics import ServiceMetrics
 from gpt2_common.peers import Peers
-from gpt2_common.proxies import exempt_loopback
 from gpt2_common.readiness import Readiness
 from gpt2_common.settings import Settings, SettingsError, describe_settings, load_settings, read_setting_file
 from gpt2_contracts.events import source_of
+from gpt2_proxies import exempt_loopback
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import requests
 
 from gpt2_common.errors import FailedPrecondition, NotFound, PipelineError, Unavailable
-from gpt2_common.proxies import proxy_note
+from gpt2_proxies import web_proxy_note
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -96,7 +96,7 @@ class MlflowConnection:
     def _unavailable(self, error: Exception) -> Unavailable:
         return Unavailable(
             f"MLflow at {self.uri} does not answer ({type(error).__name__}): "
-            f"start it, or set GPT2_MLFLOW_TRACKING_URI to its address, and retry{proxy_note(self.uri)}",
+            f"start it, or set GPT2_MLFLOW_TRACKING_URI to its address, and retry{web_proxy_note(self.uri)}",
             mlflow_tracking_uri=self.uri,
         )
 

@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from gpt2_orchestration.client.proxies import open_url, web_proxy_note
 from gpt2_orchestration.client.services import Services, event_problem
 from gpt2_orchestration.dashboard.serialization import Json
 from gpt2_orchestration.dashboard.settings import DashboardSettings
+from gpt2_proxies import open_url, web_proxy_note
 
 _SECONDS = 5.0
 

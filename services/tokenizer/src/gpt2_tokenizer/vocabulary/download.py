@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 from gpt2_common.durable import write_durable
 from gpt2_common.errors import DataLoss, FailedPrecondition, InvalidRequest, NotFound, Unavailable
-from gpt2_common.proxies import opener_for, proxy_note
 from gpt2_contracts.openai import TOKENIZER_NAME as OPENAI
 from gpt2_contracts.tokenizer import (
     ENCODER_FILE,
@@ -27,6 +26,7 @@ from gpt2_contracts.tokenizer import (
     MERGES_FILE,
     TOKENIZER_FILE,
 )
+from gpt2_proxies import opener_for, web_proxy_note
 from gpt2_tokenizer.settings import TokenizerSettings
 
 MAX_FILE_BYTES = 256 << 20
@@ -129,7 +129,7 @@ class TokenizerDownload:
             except _Retry as problem:
                 if attempt == _ATTEMPTS:
                     raise Unavailable(
-                        f"{url} cannot be downloaded: {problem}{proxy_note(url)}; retry the job later"
+                        f"{url} cannot be downloaded: {problem}{web_proxy_note(url)}; retry the job later"
                     ) from problem
             time.sleep(wait)
             wait *= 2

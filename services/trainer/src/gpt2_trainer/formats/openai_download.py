@@ -21,8 +21,8 @@ from pathlib import Path
 
 from gpt2_common.artifacts.manifest import sha256_of
 from gpt2_common.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
-from gpt2_common.proxies import opener_for, proxy_note
 from gpt2_contracts import openai
+from gpt2_proxies import opener_for, web_proxy_note
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class ModelDownload:
                 failures, waits = (1, self.first_wait_seconds) if progressed else (failures + 1, waits * 2)
                 if failures >= _ATTEMPTS:
                     raise Unavailable(
-                        f"{self.address}/{path.name} cannot be downloaded: {problem}{proxy_note(self.address)}; "
+                        f"{self.address}/{path.name} cannot be downloaded: {problem}{web_proxy_note(self.address)}; "
                         "what has arrived is kept: "
                         "retry the job later, or set GPT2_OPENAI_BASE_URL to a mirror"
                     ) from problem

@@ -65,11 +65,15 @@ def web_proxy_note(url: str, environment: Mapping[str, str] = os.environ) -> str
     return _note(host, names, environment)
 
 
+def opener_for(url: str, *handlers: urllib.request.BaseHandler) -> urllib.request.OpenerDirector:
+    """An opener with these handlers, which uses no proxy where a URL is on loopback."""
+    direct = [urllib.request.ProxyHandler({})] if is_loopback(urlsplit(url).hostname or "") else []
+    return urllib.request.build_opener(*direct, *handlers)
+
+
 def open_url(url: str, timeout_seconds: float) -> HTTPResponse:
     """Opens a URL as `urllib.request.urlopen` does, without a proxy for loopback. Raises OSError."""
-    local = is_loopback(urlsplit(url).hostname or "")
-    handlers = [urllib.request.ProxyHandler({})] if local else []
-    answer: HTTPResponse = urllib.request.build_opener(*handlers).open(url, timeout=timeout_seconds)
+    answer: HTTPResponse = opener_for(url).open(url, timeout=timeout_seconds)
     return answer
 
 
