@@ -1,8 +1,12 @@
 import hashlib
 import json
+import multiprocessing
+import shutil
+import time
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from gpt2_common.artifacts import ArtifactStore
 from gpt2_common.artifacts.roots import require_allowed
@@ -189,3 +193,61 @@ def test_an_object_store_holds_artifacts_as_a_disk_does(tmp_path):
     opened = reader.open("uri", made.uri, "corpus", verify=True)
     assert opened.digest == made.digest
     assert (opened.folder / "part" / "text.txt").read_text() == "hello"
+
+
+@pytest.mark.parametrize("before", ["nothing", "remains"])
+def test_a_copy_that_another_process_has_finished_meanwhile_stays_in_its_place(tmp_path, monkeypatch, before):
+    root = f"memory://bucket/{before}"
+    store = ArtifactStore(root, [root], tmp_path / "scratch")
+    made = make(store)
+    copies = tmp_path / "reader"
+    reader, other = (ArtifactStore(root, [root], copies) for _ in range(2))
+    if before == "remains":
+        # Somebody has begun to delete an earlier copy.
+        shutil.rmtree(reader.open("uri", made.uri, "corpus").folder / "part")
+        (reader.work.downloads / made.digest / "manifest.json").unlink()
+    download = MemoryFileSystem.get_file
+    opened = []
+
+    def while_another_process_does_the_same(self, remote, local, **options):
+        if not opened:
+            opened.append(None)
+            opened[0] = other.open("uri", made.uri, "corpus").folder
+            opened.append(opened[0].stat().st_ino)
+        download(self, remote, local, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", while_another_process_does_the_same)
+    folder = reader.open("uri", made.uri, "corpus", verify=True).folder
+    assert folder == opened[0]
+    assert folder.stat().st_ino == opened[1]
+    assert [path.name for path in reader.work.downloads.iterdir()] == [made.digest]
+
+
+def open_and_read(root, uri, scratch, barrier, results):
+    """Opens an artifact at the same time as other processes, and reads it for a while."""
+    store = ArtifactStore(root, [root], scratch)
+    barrier.wait()
+    try:
+        folder = store.open("uri", uri, "corpus").folder
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            assert (folder / "part" / "text.txt").read_text() == "hello"
+        results.put("")
+    except Exception as error:  # noqa: BLE001 - the parent fails with it
+        results.put(repr(error))
+
+
+@pytest.mark.process
+def test_processes_that_download_an_artifact_at_once_read_it_undisturbed(tmp_path):
+    made = make(ArtifactStore(f"file://{tmp_path}/root", [f"file://{tmp_path}/root"], tmp_path / "writer"))
+    # A root that processes share without a server, and whose artifacts are copied as those of an object store.
+    root = f"local://{tmp_path}/root"
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(4), context.Queue()
+    arguments = (root, made.uri.replace("file://", "local://"), tmp_path / "reader", barrier, results)
+    processes = [context.Process(target=open_and_read, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    assert [results.get(timeout=60) for _ in processes] == [""] * 4
+    for process in processes:
+        process.join()

@@ -4,10 +4,11 @@ A local artifact is written in a folder beside its place and committed by one re
 uploaded first and the manifest last. Either way, what has a manifest is whole.
 """
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -253,8 +254,10 @@ class ArtifactStore:
             (temporary / entry.path).parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(f"{root}/{entry.path}", str(temporary / entry.path))
         check_files(Artifact(uri, manifest, temporary), verify=True)
+        for entry in manifest.files:
+            sync(temporary / entry.path)
         write_durable(temporary / MANIFEST_NAME, manifest.to_json())
-        _replace(temporary, target)
+        _keep_first(temporary, target)
         return target
 
 
@@ -298,6 +301,29 @@ def _problem(path: Path, entry: FileEntry, verify: bool) -> str:
     if verify and sha256_of(path) != entry.sha256:
         return "is not what was written (its SHA-256 differs)"
     return ""
+
+
+def _keep_first(source: Path, target: Path) -> None:
+    """Moves a copy to its place by one rename, or deletes it where another process has put the same there meanwhile.
+
+    That one is not replaced: jobs may be reading it.
+    """
+    while True:
+        try:
+            source.rename(target)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if (target / MANIFEST_NAME).exists():
+            shutil.rmtree(source)
+            return
+        # The remains of a copy that somebody began to delete.
+        old = Path(tempfile.mkdtemp(prefix=".old-", dir=source.parent))
+        with suppress(FileNotFoundError):
+            target.rename(old / target.name)
+        shutil.rmtree(old)
+    sync(target.parent)
 
 
 def _replace(source: Path, target: Path) -> None:
