@@ -59,6 +59,14 @@ def test_the_number_of_nodes_has_limits(num_nodes, is_wrong):
     assert ("config.num_nodes" in {field for field, _ in violations(request)}) == is_wrong
 
 
+def test_a_refusal_of_nodes_names_the_setting_to_raise():
+    assert trainjob_problems(training(num_nodes=4), 1, 4) == trainjob_problems(training(), 1, 1) == []
+    [(field, text)] = trainjob_problems(training(num_nodes=4), 1, 1)
+    assert field == "config.num_nodes"
+    assert text.startswith("must be at most 1, not 4")
+    assert "raise GPT2_TRAINJOB_MAX_NODES" in text
+
+
 def test_nodes_are_refused_where_trainings_are_processes_or_run_on_tensorflow():
     assert process_problems(training()) == process_problems(training(num_nodes=1)) == []
     [(field, text)] = process_problems(training(num_nodes=2))
@@ -70,9 +78,17 @@ def test_nodes_are_refused_where_trainings_are_processes_or_run_on_tensorflow():
     assert backend_problems(training(num_nodes=2), "jax") == []
 
 
-@pytest.mark.parametrize(("training_backend", "is_refused"), [("process", True), ("trainjob", False)])
-def test_the_service_refuses_nodes_that_it_does_not_start(training_backend, is_refused):
-    settings = TrainerSettings(training_backend=training_backend, trainjob_image="image", keras_backend="jax")
+@pytest.mark.parametrize(
+    ("options", "is_refused"),
+    [
+        ({"training_backend": "process"}, True),
+        ({"training_backend": "trainjob"}, False),
+        ({"training_backend": "trainjob", "trainjob_max_nodes": 1}, True),
+        ({"training_backend": "trainjob", "trainjob_max_nodes": 2}, False),
+    ],
+)
+def test_the_service_refuses_nodes_that_it_does_not_start(options, is_refused):
+    settings = TrainerSettings(**options, trainjob_image="image", keras_backend="jax")
     assert TRAINER.checks is not None
     checks = TRAINER.checks(settings, ArtifactStore(settings.artifact_root, settings.roots, settings.scratch_folder))
     found = checks["TrainModel"].request(training(num_nodes=2, steps=1, batch_size=2))
@@ -98,5 +114,5 @@ def test_batches_divide_over_the_devices_of_all_nodes(config, field):
 
 @pytest.mark.parametrize(("gpus", "field"), [(1, "config.model_devices"), (2, None)])
 def test_a_copy_of_the_model_may_span_the_gpus_of_all_nodes(gpus, field):
-    found = trainjob_problems(training(num_nodes=2, model_devices=4), gpus)
+    found = trainjob_problems(training(num_nodes=2, model_devices=4), gpus, 0)
     assert [name for name, _ in found] == [field] * (field is not None)

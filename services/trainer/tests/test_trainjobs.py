@@ -344,4 +344,4 @@ def test_a_service_without_a_cluster_says_so_and_ends(tmp_path):
 )
 def test_more_devices_than_a_trainjob_has_are_refused(gpus, devices, model_devices, field):
     request = pb.TrainModelRequest(config=pb.TrainConfig(devices=devices, model_devices=model_devices))
-    assert [found for found, _ in trainjob_problems(request, gpus)] == [field] * (field is not None)
+    assert [found for found, _ in trainjob_problems(request, gpus, 0)] == [field] * (field is not None)

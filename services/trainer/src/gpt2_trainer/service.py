@@ -86,7 +86,7 @@ def _checks(settings: TrainerSettings, artifacts: ArtifactStore) -> Mapping[str,
         if settings.training_backend == "process":
             problems += validation.process_problems(request)
         else:
-            problems += validation.trainjob_problems(request, settings.trainjob_gpus)
+            problems += validation.trainjob_problems(request, settings.trainjob_gpus, settings.trainjob_max_nodes)
         return problems
 
     def training_inputs(request: pb.TrainModelRequest) -> Problems:

@@ -90,6 +90,12 @@ class TrainerSettings(ServiceSettings):
     trainjob_gpus: int = Field(1, ge=0, description="GPUs of a TrainJob.")
     trainjob_cpu: str = Field("4", pattern=_QUANTITY, description="Processors that a TrainJob asks for.")
     trainjob_memory: str = Field("16Gi", pattern=_QUANTITY, description="Memory of a TrainJob.")
+    trainjob_max_nodes: int = Field(
+        0,
+        ge=0,
+        description="Maximum num_nodes of a training, such as 1 where a volume of TrainJobs' pods is ReadWriteOnce. "
+        "0: no limit.",
+    )
     trainjob_secrets: str = Field(
         "", description="Variables of TrainJobs that come from Secrets: NAME=SECRET/KEY, separated by commas."
     )

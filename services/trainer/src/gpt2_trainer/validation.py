@@ -147,8 +147,20 @@ def process_problems(request: pb.TrainModelRequest) -> Problems:
     return [("config.num_nodes", text)]
 
 
-def trainjob_problems(request: pb.TrainModelRequest, gpus: int) -> Problems:
-    """Whether a TrainJob has as many GPUs as the request asks for; without any a node has one device, its CPU."""
+def trainjob_problems(request: pb.TrainModelRequest, gpus: int, max_nodes: int) -> Problems:
+    """Whether a TrainJob has as many nodes and GPUs as the request asks for.
+
+    Args:
+        request: The request.
+        gpus: GPUs of each node; without any it has one device, its CPU.
+        max_nodes: How many nodes a training may have; 0: any number.
+    """
+    if max_nodes and request.config.num_nodes > max_nodes:
+        text = (
+            f"must be at most {max_nodes}, not {request.config.num_nodes}; where the volume of TrainJobs' pods is "
+            "ReadWriteMany, raise GPT2_TRAINJOB_MAX_NODES"
+        )
+        return [("config.num_nodes", text)]
     per_node, nodes = max(1, gpus), request.config.num_nodes or 1
     text = "must be at most {}: the service gives each node of a TrainJob GPT2_TRAINJOB_GPUS={}"
     if request.config.devices > per_node:
