@@ -1,7 +1,7 @@
 """Writes one version wherever a tool reads it from: `python requirements/version.py X.Y.Z`.
 
 uv's build backend reads it from each package's own pyproject file, the builder of images from the Dockerfile, and the
-manifests name the images of that version; a test compares them.
+manifests and the chart name the images of that version; a test compares them.
 """
 
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 _VERSION = re.compile(r'^version = "[^"]*"$', re.MULTILINE)
 _TAG = re.compile(r'newTag: "[^"]*"')
+_CHART = re.compile(r"^(version|appVersion): .*$", re.MULTILINE)
 _LABEL = re.compile(r'image\.version="[^"]*"')
 
 
@@ -26,7 +27,7 @@ def kustomizations() -> list[Path]:
 
 
 def set_version(version: str) -> None:
-    """Writes a version into all pyproject files, the images' label, and as their tag into the kustomizations.
+    """Writes a version into all pyproject files, the images' label, the kustomizations and the chart.
 
     Args:
         version: Such as `1.2.3` or `1.2.3rc1`.
@@ -37,6 +38,11 @@ def set_version(version: str) -> None:
     for path in kustomizations():
         text = path.read_text(encoding="utf-8")
         path.write_text(_TAG.sub(f'newTag: "{version}"', text), encoding="utf-8")
+    chart = ROOT / "orchestration" / "kubernetes" / "chart" / "Chart.yaml"
+    # Helm asks for semantic versions, whose pre-releases follow a hyphen.
+    values = {"version": re.sub(r"(?<=\d)(a|b|rc)", r"-\1", version), "appVersion": f'"{version}"'}
+    text = chart.read_text(encoding="utf-8")
+    chart.write_text(_CHART.sub(lambda match: f"{match[1]}: {values[match[1]]}", text), encoding="utf-8")
     dockerfile = ROOT / "Dockerfile"
     text = dockerfile.read_text(encoding="utf-8")
     dockerfile.write_text(_LABEL.sub(f'image.version="{version}"', text), encoding="utf-8")

@@ -8,7 +8,6 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from go_programs import install_go_program
 
 from gpt2_common.readiness import LIVENESS
 from gpt2_orchestration.client.addresses import DEFAULT_PORTS, address_variable
@@ -18,14 +17,8 @@ from gpt2_orchestration.runners.kubeflow.compiling import KubeflowSettings, comp
 
 VERSIONS = ("1.30", "1.34")
 OVERLAYS = ("cpu", "gpu", "multi-gpu", "s3", "trainjob", "trainjob-s3")
-KUSTOMIZE = "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1"
 S3_SECRETS = {"AWS_ACCESS_KEY_ID": "access-key", "AWS_SECRET_ACCESS_KEY": "secret-key"}
 SECRETS = {"mongodb-uri", "auth-token", *(f"{service}-database-url" for service in DEFAULT_PORTS)}
-
-
-@pytest.fixture(scope="module")
-def kustomize():
-    return install_go_program(KUSTOMIZE)
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
