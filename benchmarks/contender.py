@@ -4,7 +4,7 @@ Each contender is a script that runs in its own process and environment and stay
 them take turns: what slows the machine for a while slows all of them. It imports this file alone.
 
     > {"n_layer": 12, ...}     the setting
-    < {"first_seconds": 9.1}   ready: built, compiled and run once
+    < {"first_seconds": 9.1, "device": "NVIDIA H200"}   ready: built, compiled and run once
     > 5                        do five units of work (steps, or generations)
     < {"seconds": 1.2, "value": 10.8}
     > peak
@@ -16,27 +16,43 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 Work = Callable[[], float]
 """Does one unit of work to its end and returns a figure to check it by, such as the loss."""
 
 
-def serve(build: Callable[[dict[str, Any]], Work]) -> None:
+class Accelerator(NamedTuple):
+    """The GPU that the work is done on."""
+
+    name: str
+    """As its maker has it."""
+    peak_bytes: int
+    """Maximum of its memory that was in use at once."""
+
+
+def serve(
+    build: Callable[[dict[str, Any]], Work], accelerator: Callable[[], Accelerator | None] = lambda: None
+) -> None:
     """Answers the benchmark until it closes the pipe.
 
     Args:
         build: Makes the work of a setting.
+        accelerator: Says what the work was done on; None: on CPUs, whose peak is that of the process.
     """
     answers, sys.stdout = sys.stdout, sys.stderr
     setting = json.loads(sys.stdin.readline())
     started = time.perf_counter()
     work = build(setting)
     work()
-    _answer(answers, {"first_seconds": time.perf_counter() - started})
+    seconds = time.perf_counter() - started
+    gpu = accelerator()
+    _answer(answers, {"first_seconds": seconds, "device": gpu.name if gpu else ""})
     for line in sys.stdin:
         if line.strip() == "peak":
-            _answer(answers, {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})
+            gpu = accelerator()
+            peak = gpu.peak_bytes if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            _answer(answers, {"peak_bytes": peak})
             continue
         started = time.perf_counter()
         value = 0.0

@@ -1,6 +1,7 @@
 """What recipes buy: validation loss and tokens of the defaults and of better recipes, with several seeds.
 
-    .venv/bin/python benchmarks/quality.py --out FOLDER [--table scratch|small_data|demo|step_time] [--tokens N]
+    .venv/bin/python benchmarks/quality.py --out FOLDER [--tokens N]
+        [--table scratch|small_data|demo|step_time|optimizers]
 
 Every training is the trainer's own job on one fixed split of real text, runs to its end, and is kept in `--out` by its
 settings: what was interrupted continues where it stopped. The learning rates of baseline and recipe are swept with one
@@ -17,7 +18,7 @@ from recipes.contest import Contender, Contest, print_table
 from recipes.corpora import Corpus, build_corpus, documentation_texts, texts_of_folder
 from recipes.plots import draw_losses
 from recipes.step_time import compare_step_times
-from recipes.trainings import Result, Trainings
+from recipes.trainings import Result, Settings, Trainings
 
 from gpt2_orchestration.demo.demo import MIN_BYTES, SPECIFICATION
 from gpt2_orchestration.pipelines.specification import load_specification
@@ -30,6 +31,15 @@ SMALL_DATA_VOCABULARY = 4096
 DEMO_VOCABULARY = 4096
 SHARE_OF_TOKENS = 0.7
 """Tokens of the recipe from scratch, over those of the baseline whose final loss it is to reach."""
+OPTIMIZER_MODELS = {
+    "12x768": ({"n_layer": 12, "n_head": 12, "n_embd": 768, "n_ctx": 1024}, 65536),
+    "2x64": ({"n_layer": 2, "n_head": 2, "n_embd": 64, "n_ctx": 64}, 512),
+}
+"""Sizes, and tokens in an update: the layers of GPT-2 124M, and a model to try the benchmark with."""
+OPTIMIZERS = {
+    "AdamW": {"optimizer": "adamw", "learning_rate": 0.001},
+    "Muon": {"optimizer": "muon", "learning_rate": 0.01},
+}
 MEASUREMENT = {"sample_length": 1, "save_every": 1 << 30, "validation_sequences": 128}
 """No samples and checkpoints on the way, and twice the default's validation sequences."""
 DEMO_BEFORE = {"steps": 400, "batch_size": 8, "learning_rate": 0.002}
@@ -39,9 +49,15 @@ DEMO_BEFORE = {"steps": 400, "batch_size": 8, "learning_rate": 0.002}
 def main() -> None:
     """Prints the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    tables = {"scratch": scratch, "small_data": small_data, "demo": demo, "step_time": step_time}
+    tables = {
+        "scratch": scratch,
+        "small_data": small_data,
+        "demo": demo,
+        "step_time": step_time,
+        "optimizers": optimizers,
+    }
     parser.add_argument("--out", type=Path, required=True, help="folder of datasets, results and plots")
-    parser.add_argument("--table", choices=tables, action="append", help="default: all")
+    parser.add_argument("--table", choices=tables, action="append", help="default: all but optimizers")
     parser.add_argument("--text", type=Path, help="folder of text files; JSON lines have a `text`")
     parser.add_argument("--megabytes", type=float, default=5, help="size of the documentation, without --text")
     parser.add_argument("--tokens", type=int, default=10_000_000, help="of a baseline's training from scratch")
@@ -53,10 +69,16 @@ def main() -> None:
         "--recipe-rates", type=float, nargs="+", default=[0.005, 0.01, 0.02], help="of the recipe from scratch"
     )
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each recipe's best learning rate")
+    parser.add_argument("--model", choices=OPTIMIZER_MODELS, default="12x768", help="of the optimizers")
+    parser.add_argument("--max-seconds", type=float, default=0, help="of each training of the optimizers; 0: no limit")
+    parser.add_argument("--prepare", action="store_true", help="make the text's dataset, and train nothing")
     parser.add_argument("--backend", choices=["tensorflow", "jax"], default="jax", help="of the first two tables")
     arguments = parser.parse_args()
+    if arguments.prepare:
+        print(f"prepared {_corpus(arguments, SCRATCH_VOCABULARY).all}")
+        return
     trainings = Trainings(arguments.out)
-    for name in arguments.table or tables:
+    for name in arguments.table or (name for name in tables if name != "optimizers"):
         print(f"\n## {name}", flush=True)
         tables[name](arguments, trainings)
 
@@ -112,6 +134,47 @@ def demo(arguments: argparse.Namespace, trainings: Trainings) -> None:
 def step_time(arguments: argparse.Namespace, trainings: Trainings) -> None:  # noqa: ARG001
     """Seconds of a step of 124M."""
     compare_step_times(arguments.backend, arguments.seeds)
+
+
+def optimizers(arguments: argparse.Namespace, trainings: Trainings) -> None:
+    """Losses of AdamW and of Muon over the same tokens, in bfloat16, in one training each.
+
+    With a limit of time both keep the schedule of all tokens, and are compared as far as both came.
+    """
+    corpus = _corpus(arguments, SCRATCH_VOCABULARY)
+    model, tokens_a_step = OPTIMIZER_MODELS[arguments.model]
+    steps = max(1, arguments.tokens // tokens_a_step)
+    fixed = {
+        "batch_tokens": tokens_a_step,
+        "precision": "bfloat16",
+        "schedule": "wsd",
+        "max_seconds": arguments.max_seconds,
+        **MEASUREMENT,
+        "steps": steps,
+        "validate_every": max(1, steps // 16),
+    }
+    results = [
+        trainings.run(
+            Settings(
+                recipe=name,
+                dataset=corpus.all,
+                model=model,
+                config={**fixed, **config},
+                seed=0,
+                backend=arguments.backend,
+            )
+        )
+        for name, config in OPTIMIZERS.items()
+    ]
+    print(f"\n| tokens | {' | '.join(OPTIMIZERS)} |\n|--:|{'--:|' * len(OPTIMIZERS)}")
+    curves = [dict(zip(result.tokens, result.losses, strict=True)) for result in results]
+    for tokens in sorted(set.intersection(*(set(curve) for curve in curves))):
+        print(f"| {tokens:,} | {' | '.join(f'{curve[tokens]:.4f}' for curve in curves)} |", flush=True)
+    for result in results:
+        rate = result.tokens[-1] / result.seconds
+        print(
+            f"{result.recipe}: {result.tokens[-1]:,} tokens, {rate:,.0f} tokens/s, loss {result.final:.4f}", flush=True
+        )
 
 
 def _corpus(arguments: argparse.Namespace, vocabulary_size: int) -> Corpus:

@@ -1,7 +1,7 @@
 """Training speed: ours beside KerasHub's and Hugging Face's GPT-2, in one run.
 
     make setup peers
-    .venv/bin/python benchmarks/train.py [--size small|124M] [--precision float32|bfloat16] [--rounds N]
+    .venv/bin/python benchmarks/train.py [--size small|124M|124M-1024|1558M] [--precision float32|bfloat16] [--rounds N]
     .venv/bin/python benchmarks/train.py --kernels      # ours beside itself without each group of kernels
     .venv/bin/python benchmarks/train.py --isa avx2     # as a processor without AVX-512 and AMX would
 
@@ -12,19 +12,42 @@ clipping); they take turns. Without `make peers`, ours runs alone.
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 
 from turns import FOLDER, Contender, compare
 
+from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
 from gpt2_trainer.memory import MALLOC_ENVIRONMENT
 from gpt2_trainer.model.processor import Processor
+from gpt2_trainer.training.mfu import flops_per_token
 
 ROOT = FOLDER.parent
 PEERS = str(ROOT / ".peers" / "bin" / "python")
 SIZES = {
     "small": {"n_layer": 4, "n_head": 4, "n_embd": 256, "n_ctx": 128, "vocabulary": 8192, "batch": 8, "length": 128},
     "124M": {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_ctx": 1024, "vocabulary": 50257, "batch": 4, "length": 256},
+    "124M-1024": {
+        "n_layer": 12,
+        "n_head": 12,
+        "n_embd": 768,
+        "n_ctx": 1024,
+        "vocabulary": 50257,
+        "batch": 32,
+        "length": 1024,
+    },
+    "1558M": {
+        "n_layer": 48,
+        "n_head": 25,
+        "n_embd": 1600,
+        "n_ctx": 1024,
+        "vocabulary": 50257,
+        "batch": 4,
+        "length": 1024,
+    },
 }
-STEPS_A_TURN = {"small": 10, "124M": 1}
+"""The last two are for GPUs."""
+TORCH_MODES = ("eager", "compiled", "flash")
+STEPS_A_TURN = {"small": 10, "124M": 1, "124M-1024": 20, "1558M": 10}
 KERNELS = {
     "custom_gradients": ("layer_norm", "attention", "causal_attention"),
     "cross_entropy": ("token_losses", "mean_loss"),
@@ -71,20 +94,29 @@ def peers() -> list[Contender]:
         Contender(f"kerashub {backend} {mode}", [PEERS, str(folder / "kerashub.py"), backend, mode])
         for backend, mode in (("tensorflow", "xla"), ("tensorflow", "graph"), ("jax", "xla"))
     ]
-    torch = [Contender(f"pytorch {mode}", [PEERS, str(folder / "pytorch.py"), mode]) for mode in ("eager", "compiled")]
+    torch = [Contender(f"pytorch {mode}", [PEERS, str(folder / "pytorch.py"), mode]) for mode in TORCH_MODES]
     return kerashub + torch if (ROOT / ".peers").is_dir() else []
+
+
+def architecture_of(setting: Mapping[str, int]) -> Architecture:
+    """The architecture of a size."""
+    sizes = LayerSizes(**{name: setting[name] for name in ("n_layer", "n_head", "n_embd", "n_ctx")})
+    return Architecture(layers=sizes, vocabulary_size=setting["vocabulary"], end_token_id=setting["vocabulary"] - 1)
 
 
 def contenders(names: list[str]) -> list[Contender]:
     """The contenders of such names, ours first."""
     everyone = [ours("tensorflow"), ours("jax"), *peers()]
-    return [one for one in everyone if not names or any(one.name.startswith(name) for name in names)]
+    if not names:
+        # On CPUs it is the same as `compiled`.
+        return [one for one in everyone if one.name != "pytorch flash"]
+    return [one for one in everyone if any(one.name.startswith(name) for name in names)]
 
 
 def main() -> None:
     """Runs the comparisons asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, action="append", help="default: both")
+    parser.add_argument("--size", choices=SIZES, action="append", help="default: small and 124M")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], action="append", help="default: both")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="contenders whose name begins so")
@@ -99,7 +131,7 @@ def main() -> None:
     if arguments.isa:
         hold_to(arguments.isa, processor)
     print(f"{processor}{f', held to {arguments.isa}' if arguments.isa else ''}", flush=True)
-    for size in arguments.size or SIZES:
+    for size in arguments.size or ("small", "124M"):
         setting = SIZES[size]
         for precision in arguments.precision or ["float32", "bfloat16"]:
             print(f"\n{size}, batch {setting['batch']} x {setting['length']}, {precision}\n", flush=True)
@@ -111,7 +143,8 @@ def main() -> None:
                     [ours(backend), *(ours(backend, name) for name in KERNELS)] for backend in ("tensorflow", "jax")
                 ]
             for row in rows:
-                compare(row, {**setting, "precision": precision}, arguments.rounds, steps, tokens)
+                flops = flops_per_token(architecture_of(setting), setting["length"])
+                compare(row, {**setting, "precision": precision}, arguments.rounds, steps, tokens, flops)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpt2_trainer.training.mfu import peak_flops
+
 FOLDER = Path(__file__).parent
 
 
@@ -24,6 +26,8 @@ class Contender:
     """Variables besides the present ones."""
     rates: list[float] = field(default_factory=list)
     first_seconds: float = 0.0
+    device: str = ""
+    """Name of the GPU that it computes on; empty: it computes on CPUs."""
     peak_bytes: int = 0
     value: float = 0.0
     _process: Any = None
@@ -40,7 +44,8 @@ class Contender:
             text=True,
             env={**os.environ, "PYTHONPATH": str(FOLDER), **self.environment},
         )
-        self.first_seconds = self._ask(json.dumps(setting))["first_seconds"]
+        answer = self._ask(json.dumps(setting))
+        self.first_seconds, self.device = answer["first_seconds"], answer.get("device", "")
 
     def turn(self, units: int, tokens_per_unit: float) -> None:
         """Lets it work for a while and notes its tokens per second."""
@@ -74,9 +79,23 @@ class Contender:
 
 
 def compare(
-    contenders: Sequence[Contender], setting: Mapping[str, Any], rounds: int, units: int, tokens_per_unit: float
+    contenders: Sequence[Contender],
+    setting: Mapping[str, Any],
+    rounds: int,
+    units: int,
+    tokens_per_unit: float,
+    flops_per_token: float = 0.0,
 ) -> None:
-    """Lets all take turns and prints the table; the first is ours, and ratios are of it to each other."""
+    """Lets all take turns and prints the table; the first is ours, and ratios are of it to each other.
+
+    Args:
+        contenders: Who takes part.
+        setting: What each is to do.
+        rounds: Turns of each.
+        units: Units of work in a turn.
+        tokens_per_unit: Tokens in a unit.
+        flops_per_token: Floating-point operations of a token, for MFU; 0: none is printed.
+    """
     running: list[Contender] = []
     try:
         for contender in contenders:
@@ -98,3 +117,17 @@ def compare(
             f"| {one.first_seconds:.1f} | {one.peak_bytes / 2**30:.2f} | {one.value:.4f} |",
             flush=True,
         )
+    if flops_per_token:
+        _print_mfu(contenders, setting["precision"], flops_per_token)
+
+
+def _print_mfu(contenders: Sequence[Contender], precision: str, flops_per_token: float) -> None:
+    """Prints MFU of those on GPUs whose peak is known."""
+    print(
+        f"\nMFU = tokens/s x {flops_per_token / 1e9:.3f} GFLOP a token (6 N + 12 L H Q T, as PaLM has it) / peak "
+        f"FLOP/s in {precision}:"
+    )
+    for one in contenders:
+        peak = peak_flops([one.device], precision, 0.0) if one.device else 0.0
+        text = f"{one.rate * flops_per_token / peak:.1%} of {peak / 1e12:g} TFLOP/s" if peak else "no peak is known"
+        print(f"- {one.name} on {one.device or 'CPUs'}: {text}", flush=True)

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-from contender import Work, serve
+from contender import Accelerator, Work, serve
 
 
 def build(setting: dict) -> Work:
@@ -54,5 +54,16 @@ def build(setting: dict) -> Work:
     return work
 
 
+def accelerator() -> Accelerator | None:
+    """The GPU that JAX computes on."""
+    if sys.argv[1] != "jax":
+        return None
+    import jax
+
+    device = jax.local_devices()[0]
+    statistics = device.memory_stats() if device.platform == "gpu" else None
+    return Accelerator(device.device_kind, statistics["peak_bytes_in_use"]) if statistics else None
+
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-serve(build)
+serve(build, accelerator)

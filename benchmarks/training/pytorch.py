@@ -1,11 +1,14 @@
-"""Hugging Face's GPT-2 in PyTorch, eager or compiled, fused AdamW."""
+"""Hugging Face's GPT-2 in PyTorch with fused AdamW: `pytorch.py eager|compiled|flash`; flash is compiled, too.
+
+With `flash`, a GPU computes attention by FlashAttention alone: where it cannot, this ends with an error.
+"""
 
 import os
 import sys
 
 import numpy as np
 import torch
-from contender import Work, serve
+from contender import Accelerator, Work, serve
 from transformers import GPT2Config, GPT2LMHeadModel
 
 
@@ -24,6 +27,7 @@ def build(setting: dict) -> Work:
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         use_cache=False,
+        attn_implementation="sdpa",
     )
     model = GPT2LMHeadModel(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
@@ -34,7 +38,14 @@ def build(setting: dict) -> Work:
             logits = model(inputs).logits
         return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
-    if sys.argv[1] == "compiled":
+    if sys.argv[1] == "flash" and device == "cuda":
+        for enable in (
+            torch.backends.cuda.enable_math_sdp,
+            torch.backends.cuda.enable_mem_efficient_sdp,
+            torch.backends.cuda.enable_cudnn_sdp,
+        ):
+            enable(False)
+    if sys.argv[1] != "eager":
         forward = torch.compile(forward)
     random = np.random.default_rng(0)
     shape = (setting["batch"], setting["length"] + 1)
@@ -51,4 +62,11 @@ def build(setting: dict) -> Work:
     return work
 
 
-serve(build)
+def accelerator() -> Accelerator | None:
+    """The GPU that PyTorch computes on."""
+    if not torch.cuda.is_available():
+        return None
+    return Accelerator(torch.cuda.get_device_name(), torch.cuda.max_memory_allocated())
+
+
+serve(build, accelerator)
