@@ -33,6 +33,10 @@ MARKS = {
     "example": "orchestration/tests/test_examples.py checks requests, options and names",
     "setup": ".ci/run and orchestration/tests/stack",
     "compose": "orchestration/tests/deployment, and on an engine in tests/containers",
+    **dict.fromkeys(
+        (f"{verb} {what}" for verb in ("backup", "restore") for what in ("sqlite", "postgresql", "artifacts")),
+        "tests/faults/test_backup.py",
+    ),
     "cluster": "orchestration/tests/deployment, as no cluster is at hand",
 }
 """What blocks of commands are marked with, and where those are run."""
