@@ -375,6 +375,13 @@ def test_wrong_values_are_refused_by_their_path(render, values, message):
     assert message in result.stderr
 
 
+def test_the_examples_of_the_how_to_are_accepted(render, root):
+    examples = re.findall(r"^```yaml\n(.*?)^```$", (root / "docs/how-to/helm.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert len(examples) == 2
+    for example in examples:
+        assert rendered(render(yaml.safe_load(example)))
+
+
 def test_the_notes_name_what_has_to_be_there(helm, chart, tmp_path):
     # Helm shows notes only where a cluster answers, so that they are made part of an object here.
     copy = shutil.copytree(chart, tmp_path / "gpt2")
