@@ -60,12 +60,12 @@ run() {
     "${smoke:+, smoke test}"
   nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader 2>/dev/null || echo 'no GPU'
   [ -d .peers ] || echo 'no PyTorch to compare with: make peers'
-  part "Training, $train, bfloat16" 130 "$python" benchmarks/train.py --size "$train" --precision bfloat16 --rounds 3 \
+  part "Training, $train, bfloat16" 120 "$python" benchmarks/train.py --size "$train" --precision bfloat16 --rounds 3 \
     --only 'ours jax' --only 'pytorch flash'
-  part "Training, $large on one card, bfloat16" 110 "$python" benchmarks/train.py --size "$large" --precision bfloat16 \
+  part "Training, $large on one card, bfloat16" 150 "$python" benchmarks/train.py --size "$large" --precision bfloat16 \
     --rounds 2 --only 'ours jax'
   part "Generation, $generate" 60 "$python" benchmarks/generate.py --size "$generate" --only 'ours jax' --rounds 3
-  part "AdamW and Muon, $tokens tokens each" 420 "${quality[@]}" --model "$model" --tokens "$tokens" --max-seconds 190
+  part "AdamW and Muon, $tokens tokens each" 390 "${quality[@]}" --model "$model" --tokens "$tokens" --max-seconds 170
   printf '\n%d parts failed; %d s\n' "$failed" "$SECONDS"
   return "$failed"
 }

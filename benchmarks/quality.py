@@ -32,10 +32,13 @@ DEMO_VOCABULARY = 4096
 SHARE_OF_TOKENS = 0.7
 """Tokens of the recipe from scratch, over those of the baseline whose final loss it is to reach."""
 OPTIMIZER_MODELS = {
-    "12x768": ({"n_layer": 12, "n_head": 12, "n_embd": 768, "n_ctx": 1024}, 65536),
-    "2x64": ({"n_layer": 2, "n_head": 2, "n_embd": 64, "n_ctx": 64}, 512),
+    "12x768": (
+        {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_ctx": 1024},
+        {"batch_tokens": 65536, "micro_batch_size": 16},
+    ),
+    "2x64": ({"n_layer": 2, "n_head": 2, "n_embd": 64, "n_ctx": 64}, {"batch_tokens": 512}),
 }
-"""Sizes, and tokens in an update: the layers of GPT-2 124M, and a model to try the benchmark with."""
+"""Sizes, and those of an update: the layers of GPT-2 124M, and a model to try the benchmark with."""
 OPTIMIZERS = {
     "AdamW": {"optimizer": "adamw", "learning_rate": 0.001},
     "Muon": {"optimizer": "muon", "learning_rate": 0.01},
@@ -142,10 +145,10 @@ def optimizers(arguments: argparse.Namespace, trainings: Trainings) -> None:
     With a limit of time both keep the schedule of all tokens, and are compared as far as both came.
     """
     corpus = _corpus(arguments, SCRATCH_VOCABULARY)
-    model, tokens_a_step = OPTIMIZER_MODELS[arguments.model]
-    steps = max(1, arguments.tokens // tokens_a_step)
+    model, batch = OPTIMIZER_MODELS[arguments.model]
+    steps = max(1, arguments.tokens // batch["batch_tokens"])
     fixed = {
-        "batch_tokens": tokens_a_step,
+        **batch,
         "precision": "bfloat16",
         "schedule": "wsd",
         "max_seconds": arguments.max_seconds,
