@@ -66,7 +66,7 @@ run() {
     --rounds 2 --only 'ours jax'
   part "Generation, $generate" 60 "$python" benchmarks/generate.py --size "$generate" --only 'ours jax' --rounds 3
   part "AdamW and Muon, $tokens tokens each" 390 "${quality[@]}" --model "$model" --tokens "$tokens" --max-seconds 170
-  printf '\n%d parts failed; %d s\n' "$failed" "$SECONDS"
+  printf '\nFailed parts: %d; all took %d s.\n' "$failed" "$SECONDS"
   return "$failed"
 }
 

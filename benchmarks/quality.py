@@ -77,6 +77,8 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="make the text's dataset, and train nothing")
     parser.add_argument("--backend", choices=["tensorflow", "jax"], default="jax", help="of the first two tables")
     arguments = parser.parse_args()
+    # Artifacts have absolute URIs.
+    arguments.out = arguments.out.absolute()
     if arguments.prepare:
         print(f"prepared {_corpus(arguments, SCRATCH_VOCABULARY).all}")
         return
