@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--max-seconds", type=float, default=0, help="of each training of the optimizers; 0: no limit")
     parser.add_argument("--prepare", action="store_true", help="make the text's dataset, and train nothing")
     parser.add_argument("--backend", choices=["tensorflow", "jax"], default="jax", help="of the first two tables")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the same")
     arguments = parser.parse_args()
     # Artifacts have absolute URIs.
     arguments.out = arguments.out.absolute()
@@ -93,6 +94,7 @@ def scratch(arguments: argparse.Namespace, trainings: Trainings) -> None:
     corpus = _corpus(arguments, SCRATCH_VOCABULARY)
     steps = arguments.tokens // SCRATCH_TOKENS_A_STEP
     fixed = {"batch_tokens": SCRATCH_TOKENS_A_STEP, "log_every": 4, **MEASUREMENT, **_validated(steps)}
+    fixed["precision"] = arguments.precision
     recipe = {**fixed, **_validated(round(steps * SHARE_OF_TOKENS)), "recipe": "scratch"}
     contest = Contest(trainings, SCRATCH_MODEL, arguments.backend, arguments.seeds, _final)
     results = contest.run(
@@ -109,7 +111,7 @@ def small_data(arguments: argparse.Namespace, trainings: Trainings) -> None:
     corpus = _corpus(arguments, SMALL_DATA_VOCABULARY)
     fixed = {"batch_size": 32, "log_every": 20, **MEASUREMENT}
     steps = corpus.train_tokens * arguments.epochs // (32 * SMALL_DATA_MODEL["n_ctx"])
-    fixed |= _validated(steps)
+    fixed |= {**_validated(steps), "precision": arguments.precision}
     recipe = {**fixed, "recipe": "small_data"}
     contest = Contest(trainings, SMALL_DATA_MODEL, arguments.backend, arguments.seeds, _best)
     results = contest.run(

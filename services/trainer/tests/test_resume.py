@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 from trainer_support import computations
 from trainer_support.data import make_dataset
 
@@ -26,32 +27,34 @@ KILLS = (
     ("training", 41, ["step-000000040"]),
     ("writing", 80, [".writing-80", "step-000000040", "step-000000050"]),
 )
+TRAININGS = {
+    "AdamW": ({"learning_rate": 0.01, "noise": 0.1, "dropout": 0.1, "attention_dropout": 0.2}, KILLS),
+    # Muon, averaged weights, documents reshuffled and dropout. The later kills leave the most to restore.
+    "small_data": ({"recipe": "small_data"}, KILLS[3:]),
+}
 HERE = Path(__file__).parent
 TIMINGS = ("tokens_per_second", "seconds_left")
 TRAIN = ("gpt2_trainer.jobs.train", "train_model", "TrainModelRequest")
 
 
-def request(dataset_uri):
+def request(dataset_uri, options):
     config = pb.TrainConfig(
         steps=200,
         batch_size=4,
-        learning_rate=0.01,
-        noise=0.1,
-        dropout=0.1,
-        attention_dropout=0.2,
         validate_every=50,
         save_every=40,
         log_every=1,
         sample_every=100,
         sample_length=8,
         seed=7,
+        **options,
     )
     model = pb.ModelConfig(n_layer=1, n_head=2, n_embd=16, n_ctx=16)
     return pb.TrainModelRequest(dataset_uri=dataset_uri, model=model, config=config).SerializeToString()
 
 
-def kill(folder, backend, phase, step):
-    arguments = [base64.b64encode(request((folder / "dataset").as_uri())).decode(), str(folder), backend.name, phase]
+def kill(folder, backend, sent, phase, step):
+    arguments = [base64.b64encode(sent).decode(), str(folder), backend.name, phase]
     # Compiled as in the process that trains the rest: each compilation has its own last bits.
     variables = {**computations.cache_variables(backend.cache), "XLA_FLAGS": computations.QUICK_COMPILATION}
     done = subprocess.run(
@@ -70,22 +73,24 @@ def logged_metrics(folder):
     return [{name: value for name, value in json.loads(line).items() if name not in TIMINGS} for line in lines]
 
 
-def test_killed_training_repeats_every_number(backend, tmp_path):
+@pytest.mark.parametrize("training", TRAININGS)
+def test_killed_training_repeats_every_number(backend, tmp_path, training):
+    options, kills = TRAININGS[training]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
         make_dataset(folder / "dataset")
-    arguments = (request((whole / "dataset").as_uri()), str(whole), "job")
+    arguments = (request((whole / "dataset").as_uri(), options), str(whole), "job")
     expected = backend(computations.run_job, *TRAIN, *arguments, keras_backend=backend.name)
 
     checkpoints = killed / "artifacts/job/.work/checkpoints"
-    for phase, step, left in KILLS:
-        kill(killed, backend, phase, step)
+    sent = request((killed / "dataset").as_uri(), options)
+    for phase, step, left in kills:
+        kill(killed, backend, sent, phase, step)
         found = sorted(re.sub(r"^(\.writing-\d+)-.*", r"\1", path.name) for path in checkpoints.iterdir())
         assert found == left, (phase, step)
 
-    arguments = (request((killed / "dataset").as_uri()), str(killed), "job")
-    resumed = backend(computations.run_job, *TRAIN, *arguments, keras_backend=backend.name)
+    resumed = backend(computations.run_job, *TRAIN, sent, str(killed), "job", keras_backend=backend.name)
 
     assert logged_metrics(killed) == logged_metrics(whole)
     assert [line["step"] for line in logged_metrics(whole) if "loss" in line] == list(range(1, 201))
@@ -94,6 +99,10 @@ def test_killed_training_repeats_every_number(backend, tmp_path):
         assert (killed / "artifacts/job/checkpoint" / name).read_bytes() == (
             whole / "artifacts/job/checkpoint" / name
         ).read_bytes(), name
+    slots = load_file(killed / "artifacts/job/checkpoint/optimizer.safetensors")
+    assert ("average/wte.weight" in slots, "second_moment_columns/h.0.mlp.c_fc.weight" in slots) == (
+        (True, True) if training == "small_data" else (False, False)
+    )
     for name in ("samples-100.txt", "samples-200.txt"):
         assert (killed / "artifacts/job/samples" / name).read_text() == (
             whole / "artifacts/job/samples" / name

@@ -7,7 +7,8 @@
 The first writes a small model of random weights (seed 1) as ExportModel does. The others load it with
 `transformers`, and its weights into KerasHub's GPT2Backbone, each in its own process, as PyTorch and TensorFlow do
 not go together. Each writes `<name>.npy` and `<name>.json` beside itself: the versions of the packages, and the digests
-of the files that were loaded. To be run again when the export changes.
+of the files that were loaded. To be run again when the export changes. With one more folder (`exports.py`) it reads
+the tokens there, and writes there.
 """
 
 import hashlib
@@ -88,14 +89,15 @@ PEERS = {
 
 
 def main():
-    name, folder = sys.argv[1], Path(sys.argv[2])
+    name, folder, *rest = sys.argv[1], *map(Path, sys.argv[2:])
+    tokens, results = (rest[0], rest[0]) if rest else (folder, HERE)
     compute, packages = PEERS[name]
-    np.save(HERE / f"{name}.npy", compute(folder, np.load(folder / "token_ids.npy")))
+    np.save(results / f"{name}.npy", compute(folder, np.load(tokens / "token_ids.npy")))
     origin = {
         "versions": {package: version(package) for package in packages},
         "files": {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in FILES},
     }
-    (HERE / f"{name}.json").write_text(json.dumps(origin, indent=2) + "\n")
+    (results / f"{name}.json").write_text(json.dumps(origin, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 from keras import ops
 
 from gpt2_trainer.configuration.architecture import NORM_EPSILON
-from gpt2_trainer.kernels.primitives import row_sums, with_gradient
+from gpt2_trainer.kernels.primitives import column_sums, row_sums, with_gradient
 from gpt2_trainer.model.gpt2 import MASKED
 
 
@@ -20,7 +20,7 @@ def layer_norm(hidden: Any, gain: Any, bias: Any, *, epsilon: float = NORM_EPSIL
     With x̂ the normed input and g the upstream gradient times the gain, the input's gradient is
     (g - mean(g) - x̂ mean(g x̂)) / √(variance + epsilon).
     """
-    width, axes = hidden.shape[-1], tuple(range(len(hidden.shape) - 1))
+    width = hidden.shape[-1]
 
     def forward(hidden: Any, gain: Any, bias: Any) -> tuple[Any, Callable[..., Any]]:
         exact = ops.cast(hidden, "float32")
@@ -34,7 +34,7 @@ def layer_norm(hidden: Any, gain: Any, bias: Any, *, epsilon: float = NORM_EPSIL
             normed = (ops.cast(hidden, "float32") - mean) * scale
             slope = upstream * gain
             slope = scale * (slope - row_sums(slope) / width - normed * (row_sums(slope * normed) / width))
-            return ops.cast(slope, hidden.dtype), ops.sum(upstream * normed, axis=axes), ops.sum(upstream, axis=axes)
+            return ops.cast(slope, hidden.dtype), column_sums(upstream * normed), column_sums(upstream)
 
         return ops.cast(centred * scale * gain + bias, hidden.dtype), gradient
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-_PAGE_BYTES = 4096
+from gpt2_trainer.kernels.primitives import has_page_rows
 
 
 def between_products(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,10 +53,9 @@ def matmul(inputs: Any, weight: Any) -> Any:
     def call(rows: Any, weight: Any) -> tuple[Any, Callable[..., Any]]:
         def gradient(upstream: Any) -> tuple[Any, Any]:
             weight_gradient = tf.matmul(rows, upstream, transpose_a=True)
-            if weight.dtype != tf.float32 or 4 * weight.shape[1] % _PAGE_BYTES:
+            if not has_page_rows(weight):
                 return tf.matmul(upstream, weight, transpose_b=True), weight_gradient
-            # Rows of whole pages put a column's numbers at one place of the cache: oneDNN, which walks down columns,
-            # takes a quarter longer. TensorFlow would fold the copy into the product again, were it no snapshot.
+            # TensorFlow would fold the copy into the product again, were it no snapshot.
             return tf.matmul(upstream, tf.raw_ops.Snapshot(input=tf.transpose(weight))), weight_gradient
 
         return tf.matmul(rows, weight), gradient
