@@ -22,8 +22,8 @@ def attention(time, keys, mask):
     return values, (2, 3, time, 8), {"arguments": (mask,), "constants": {"scale": 8**-0.5}}
 
 
-def loss(vocabulary_size):
-    values = normal(6, 16), normal(24, 16, seed=1)
+def loss(vocabulary_size, rows=24):
+    values = normal(6, 16), normal(rows, 16, seed=1)
     return values, (), {"arguments": (np.array([3, 3, 0, 7, 19, 1], np.int32), vocabulary_size)}
 
 
@@ -37,7 +37,13 @@ CASES = {
             shape,
             {"constants": options},
         )
-        for shape, options in (((3, 5, 24), {}), ((7, 96), {}), ((1, 1, 1, 2), {}), ((7, 96), {"epsilon": 0.5}))
+        for shape, options in (
+            ((3, 5, 24), {}),
+            ((4, 6, 24), {}),
+            ((7, 96), {}),
+            ((1, 1, 1, 2), {}),
+            ((7, 96), {"epsilon": 0.5}),
+        )
     ],
     "gelu": [
         ((3 * normal(4, 5, 16), normal(16, seed=1)), (4, 5, 16), {"constants": {"exact": exact}})
@@ -46,7 +52,8 @@ CASES = {
     "attention": [attention(6, 6, causal(6, 6)), attention(1, 9, causal(1, 9))],
     "causal_attention": [attention(6, 6, causal(6, 6))],
     "logits": [((normal(2, 5, 16), normal(24, 16, seed=1)), (2, 5, 24), {"arguments": (size,)}) for size in (24, 20)],
-    "mean_loss": [loss(24), loss(20)],
+    # The third one's logits have rows of whole pages.
+    "mean_loss": [loss(24), loss(20), loss(1000, 1024)],
 }
 
 
