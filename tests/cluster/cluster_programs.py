@@ -155,9 +155,15 @@ def _go_build(folder: Path, name: str, package: str, *linker_flags: str) -> None
 
 
 def _run(command: Sequence[str], cwd: Path) -> str:
-    """What a program prints. Raises BuildError with its errors where it fails, as for a module that is refused."""
+    """What a program prints. Raises BuildError where it fails, as for a module that is refused, or has no end."""
     environment = {**os.environ, "CGO_ENABLED": "0"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=_BUILD_SECONDS)
+    try:
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=_BUILD_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        # Go keeps each package that it has compiled.
+        raise BuildError(
+            f"{' '.join(command)}, in {cwd}: no end within {_BUILD_SECONDS} s; run it again, it continues"
+        ) from error
     if done.returncode:
         raise BuildError(f"{' '.join(command)}, in {cwd}: {done.stderr[-_SHOWN_ERROR_LENGTH:]}")
     return done.stdout

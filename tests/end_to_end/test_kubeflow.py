@@ -1,27 +1,23 @@
 """A pipeline compiled for Kubeflow: valid by its own schema, and run container by container as it would be there.
 
-No cluster is at hand, so the test does what Kubeflow's driver and launcher do: it resolves each task's inputs, fills in
-the executor input, runs the container's command as a process, and reads what that wrote.
+What Kubeflow's driver and launcher do is done here, and the container's command is a process (`tests/node` has pods).
 """
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from google.protobuf import json_format
-from kfp.pipeline_spec import pipeline_spec_pb2
 
 from gpt2.registry.v1 import registry_service_pb2
 from gpt2_orchestration.client.service_client import connect
 from gpt2_orchestration.pipelines.specification import SpecificationError, parse_specification
 from gpt2_orchestration.runners.kubeflow.compiling import KubeflowSettings, compile_pipeline, parse_addresses
 
+from .kubeflow_tasks import prepare_task, read_outputs, read_pipeline, tasks_in_order
+
 CANARY = "canary-of-whoever-compiles"
-RUN_ID = "0b7c9a52-6f0e-4b58-9d53-4d1f0f6f7a11"
 
 
 @pytest.fixture
@@ -52,54 +48,14 @@ def compiled(stack, tmp_path, monkeypatch):
 
 
 def run_task(spec, name, outputs, folder):
-    """Does what the driver and the launcher do for one task. Returns the process, and adds to the outputs."""
-    task = spec.root.dag.tasks[name]
-    component = spec.components[task.component_ref.name]
-    parameters = {
-        key: RUN_ID if (value := item.runtime_value.constant.string_value) == "{{$.pipeline_job_uuid}}" else value
-        for key, item in task.inputs.parameters.items()
-    }
-    artifacts = {
-        key: {
-            "artifacts": [
-                outputs[item.task_output_artifact.producer_task, item.task_output_artifact.output_artifact_key]
-            ]
-        }
-        for key, item in task.inputs.artifacts.items()
-    }
-    made = {
-        key: {
-            "artifacts": [
-                {
-                    "name": key,
-                    "type": {"schemaTitle": definition.artifact_type.schema_title},
-                    "uri": f"file://{folder}/{name}/{key}",
-                }
-            ]
-        }
-        for key, definition in component.output_definitions.artifacts.items()
-    }
-    output_file = folder / name / "executor_output.json"
-    executor_input = {
-        "inputs": {"parameterValues": parameters, "artifacts": artifacts},
-        "outputs": {"artifacts": made, "outputFile": str(output_file)},
-    }
-    json_format.ParseDict(executor_input, pipeline_spec_pb2.ExecutorInput())
-    container = json_format.MessageToDict(spec)["deploymentSpec"]["executors"][component.executor_label]["container"]
-    filled = [json.dumps(executor_input) if item == "{{$}}" else item for item in container["args"]]
-    environment = {item["name"]: item["value"] for item in container["env"]}
-    command = [sys.executable, *container["command"][1:], *filled]
+    """Runs a task's container as a process. Returns that, and adds to the outputs."""
+    task = prepare_task(spec, name, outputs, str(folder))
+    environment = {item["name"]: item["value"] for item in task.container["env"]}
+    command = [sys.executable, *task.container["command"][1:], *task.container["args"]]
     result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
-    if result.returncode == 0 and made:
-        written = json_format.Parse(output_file.read_text(), pipeline_spec_pb2.ExecutorOutput())
-        for key, item in json_format.MessageToDict(written)["artifacts"].items():
-            outputs[name, key] = item["artifacts"][0]
+    if result.returncode == 0 and task.has_outputs:
+        outputs |= read_outputs(name, Path(task.output_file).read_text())
     return result
-
-
-def read(output: Path) -> pipeline_spec_pb2.PipelineSpec:
-    content = next(iter(yaml.safe_load_all(output.read_text())))
-    return json_format.ParseDict(content, pipeline_spec_pb2.PipelineSpec())
 
 
 def test_the_file_names_the_secret_of_the_token_and_holds_none(compiled):
@@ -109,18 +65,14 @@ def test_the_file_names_the_secret_of_the_token_and_holds_none(compiled):
 
 
 def test_each_container_does_its_stage_and_a_retry_finds_its_job(compiled, stack, tmp_path):
-    spec = read(compiled)
+    spec = read_pipeline(compiled)
     assert all(not task.caching_options.enable_cache for task in spec.root.dag.tasks.values())
     assert all(task.retry_policy.max_retry_count == 3 for task in spec.root.dag.tasks.values())
     outputs: dict = {}
-    waiting = dict(spec.root.dag.tasks)
-    while waiting:
-        ready = [name for name, task in waiting.items() if not set(task.dependent_tasks) & set(waiting)]
-        for name in ready:
-            result = run_task(spec, name, outputs, tmp_path)
-            assert result.returncode == 0, result.stderr
-            assert CANARY not in result.stderr + result.stdout
-            del waiting[name]
+    for name in tasks_in_order(spec):
+        result = run_task(spec, name, outputs, tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert CANARY not in result.stderr + result.stdout
     first = outputs["trainmodel", "checkpoint"]["metadata"]
     assert run_task(spec, "trainmodel", outputs, tmp_path / "retry").returncode == 0
     assert outputs["trainmodel", "checkpoint"]["metadata"]["job_id"] == first["job_id"]
@@ -132,7 +84,7 @@ def test_each_container_does_its_stage_and_a_retry_finds_its_job(compiled, stack
 
 
 def test_a_failed_stage_fails_its_task_and_says_why(compiled, tmp_path):
-    spec = read(compiled)
+    spec = read_pipeline(compiled)
     task = spec.root.dag.tasks["importfiles"]
     task.inputs.parameters["request"].runtime_value.constant.string_value = '{"uris": ["file:///nowhere"]}'
     result = run_task(spec, "importfiles", {}, tmp_path)
@@ -142,7 +94,7 @@ def test_a_failed_stage_fails_its_task_and_says_why(compiled, tmp_path):
 
 
 def test_the_first_container_finds_a_mistake_of_the_last_stage(compiled, tmp_path):
-    spec = read(compiled)
+    spec = read_pipeline(compiled)
     first = [name for name, task in spec.root.dag.tasks.items() if not task.dependent_tasks]
     assert first == ["validatestages"]
     stages = spec.root.dag.tasks["validatestages"].inputs.parameters["stages"].runtime_value.constant
