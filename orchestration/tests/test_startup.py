@@ -20,6 +20,7 @@ _OF_CLIENT = {
     "gpt2",
     "gpt2_catalogue",
     "gpt2_contracts",
+    "gpt2_proxies",
     "gpt2_rules",
     "grpc",
     "grpc_health",
