@@ -42,8 +42,8 @@ def engine_environment() -> Iterator[Mapping[str, str]]:
     if os.environ.get("DOCKER_HOST") != engine.environment["DOCKER_HOST"] and _engine_of_the_machine():
         yield {}
         return
-    running_before = engine.answers()
     try:
+        running_before = engine.answers()
         engine.start()
         build_images(engine, [item.folder for item in STAND_INS if item.folder != _OBJECT_STORE])
     except EngineError as error:

@@ -20,6 +20,7 @@ from pathlib import Path
 _NEWER = ("docker.io", "docker-cli", "docker-compose", "docker-buildx", "containerd")
 _OWN = ("runc", "tini")
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+_ANSWER_SECONDS = 30
 _START_SECONDS = 60
 _INSTALL_SECONDS = 600
 
@@ -53,12 +54,19 @@ class Engine:
         }
 
     def answers(self) -> bool:
-        """Whether it runs."""
+        """Whether it runs. Raises EngineError where it does, and is stuck."""
         command = ["docker", "version", "--format", "{{.Server.Version}}"]
         environment = {**os.environ, **self.environment}
-        return shutil.which("docker", path=environment["PATH"]) is not None and (
-            subprocess.run(command, env=environment, capture_output=True, timeout=30).returncode == 0
-        )
+        if shutil.which("docker", path=environment["PATH"]) is None:
+            return False
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, timeout=_ANSWER_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise EngineError(
+                f"dockerd does not answer within {_ANSWER_SECONDS} s, see {self._log}: wait until the machine is less "
+                f"busy, or kill its process, which {self._pid_file} names, and start it again"
+            ) from error
+        return done.returncode == 0
 
     def start(self) -> None:
         """Starts it, installed first where it is not. Raises EngineError."""
