@@ -4,6 +4,7 @@ A process shares this machine's files and network: nothing is mounted, isolated 
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -178,13 +179,21 @@ class Pod:
         with container.log.open("wb") as log:
             container.process = subprocess.Popen(
                 [expand(word, variables) for word in words],
-                env={**base, **image.environment, **variables},
+                env={**base, **image.environment, **self._resolved(variables)},
                 cwd=self._folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         container.started = _now()
+
+    def _resolved(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """Variables with this machine's address for each host name of a pod, which no name server here knows."""
+        subdomain = self._found["spec"].get("subdomain")
+        if not subdomain:
+            return dict(variables)
+        host = re.compile(rf"\b[a-z0-9-]+\.{re.escape(subdomain)}\b")
+        return {name: host.sub("127.0.0.1", value) for name, value in variables.items()}
 
     def _get(self, path: str) -> Mapping[str, Any] | None:
         return self._api.get(f"/api/v1/namespaces/{self.namespace}/{path}")

@@ -10,7 +10,7 @@ from gpt2_trainer.trainjobs.pod import LOG_PREFIX
 
 from .running_cluster import TRAINER_IMAGE
 from .silent_proxy import SilentProxy
-from .trainings import NAMESPACE, State, Trainings, address_of, steps_of
+from .trainings import NAMESPACE, State, Trainings, address_of, index_of, steps_of, weights_of
 from .waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -87,6 +87,28 @@ def test_a_killed_pod_is_replaced_by_one_that_resumes(shared, trainer, cluster):
     first_step = wait_for(lambda: steps_of(shared.seen("killed")[1]), "its progress")[0]
     assert first_step >= 5, "the new pod began from nothing"
     shared.wait_for_step(trainer, "killed", first_step)
+
+
+def test_a_training_on_two_nodes_ends_with_the_same_weights_when_one_of_them_is_killed(trainings):
+    trainer = trainings.start(GPT2_NODE_HEARTBEAT_SECONDS="10")
+    trainings.train(trainer, "whole", steps=300, num_nodes=2)
+    whole = trainings.wait_for_end(trainer, "whole")
+    assert whole.state == State.STATE_SUCCEEDED, whole.error
+    assert {index_of(pod) for pod in trainings.seen("whole")} == {0, 1}
+    assert len(trainings.seen("whole")) == 2
+    for lost in (0, 1):
+        job_id = f"node-{lost}-killed"
+        trainings.train(trainer, job_id, steps=300, num_nodes=2)
+        trainings.wait_for_step(trainer, job_id, 10)
+        [pod] = [pod for pod in trainings.seen(job_id) if index_of(pod) == lost]
+        pod.kill()
+        ended = trainings.wait_for_end(trainer, job_id)
+        assert ended.state == State.STATE_SUCCEEDED, ended.error
+        seen = trainings.seen(job_id)
+        assert sum(index_of(pod) == lost for pod in seen) >= 2, "the killed pod has not been replaced"
+        first_steps = [steps_of(pod)[0] for pod in seen if steps_of(pod)]
+        assert max(first_steps) >= 5, "the new pods began from nothing"
+        assert weights_of(ended) == weights_of(whole)
 
 
 def test_a_service_that_died_finds_its_trainjob(trainings):

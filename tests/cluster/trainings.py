@@ -70,13 +70,21 @@ class Trainings:
             trainer.process.terminate()
             trainer.process.wait(60)
 
-    def train(self, trainer: Trainer, job_id: str, steps: int = ENDLESS, **options: Any) -> State:
+    def train(self, trainer: Trainer, job_id: str, steps: int = ENDLESS, num_nodes: int = 0, **options: Any) -> State:
         """Starts a training, which saves each fifth step."""
         request = pb.TrainModelRequest(
             job=job_pb2.JobOptions(job_id=job_id, **options),
             dataset_uri=(self.folder / "dataset").as_uri(),
             model=pb.ModelConfig(n_layer=1, n_head=2, n_embd=16, n_ctx=16),
-            config=pb.TrainConfig(steps=steps, batch_size=4, sample_length=1, save_every=5, validate_every=1_000_000),
+            config=pb.TrainConfig(
+                steps=steps,
+                batch_size=4,
+                sample_length=1,
+                save_every=5,
+                validate_every=1_000_000,
+                seed=7,
+                num_nodes=num_nodes,
+            ),
         )
         self._started.append(job_id)
         return trainer.trainer.TrainModel(request).job
@@ -153,3 +161,14 @@ def steps_of(pod: Pod) -> list[int]:
     texts = [line.removeprefix(LOG_PREFIX) for line in lines if line.startswith(LOG_PREFIX) and line.endswith("}")]
     found = [decode_message(json.loads(text)) for text in texts]
     return [item.done for item in found if isinstance(item, job_pb2.Progress) and item.unit == "steps"]
+
+
+def index_of(pod: Pod) -> int:
+    """Which node of its training a pod is: names end with the index of the Job, that of the pod, and a suffix."""
+    return int(pod.name.split("-")[-2])
+
+
+def weights_of(job: State) -> bytes:
+    """The weights in a training's checkpoint."""
+    [checkpoint] = [output for output in job.outputs if output.name == "checkpoint"]
+    return (Path(urlsplit(checkpoint.uri).path) / "weights.safetensors").read_bytes()

@@ -15,7 +15,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from go_programs import install_go_program
+from go_programs import HELM, install_go_program
 
 pytestmark = pytest.mark.process
 VERSIONS = ("1.30", "1.34")
@@ -116,7 +116,7 @@ Objects = dict[tuple[str, str], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def helm() -> Path:
-    return install_go_program("helm.sh/helm/v3/cmd/helm@v3.19.5")
+    return install_go_program(HELM)
 
 
 @pytest.fixture(scope="module")

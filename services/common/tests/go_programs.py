@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+HELM = "helm.sh/helm/v3/cmd/helm@v3.19.5"
 _FOLDER = Path(__file__).resolve().parents[3] / ".tools" / "go"
 _SECONDS = 800
 
