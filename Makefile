@@ -8,7 +8,7 @@ MEMBERS := protos services/common services/exporter services/tokenizer services/
 AIRFLOW_MEMBERS := protos orchestration
 DEV_SOURCES := orchestration/pyproject.toml $(MEMBERS:%=%/pyproject.toml) pyproject.toml
 
-.PHONY: setup peers airflow env demo unit test test-containers test-cluster cluster-programs lint protos docs docs-serve docs-site lock lock-check release clean
+.PHONY: setup peers airflow env demo unit test test-containers test-cluster cluster-programs test-node lint protos docs docs-serve docs-site lock lock-check release clean
 
 setup: .venv/.ready
 
@@ -74,6 +74,14 @@ test-cluster: cluster-programs
 
 cluster-programs: setup
 	$(BIN)/python tests/cluster/cluster_programs.py
+
+# The tests on a whole node, its programs and its images, which are made once: tests/node/README.md. The namespaces take the
+# node's network, mounts and processes with them when the tests end.
+test-node: setup
+	$(BIN)/python tests/cluster/cluster_programs.py node
+	$(BIN)/python -m tests.node.images
+	GPT2_TEST_NODE=1 unshare --net --mount --pid --fork --kill-child --mount-proc \
+	  $(BIN)/python -m pytest tests/node --timeout 7200 $(PYTEST_OPTIONS)
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -1,7 +1,10 @@
 """The programs of a cluster, and the objects that install its controllers, from their Go modules.
 
-`make cluster-programs` builds them once into `$GPT2_CLUSTER_CACHE` (else `~/.cache/gpt2-cluster`), for all checkouts of
-a machine. Its folders are named after the versions of all that is in them, so that another version is built beside.
+    python tests/cluster/cluster_programs.py [node]
+
+builds them once into `$GPT2_CLUSTER_CACHE` (else `~/.cache/gpt2-cluster`), for all checkouts of a machine; with `node`
+also the parts that run on a node. Its folders are named after the versions of all that is in them, so that another
+version is built beside.
 """
 
 import fcntl
@@ -84,17 +87,32 @@ def built_programs() -> Programs | None:
     return Programs(kubernetes, controllers) if are_there else None
 
 
+def built_node_program() -> Path | None:
+    """The program whose first argument names a part of a node, kubelet or kube-proxy; None where it is missing."""
+    program = _folder("node") / "node"
+    return program if program.exists() else None
+
+
 def build_programs() -> None:
-    """Builds what is missing. Raises BuildError."""
-    _build("kubernetes", _build_kubernetes)
+    """Builds what is missing of a control plane. Raises BuildError."""
+    _build("kubernetes", partial(_build_parts, name="kubernetes"))
     for name, controller in CONTROLLERS.items():
         _build(name, partial(_build_controller, name=name, controller=controller))
 
 
+def build_node_program() -> None:
+    """Builds the parts of a node, where they are missing. Raises BuildError."""
+    _build("node", partial(_build_parts, name="node"))
+
+
+def cluster_cache() -> Path:
+    """The folder of all that is built once."""
+    return Path(os.environ.get("GPT2_CLUSTER_CACHE") or Path.home() / ".cache" / "gpt2-cluster")
+
+
 def _folder(name: str) -> Path:
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((_SOURCES / name).iterdir())))
-    cache = Path(os.environ.get("GPT2_CLUSTER_CACHE") or Path.home() / ".cache" / "gpt2-cluster")
-    return cache / f"{name}-{digest.hexdigest()[:16]}"
+    return cluster_cache() / f"{name}-{digest.hexdigest()[:16]}"
 
 
 def _build(name: str, build: Callable[[Path], None]) -> None:
@@ -116,12 +134,12 @@ def _build(name: str, build: Callable[[Path], None]) -> None:
         print(f"built {name} in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
-def _build_kubernetes(folder: Path) -> None:
+def _build_parts(folder: Path, name: str) -> None:
     # As Kubernetes' own build sets it; else its API would say v0.0.0.
-    version = _version("kubernetes", "k8s.io/kubernetes")
+    version = _version(name, "k8s.io/kubernetes")
     major, minor, _ = version.removeprefix("v").split(".")
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
-    _go_build(folder, "kubernetes", ".", *(f"-X=k8s.io/component-base/version.{key}={values[key]}" for key in values))
+    _go_build(folder, name, ".", *(f"-X=k8s.io/component-base/version.{key}={values[key]}" for key in values))
 
 
 def _version(name: str, module: str) -> str:
@@ -172,5 +190,7 @@ def _run(command: Sequence[str], cwd: Path) -> str:
 if __name__ == "__main__":
     try:
         build_programs()
+        if sys.argv[1:] == ["node"]:
+            build_node_program()
     except BuildError as error:
         sys.exit(f"a cluster's programs cannot be built: {error}")

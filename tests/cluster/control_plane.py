@@ -1,4 +1,4 @@
-"""A control plane of Kubernetes as processes on loopback: etcd, API server, controller manager and scheduler."""
+"""A control plane of Kubernetes as processes of this machine: etcd, API server, controller manager and scheduler."""
 
 import contextlib
 import os
@@ -18,7 +18,10 @@ from free_ports import free_port
 from .api import Api, Identity, kubeconfig
 from .cluster_programs import Programs
 
-LOOPBACK = x509.IPAddress(ip_address("127.0.0.1"))
+_LOOPBACK_ADDRESS = "127.0.0.1"
+LOOPBACK = x509.IPAddress(ip_address(_LOOPBACK_ADDRESS))
+SERVICE_ADDRESSES = "10.96.0.0/16"
+_API_SERVICE = x509.IPAddress(ip_address("10.96.0.1"))
 _START_SECONDS = 300
 _TOKEN_SECONDS = 24 * 3600
 _SHOWN_LOG_LENGTH = 2000
@@ -38,16 +41,17 @@ class ControlPlane:
     Args:
         folder: Where data, logs and certificates lie.
         programs: What to run.
+        address: Where the API server listens. Pods reach it by the Service `kubernetes` unless it is of loopback.
     """
 
-    def __init__(self, folder: Path, programs: Programs) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, programs: Programs, address: str = _LOOPBACK_ADDRESS) -> None:
+        self._folder, self._address = folder, address
         self._program = programs.kubernetes
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._certificates, self._logs = folder / "certificates", folder / "logs"
         for path in (self._certificates, self._logs):
             path.mkdir(parents=True)
-        self.url = f"https://127.0.0.1:{free_port()}"
+        self.url = f"https://{address}:{free_port()}"
         self.authority = Authority(self._certificates)
         self.audit_log = self._logs / "audit.jsonl"
         self.api = self.access("admin", organization="system:masters")
@@ -139,7 +143,8 @@ class ControlPlane:
         return clients
 
     def _start_api_server(self, store: str, service_accounts: Path, service_accounts_key: Path) -> None:
-        certificate, key = self.authority.sign("kube-apiserver", LOOPBACK)
+        own = x509.IPAddress(ip_address(self._address))
+        certificate, key = self.authority.sign("kube-apiserver", own, _API_SERVICE)
         to_kubelets, to_kubelets_key = self.authority.sign("kube-apiserver-kubelet-client")
         policy = self._folder / "audit-policy.yaml"
         policy.write_text(yaml.safe_dump(_AUDIT_POLICY))
@@ -147,10 +152,9 @@ class ControlPlane:
             "kube-apiserver",
             [
                 *(self._program, "kube-apiserver", "--etcd-servers", store, "--authorization-mode=Node,RBAC"),
-                *("--bind-address=127.0.0.1", "--secure-port", self.url.rpartition(":")[2]),
-                # The Service `kubernetes` may not have an address of loopback.
-                "--endpoint-reconciler-type=none",
-                "--service-cluster-ip-range=10.96.0.0/16",
+                *("--bind-address", self._address, "--secure-port", self.url.rpartition(":")[2]),
+                *self._advertisement(),
+                f"--service-cluster-ip-range={SERVICE_ADDRESSES}",
                 "--enable-admission-plugins=NodeRestriction",
                 *("--tls-cert-file", certificate, "--tls-private-key-file", key),
                 *("--client-ca-file", self.authority.file),
@@ -163,6 +167,12 @@ class ControlPlane:
                 *("--audit-policy-file", policy, "--audit-log-path", self.audit_log),
             ],
         )
+
+    def _advertisement(self) -> list[str]:
+        # The Service `kubernetes` may not have an address of loopback.
+        if self._address == _LOOPBACK_ADDRESS:
+            return ["--endpoint-reconciler-type=none"]
+        return [f"--advertise-address={self._address}"]
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from pymongo import MongoClient
 
@@ -28,9 +29,9 @@ _SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 64, "n_ctx": 64}
 CLIENT = ClientSettings(addresses={service: f"localhost:{port}" for service, port in DEFAULT_PORTS.items()})
 
 
-def insert_documents(password: str) -> None:
+def insert_documents(password: str, host: str = "localhost") -> None:
     """Puts texts into the stack's MongoDB, in place of what the collection had."""
-    with MongoClient(f"mongodb://gpt2:{password}@localhost:27017/?authSource=admin") as client:
+    with MongoClient(f"mongodb://gpt2:{password}@{host}:27017/?authSource=admin") as client:
         collection = client[DATABASE][COLLECTION]
         collection.drop()
         collection.insert_many(
@@ -39,13 +40,21 @@ def insert_documents(password: str) -> None:
         )
 
 
-def start_run(run_id: str, steps: int = 200) -> None:
-    """Starts a run; its training takes about half a minute on two cores."""
+def start_run(run_id: str, steps: int = 200, client: ClientSettings = CLIENT, **config: Any) -> None:
+    """Starts a run; its training takes about half a minute on two cores.
+
+    Args:
+        run_id: The run's.
+        steps: Of its training.
+        client: Where the services are.
+        **config: More of the training's configuration.
+    """
+    training = {"steps": steps, "batch_size": 8, "save_every": 50, "seed": 1, **config}
     plan = RunPlan()
     for start, request in (
         ("TrainTokenizer", {"vocabulary_size": 512}),
         ("EncodeCorpus", {"validation_fraction": 0.2}),
-        ("TrainModel", {"model": _SIZES, "config": {"steps": steps, "batch_size": 8, "save_every": 50, "seed": 1}}),
+        ("TrainModel", {"model": _SIZES, "config": training}),
         ("ExportModel", {}),
         ("RegisterModel", {"model_name": run_id, "label": "staging"}),
     ):
@@ -53,27 +62,27 @@ def start_run(run_id: str, steps: int = 200) -> None:
     request = ExportCorpusRequest(job=JobOptions(run_id=run_id, plan=plan))
     request.source.database = DATABASE
     request.source.collections.append(COLLECTION)
-    with connect("exporter", CLIENT) as exporter:
+    with connect("exporter", client) as exporter:
         exporter.call("ExportCorpus", request)
 
 
-def jobs_of(run_id: str) -> dict[str, Job]:
+def jobs_of(run_id: str, client: ClientSettings = CLIENT) -> dict[str, Job]:
     """The jobs of a run by kind, from the services that answer."""
     found = {}
     for service in DEFAULT_PORTS:
         try:
-            with connect(service, CLIENT, 5) as client:
-                found.update({job.kind: job for job in client.jobs(run_id)})
+            with connect(service, client, 5) as connected:
+                found.update({job.kind: job for job in connected.jobs(run_id)})
         except ServiceError:
             continue
     return found
 
 
-def wait_for_job(run_id: str, kind: str, *states: int, seconds: float = 600) -> Job:
+def wait_for_job(run_id: str, kind: str, *states: int, seconds: float = 600, client: ClientSettings = CLIENT) -> Job:
     """Waits until a run has a job of a kind, in one of the states; a service may be away meanwhile."""
 
     def found() -> Job | None:
-        jobs = jobs_of(run_id)
+        jobs = jobs_of(run_id, client)
         failed = {name: job.error.message for name, job in jobs.items() if job.state == Job.STATE_FAILED}
         assert not failed, failed
         job = jobs.get(kind)
@@ -82,14 +91,14 @@ def wait_for_job(run_id: str, kind: str, *states: int, seconds: float = 600) -> 
     return _until(found, seconds, f"{run_id} has no {kind}")
 
 
-def finish(run_id: str, seconds: float = 600) -> dict[str, Job]:
+def finish(run_id: str, seconds: float = 600, client: ClientSettings = CLIENT) -> dict[str, Job]:
     """Waits until a run has registered its version. Returns its jobs."""
-    wait_for_job(run_id, "RegisterModel", Job.STATE_SUCCEEDED, seconds=seconds)
-    with connect("registry", CLIENT) as registry:
+    wait_for_job(run_id, "RegisterModel", Job.STATE_SUCCEEDED, seconds=seconds, client=client)
+    with connect("registry", client) as registry:
         request = registry_service_pb2.GetModelVersionRequest(model_name=run_id, label="staging")
         # Where a job has run twice, it must not have registered twice.
         assert registry.call("GetModelVersion", request).model_version.version == 1
-    return jobs_of(run_id)
+    return jobs_of(run_id, client)
 
 
 def digests(jobs: Mapping[str, Job]) -> dict[str, str]:

@@ -1,0 +1,77 @@
+"""One node for all tests of this folder: `make test-node`, which runs them in separate namespaces.
+
+Without GPT2_TEST_NODE nothing here is collected: building the programs and images of a node takes an hour.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster_programs import built_node_program, built_programs
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.controllers import start_controller
+from tests.cluster.deployment import Administrator
+
+from .images import images_folder
+from .node import ADDRESS, Node, prepare_network
+
+collect_ignore_glob = [] if os.environ.get("GPT2_TEST_NODE") else ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory) -> Iterator[ControlPlane]:
+    """A control plane with the controllers of Kubeflow Trainer and JobSet, which are processes beside it."""
+    programs = built_programs()
+    assert programs is not None, "`make test-node` builds the programs"
+    prepare_network()
+    folder = tmp_path_factory.mktemp("control-plane")
+    plane = ControlPlane(folder / "plane", programs, ADDRESS)
+    try:
+        plane.start()
+        for name in programs.controllers:
+            start_controller(name, folder / name, plane, programs)
+        yield plane
+    finally:
+        plane.stop()
+
+
+@pytest.fixture(scope="session")
+def node(control_plane, tmp_path_factory) -> Iterator[Node]:
+    """The node, ready."""
+    program = built_node_program()
+    assert program is not None, "`make test-node` builds the programs"
+    made = Node(tmp_path_factory.mktemp("node") / "node", control_plane, program, images_folder())
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="session")
+def administrator(control_plane, node, tmp_path_factory) -> Administrator:
+    """Acts on the cluster."""
+    return Administrator(control_plane, tmp_path_factory.mktemp("kustomizations"))
+
+
+@pytest.fixture
+def tell(capsys) -> Callable[[str], None]:
+    """Prints a line, whatever pytest captures."""
+
+    def line(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n{text}", end="")
+
+    return line
+
+
+@pytest.fixture(scope="session")
+def volumes_folder(tmp_path_factory) -> Path:
+    """Where volumes lie: each user may pass through, as pods' users are others than that of the tests."""
+    folder = tmp_path_factory.mktemp("volumes")
+    for path in (folder, *folder.parents):
+        if path.owner() == Path.home().owner() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o111)
+    return folder

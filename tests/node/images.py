@@ -1,0 +1,94 @@
+"""The images of a node: those of this checkout, and the stand-ins of the servers, loaded into containerd once.
+
+    python -m tests.node.images
+
+builds them by the engine of `tests/containers`, and loads those that have changed since the last time.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.cluster.cluster_programs import cluster_cache
+from tests.containers.engine import Engine, EngineError, default_engine, run
+from tests.containers.images import STAND_INS, build_images
+
+from .cni import install_plugins
+from .containerd import PAUSE_IMAGE, Containerd
+
+_ROOT = Path(__file__).parents[2]
+_BUILD_SECONDS = 3600
+_VERSION = "0.1.0"
+_SERVICES = {"exporter": "50051", "tokenizer": "50052", "trainer": "50053", "registry": "50054"}
+_SERVERS = ("postgres", "kafka", "mongo")
+# There is no GPU here: the image under that name is the one without CUDA.
+_ALSO_NAMED = {"gpt2-trainer": "gpt2-trainer-gpu"}
+
+
+def images_folder() -> Path:
+    """containerd's folder."""
+    return cluster_cache() / "images"
+
+
+def load_images(engine: Engine) -> None:
+    """Builds all, and loads what containerd lacks. Raises EngineError."""
+    build_images(engine, ["python", *_SERVERS])
+    names = [*_build_own(engine), PAUSE_IMAGE, *(item.image for item in STAND_INS if item.folder in _SERVERS)]
+    ids = {name: _docker(engine, "image", "inspect", "--format", "{{.Id}}", name).strip() for name in names}
+    folder = images_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / "loaded.json"
+    loaded = json.loads(record.read_text()) if record.exists() else {}
+    missing = [name for name, found in ids.items() if loaded.get(name) != found]
+    if not missing:
+        return
+    with tempfile.TemporaryDirectory() as runtime:
+        containerd = Containerd(folder, Path(runtime))
+        try:
+            containerd.start()
+            containerd.load(["docker", "save", *missing], {**os.environ, **engine.environment})
+        finally:
+            containerd.stop()
+    record.write_text(json.dumps(ids))
+
+
+def _build_own(engine: Engine) -> Sequence[str]:
+    names = []
+    for service, port in _SERVICES.items():
+        names.append(f"gpt2-{service}:{_VERSION}")
+        arguments = ["--target", "service", "--build-arg", f"SERVICE={service}", "--build-arg", f"PORT={port}"]
+        _docker(engine, "build", "--quiet", *arguments, "--tag", names[-1], str(_ROOT))
+    names.append(f"gpt2-airflow:{_VERSION}")
+    arguments = ["--target", "orchestration", "--build-arg", "REQUIREMENTS=airflow"]
+    _docker(engine, "build", "--quiet", *arguments, "--tag", names[-1], str(_ROOT))
+    for name, other in _ALSO_NAMED.items():
+        names.append(f"{other}:{_VERSION}")
+        _docker(engine, "tag", f"{name}:{_VERSION}", names[-1])
+    _docker(engine, "build", "--quiet", "--tag", PAUSE_IMAGE, str(Path(__file__).with_name("pause")))
+    return names
+
+
+def _docker(engine: Engine, *arguments: str) -> str:
+    return run(["docker", *arguments], engine.environment, _BUILD_SECONDS)
+
+
+def main() -> None:
+    engine = default_engine()
+    try:
+        was_running = engine.answers()
+        engine.start()
+        try:
+            load_images(engine)
+        finally:
+            if not was_running:
+                engine.stop()
+        install_plugins()
+    except (EngineError, AssertionError) as error:
+        sys.exit(f"the images of a node cannot be made: {error}")
+
+
+if __name__ == "__main__":
+    main()
