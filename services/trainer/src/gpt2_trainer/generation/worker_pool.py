@@ -125,8 +125,7 @@ class _Worker:
                     raise error_from_json(message["error"])
                 return
             # Its output ends before its exit status is known: the next task must not be given to a dead process.
-            self.kill()
-            await process.wait()
+            await self.end()
             complete = True
             raise Unavailable(
                 "the process that generates text has crashed, most often because memory ran out: "
@@ -171,5 +170,4 @@ class _Worker:
                         return
         except TimeoutError:
             _log.warning("a generating process did not stop in %s s: killed", _CANCEL_SECONDS)
-        self.kill()
-        await process.wait()
+        await self.end()
