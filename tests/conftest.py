@@ -1,9 +1,9 @@
-"""The embedded stack, once for all tests across services, with its clients."""
+"""What tests across services share: the embedded stack, once, with its clients, and how a test tells what it sees."""
 
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +28,17 @@ class RunningStack:
     addresses: StackAddresses
     client: ClientSettings
     mongodb: MongoClient
+
+
+@pytest.fixture
+def tell(capsys) -> Callable[[str], None]:
+    """Prints a line, whatever pytest captures."""
+
+    def line(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n{text}", end="")
+
+    return line
 
 
 @pytest.fixture(scope="session")

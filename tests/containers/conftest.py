@@ -7,7 +7,7 @@ used as it is, with the images that the compose file names; where none does, one
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -82,17 +82,6 @@ def stack(project) -> Project:
 def documents(stack) -> None:
     """Texts in the stack's MongoDB."""
     insert_documents(stack.secret("mongodb_password"))
-
-
-@pytest.fixture
-def tell(capsys) -> Callable[[str], None]:
-    """Prints a line, whatever pytest captures."""
-
-    def line(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n{text}", end="")
-
-    return line
 
 
 def _engine_of_the_machine() -> bool:

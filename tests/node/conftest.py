@@ -4,7 +4,7 @@ Without GPT2_TEST_NODE nothing here is collected: building the programs and imag
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,17 +54,6 @@ def node(control_plane, tmp_path_factory) -> Iterator[Node]:
 def administrator(control_plane, node, tmp_path_factory) -> Administrator:
     """Acts on the cluster."""
     return Administrator(control_plane, tmp_path_factory.mktemp("kustomizations"))
-
-
-@pytest.fixture
-def tell(capsys) -> Callable[[str], None]:
-    """Prints a line, whatever pytest captures."""
-
-    def line(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n{text}", end="")
-
-    return line
 
 
 @pytest.fixture(scope="session")

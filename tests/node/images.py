@@ -10,8 +10,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+from gpt2_orchestration.client.addresses import DEFAULT_PORTS
 from tests.cluster.cluster_programs import cluster_cache
 from tests.containers.engine import Engine, EngineError, default_engine, run
 from tests.containers.images import STAND_INS, build_images
@@ -21,8 +23,8 @@ from .containerd import PAUSE_IMAGE, Containerd
 
 _ROOT = Path(__file__).parents[2]
 _BUILD_SECONDS = 3600
-_VERSION = "0.1.0"
-_SERVICES = {"exporter": "50051", "tokenizer": "50052", "trainer": "50053", "registry": "50054"}
+VERSION = version("gpt2-orchestration")
+"""The tag of this checkout's images, as the manifests name them."""
 _SERVERS = ("postgres", "kafka", "mongo")
 # There is no GPU here: the image under that name is the one without CUDA.
 _ALSO_NAMED = {"gpt2-trainer": "gpt2-trainer-gpu"}
@@ -57,16 +59,16 @@ def load_images(engine: Engine) -> None:
 
 def _build_own(engine: Engine) -> Sequence[str]:
     names = []
-    for service, port in _SERVICES.items():
-        names.append(f"gpt2-{service}:{_VERSION}")
+    for service, port in DEFAULT_PORTS.items():
+        names.append(f"gpt2-{service}:{VERSION}")
         arguments = ["--target", "service", "--build-arg", f"SERVICE={service}", "--build-arg", f"PORT={port}"]
         _docker(engine, "build", "--quiet", *arguments, "--tag", names[-1], str(_ROOT))
-    names.append(f"gpt2-airflow:{_VERSION}")
+    names.append(f"gpt2-airflow:{VERSION}")
     arguments = ["--target", "orchestration", "--build-arg", "REQUIREMENTS=airflow"]
     _docker(engine, "build", "--quiet", *arguments, "--tag", names[-1], str(_ROOT))
     for name, other in _ALSO_NAMED.items():
-        names.append(f"{other}:{_VERSION}")
-        _docker(engine, "tag", f"{name}:{_VERSION}", names[-1])
+        names.append(f"{other}:{VERSION}")
+        _docker(engine, "tag", f"{name}:{VERSION}", names[-1])
     _docker(engine, "build", "--quiet", "--tag", PAUSE_IMAGE, str(Path(__file__).with_name("pause")))
     return names
 

@@ -7,8 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.containers.images import STAND_INS
+
+from .images import VERSION
+
 TOKEN = "token-of-the-tests"
 PASSWORD = "gpt2"
+_IMAGES = {item.folder: item.image for item in STAND_INS}
 _DATABASES = ("exporter", "tokenizer", "trainer", "registry")
 
 
@@ -88,7 +93,7 @@ class Server:
 SERVERS = (
     Server(
         name="postgres",
-        image="postgres:17.6-bookworm",
+        image=_IMAGES["postgres"],
         user=999,
         port=5432,
         # The root of a volume is not the server's own.
@@ -102,7 +107,7 @@ SERVERS = (
     ),
     Server(
         name="kafka",
-        image="apache/kafka:4.1.0",
+        image=_IMAGES["kafka"],
         user=1000,
         port=9092,
         environment={
@@ -125,7 +130,7 @@ SERVERS = (
     ),
     Server(
         name="mongodb",
-        image="mongo:8.0.13",
+        image=_IMAGES["mongo"],
         user=999,
         port=27017,
         environment={"MONGO_INITDB_ROOT_USERNAME": "gpt2", "MONGO_INITDB_ROOT_PASSWORD": PASSWORD},
@@ -133,7 +138,7 @@ SERVERS = (
     ),
     Server(
         name="mlflow",
-        image="gpt2-registry:0.1.0",
+        image=f"gpt2-registry:{VERSION}",
         user=10001,
         port=5000,
         environment={"MLFLOW_SERVER_ALLOWED_HOSTS": "mlflow:5000"},
