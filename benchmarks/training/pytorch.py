@@ -46,6 +46,9 @@ def build(setting: dict) -> Work:
         ):
             enable(False)
     if sys.argv[1] != "eager":
+        if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":
+            # Held to AVX2 on a processor with more, its check of positions finds wrong ones in right code.
+            torch._inductor.config.assert_indirect_indexing = False
         forward = torch.compile(forward)
     random = np.random.default_rng(0)
     shape = (setting["batch"], setting["length"] + 1)

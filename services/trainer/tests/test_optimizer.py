@@ -28,11 +28,13 @@ def random_gradients(weights, count):
     ]
 
 
-def assert_agree(backend, options, numpy_optimizer):
+def assert_agree(backend, options, numpy_optimizer, decays=()):
     weights = random_weights(ARCHITECTURE)
     gradients = random_gradients(weights, 4)
     expected = weights
-    for gradient in gradients:
+    for number, gradient in enumerate(gradients):
+        if decays:
+            numpy_optimizer.decay = decays[number]
         expected = numpy_optimizer.update(expected, gradient, options.learning_rate)
     updated = backend(computations.optimizer_updates, options, weights, gradients)
     for name, value in weights.items():
@@ -44,6 +46,19 @@ def assert_agree(backend, options, numpy_optimizer):
 def test_adafactor_agrees_with_numpy(backend, decay):
     options = replace(OPTIONS, optimizer="adafactor", weight_decay=decay)
     assert_agree(backend, options, reference.Adafactor(decay, is_decayed))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "make"),
+    [
+        ("adafactor", lambda: reference.Adafactor(0.0, is_decayed)),
+        ("muon", lambda: reference.Muon(0.95, (0.9, 0.95), 0.0, is_decayed, is_hidden_matrix)),
+    ],
+)
+def test_weight_decay_that_falls_agrees_with_numpy(backend, optimizer, make):
+    changes = {"momentum": 0.95} if optimizer == "muon" else {}
+    options = replace(OPTIONS, optimizer=optimizer, weight_decay=0.5, weight_decay_schedule="linear", **changes)
+    assert_agree(backend, options, make(), decays=[0.5, 0.45, 0.4, 0.35])
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -221,6 +221,16 @@ def test_wsd_stays_at_the_peak_until_its_cooldown(tensorflow_process, first_step
     assert rates(final_learning_rate_fraction=0.0)[-1] == pytest.approx(0.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("first_step", [0, 500])
+def test_weight_decay_is_constant_or_falls_to_zero(tensorflow_process, first_step):
+    def decays(**changes):
+        options = replace(OPTIONS, steps=first_step + 100, first_step=first_step, weight_decay=0.8, **changes)
+        return tensorflow_process(computations.weight_decays, options, range(first_step, first_step + 101))
+
+    assert decays() == [0.8] * 101
+    np.testing.assert_allclose(decays(weight_decay_schedule="linear"), np.linspace(0.8, 0, 101), rtol=1e-6, atol=1e-9)
+
+
 def test_warm_up_rises_in_a_straight_line(tensorflow_process):
     options = replace(OPTIONS, steps=20, learning_rate=2.0, warmup_steps=4, schedule="linear")
     rates = tensorflow_process(computations.learning_rates, options, range(20))

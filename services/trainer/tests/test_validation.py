@@ -25,6 +25,7 @@ from gpt2_trainer.configuration.training import (
     RecipeName,
     ResolvedTrainingConfig,
     ScheduleName,
+    WeightDecayScheduleName,
 )
 
 MODEL = pb.ModelConfig(n_layer=2, n_head=2, n_embd=8, n_ctx=32)
@@ -64,6 +65,7 @@ def test_defaults_are_those_of_the_protocol():
         "reshuffle_documents": False,
         "ema_decay": 0.0,
         "weight_decay": 0.1,
+        "weight_decay_schedule": "constant",
         "beta1": 0.9,
         "beta2": 0.95,
         "epsilon": 1e-8,
@@ -195,6 +197,8 @@ def test_other_optimizers_have_no_decay():
             "goes without only_train_transformer_layers",
         ),
         ({"weight_decay": 0.1, "optimizer": "adam"}, "config.weight_decay", "adamw, adafactor and muon only"),
+        ({"weight_decay_schedule": "linear", "optimizer": "sgd"}, "config.weight_decay_schedule", "and muon only"),
+        ({"weight_decay_schedule": "cosine"}, "config.weight_decay_schedule", "one of constant, linear, not 'cosine'"),
     ],
 )
 def test_each_wrong_option_is_named(config, field, part):
@@ -391,6 +395,7 @@ def test_names_in_code_are_those_of_the_rules():
         ("optimizer", OptimizerName),
         ("schedule", ScheduleName),
         ("cooldown", CooldownName),
+        ("weight_decay_schedule", WeightDecayScheduleName),
         ("precision", Precision),
     ):
         assert allowed(pb.TrainConfig, name) == get_args(names)

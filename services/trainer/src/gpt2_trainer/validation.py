@@ -39,8 +39,10 @@ _SIZES = frozenset(
     )
 )
 _ADAMS = ("adamw", "adam", "muon")
+_DECAYING = ("adamw", "adafactor", "muon")
 _OPTIMIZERS_OF: Mapping[str, tuple[str, ...]] = {
-    "weight_decay": ("adamw", "adafactor", "muon"),
+    "weight_decay": _DECAYING,
+    "weight_decay_schedule": _DECAYING,
     "beta1": _ADAMS,
     "beta2": _ADAMS,
     "epsilon": _ADAMS,
@@ -119,8 +121,9 @@ def option_problems(config: pb.TrainConfig) -> Problems:
 def optimizer_problems(config: pb.TrainConfig, optimizer: str) -> Problems:
     """Whether options are given that an optimizer does not have."""
     found: Problems = []
+    given = {field.name for field, _ in config.ListFields()}
     for name, optimizers in _OPTIMIZERS_OF.items():
-        if config.HasField(name) and optimizer not in optimizers:  # type: ignore[arg-type]
+        if name in given and optimizer not in optimizers:
             allowed = " and ".join((", ".join(optimizers[:-1]), optimizers[-1]))
             found.append((f"config.{name}", f"goes with the optimizer {allowed} only, not with {optimizer!r}"))
     return found

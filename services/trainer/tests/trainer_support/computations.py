@@ -165,6 +165,12 @@ def learning_rates(options, steps):
     return [float(learning_rate(options, step)) for step in steps]
 
 
+def weight_decays(options, steps):
+    from gpt2_trainer.training.schedule import weight_decay
+
+    return [float(weight_decay(options, step)) for step in steps]
+
+
 def first_slots(options, weights):
     from gpt2_trainer.training import optimizer
 

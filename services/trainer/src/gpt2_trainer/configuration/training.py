@@ -12,6 +12,7 @@ from gpt2_trainer.configuration.sampling import SamplingConfig
 OptimizerName = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
 ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 CooldownName = Literal["linear", "1-sqrt"]
+WeightDecayScheduleName = Literal["constant", "linear"]
 RecipeName = Literal["scratch", "small_data"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -88,6 +89,7 @@ class ResolvedTrainingConfig:
     """None: the schedule has no cooldown."""
     cooldown: CooldownName = "1-sqrt"
     weight_decay: float = 0.1
+    weight_decay_schedule: WeightDecayScheduleName = "constant"
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8

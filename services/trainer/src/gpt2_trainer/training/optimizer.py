@@ -15,6 +15,7 @@ from gpt2_trainer.kernels.primitives import row_sums
 from gpt2_trainer.model.lora import is_hidden_matrix
 from gpt2_trainer.model.weights import COLUMNS, Weights, is_decayed
 from gpt2_trainer.training import freezing, muon
+from gpt2_trainer.training.schedule import weight_decay
 
 Tensors = dict[str, Any]
 
@@ -90,6 +91,7 @@ def update(
     whole = ops.cast(step, "float32") + 1.0, applied
     first = config.embeddings_only_steps
     late = (ops.maximum(whole[0] - first, 1.0), freezing.applies_late(config, step, applied)) if first else whole
+    decay = weight_decay(config, step)
     new_weights: Tensors = {}
     new_slots: Tensors = {}
     for name, gradient in gradients.items():
@@ -104,8 +106,8 @@ def update(
             }
             # From the slots that are kept: for others XLA would read the old slots again, and so copy them first.
             direction = _direction(config, moments, name, gradient, number, elements[name])
-        decay = config.weight_decay if config.optimizer in _DECAYING and is_decayed(name) else 0.0
-        kept = _decayed(config, weights[name], rate * decay, direction) if decay else weights[name]
+        decays = config.weight_decay and config.optimizer in _DECAYING and is_decayed(name)
+        kept = _decayed(config, weights[name], rate * decay, direction) if decays else weights[name]
         new_weights[name] = ops.where(applied, kept - rate * direction, weights[name])
         new_slots |= moments
     return new_weights, new_slots

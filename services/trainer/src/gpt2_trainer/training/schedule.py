@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step."""
+"""The learning rate and the weight decay as pure functions of the step."""
 
 import math
 from typing import Any
@@ -38,3 +38,22 @@ def learning_rate(config: ResolvedTrainingConfig, step: Any) -> Any:
     else:
         falling = ops.ones_like(progress)
     return config.learning_rate * ops.where(number < top, rising, falling)
+
+
+def weight_decay(config: ResolvedTrainingConfig, step: Any) -> Any:
+    """Weight decay of one update, at a learning rate of 1.
+
+    With `linear` it falls from `weight_decay` at the first update of the training to 0 after its last one; like that of
+    the learning rate, this schedule starts again in a training that continues another.
+
+    Args:
+        config: The training's configuration.
+        step: int32 scalar tensor, earlier updates.
+
+    Returns:
+        A number where it is constant, so that 0 costs nothing; else a float32 scalar tensor.
+    """
+    if config.weight_decay_schedule == "constant" or not config.weight_decay:
+        return config.weight_decay
+    left = ops.cast(config.steps - step, "float32")
+    return config.weight_decay / (config.steps - config.first_step) * left
