@@ -1,7 +1,7 @@
-"""What recipes buy: validation loss and tokens of the defaults and of better recipes, with several seeds.
+"""What recipes and transplants buy: validation loss and tokens beside those of the defaults, with several seeds.
 
     .venv/bin/python benchmarks/quality.py --out FOLDER [--tokens N]
-        [--table scratch|small_data|demo|step_time|optimizers]
+        [--table scratch|small_data|transplant|demo|step_time|optimizers]
 
 Every training is the trainer's own job on one fixed split of real text, runs to its end, and is kept in `--out` by its
 settings: what was interrupted continues where it stopped. The learning rates of baseline and recipe are swept with one
@@ -22,6 +22,7 @@ from recipes.trainings import Result, Settings, Trainings
 
 from gpt2_orchestration.demo.demo import MIN_BYTES, SPECIFICATION
 from gpt2_orchestration.pipelines.specification import load_specification
+from gpt2_trainer.configuration.recipes import COOLDOWN_PERCENT
 
 SCRATCH_MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 256, "n_ctx": 256}
 SCRATCH_VOCABULARY = 8192
@@ -31,6 +32,8 @@ SMALL_DATA_VOCABULARY = 4096
 DEMO_VOCABULARY = 4096
 SHARE_OF_TOKENS = 0.7
 """Tokens of the recipe from scratch, over those of the baseline whose final loss it is to reach."""
+SHARE_OF_TRANSPLANT = 0.25
+"""Tokens of a training that starts with a transplant, over those of the one from scratch."""
 OPTIMIZER_MODELS = {
     "12x768": (
         {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_ctx": 1024},
@@ -55,15 +58,19 @@ def main() -> None:
     tables = {
         "scratch": scratch,
         "small_data": small_data,
+        "transplant": transplant,
         "demo": demo,
         "step_time": step_time,
         "optimizers": optimizers,
     }
     parser.add_argument("--out", type=Path, required=True, help="folder of datasets, results and plots")
-    parser.add_argument("--table", choices=tables, action="append", help="default: all but optimizers")
+    parser.add_argument("--table", choices=tables, action="append", help="default: all but transplant and optimizers")
     parser.add_argument("--text", type=Path, help="folder of text files; JSON lines have a `text`")
     parser.add_argument("--megabytes", type=float, default=5, help="size of the documentation, without --text")
     parser.add_argument("--tokens", type=int, default=10_000_000, help="of a baseline's training from scratch")
+    parser.add_argument(
+        "--source-tokens", type=int, default=10_000_000, help="of the English model whose weights are transplanted"
+    )
     parser.add_argument("--epochs", type=int, default=4, help="over all of the small data, and twice as many over half")
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[0.0005, 0.001, 0.002, 0.004, 0.008], help="of baselines"
@@ -84,7 +91,7 @@ def main() -> None:
         print(f"prepared {_corpus(arguments, SCRATCH_VOCABULARY).all}")
         return
     trainings = Trainings(arguments.out)
-    for name in arguments.table or (name for name in tables if name != "optimizers"):
+    for name in arguments.table or (name for name in tables if name not in ("transplant", "optimizers")):
         print(f"\n## {name}", flush=True)
         tables[name](arguments, trainings)
 
@@ -121,6 +128,49 @@ def small_data(arguments: argparse.Namespace, trainings: Trainings) -> None:
         ]
     )
     _show(results, _best, f"4 x 128 on little text, {corpus.name}", arguments.out / f"small-data-{corpus.name}.svg")
+
+
+def transplant(arguments: argparse.Namespace, trainings: Trainings) -> None:
+    """Loss on the text from scratch, and with a quarter of the tokens from a model of the documentation in English.
+
+    Both are trained with the recipe from scratch, and have the tokenizer of the text.
+    """
+    if not arguments.text:
+        raise SystemExit("--table transplant: needs --text, a folder of text in another language than English")
+    corpus = _corpus(arguments, SCRATCH_VOCABULARY)
+    fixed = {"batch_tokens": SCRATCH_TOKENS_A_STEP, "log_every": 4, **MEASUREMENT, "precision": arguments.precision}
+    fixed["recipe"] = "scratch"
+    steps = arguments.tokens // SCRATCH_TOKENS_A_STEP
+    source_steps = arguments.source_tokens // SCRATCH_TOKENS_A_STEP
+    source = Settings(
+        recipe="source",
+        dataset=_documentation(arguments.out, arguments.megabytes, SCRATCH_VOCABULARY).all,
+        model=SCRATCH_MODEL,
+        config={**fixed, **_validated(source_steps)},
+        seed=0,
+        backend=arguments.backend,
+    )
+    checkpoint = trainings.transplant(source, corpus.tokenizer)
+    contest = Contest(trainings, SCRATCH_MODEL, arguments.backend, arguments.seeds, _final)
+    variants = _rates(arguments.recipe_rates)
+    # `scratch` is for new models alone: for weights from a checkpoint its options are set by themselves.
+    options = {**fixed, **_validated(round(steps * SHARE_OF_TRANSPLANT)), "recipe": ""}
+    options |= {"optimizer": "muon", "schedule": "wsd", "cooldown_steps": options["steps"] * COOLDOWN_PERCENT // 100}
+    results = contest.run(
+        [
+            Contender(
+                name="from scratch", dataset=corpus.all, config={**fixed, **_validated(steps)}, variants=variants
+            ),
+            Contender(
+                name="transplant",
+                dataset=corpus.all,
+                config=options,
+                variants=variants,
+                checkpoint=checkpoint,
+            ),
+        ]
+    )
+    _show(results, _final, f"4 x 256, {corpus.name} from English", arguments.out / f"transplant-{corpus.name}.svg")
 
 
 def demo(arguments: argparse.Namespace, trainings: Trainings) -> None:

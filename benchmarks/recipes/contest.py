@@ -18,6 +18,8 @@ class Contender:
     config: Mapping[str, Any]
     variants: Sequence[Mapping[str, Any]]
     """Fields to sweep, such as learning rates; the best variant is that of the lowest loss with seed 0."""
+    checkpoint: str = ""
+    """URI of the checkpoint that it starts with; empty: a new model."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Contest:
                 config={**contender.config, **variant},
                 seed=seed,
                 backend=self.backend,
+                checkpoint=contender.checkpoint,
             )
         )
 

@@ -37,6 +37,8 @@ class Corpus:
     half: str
     train_tokens: int
     """Of all."""
+    tokenizer: str
+    """URI of the artifact."""
 
 
 def build_corpus(name: str, texts: Iterable[str], folder: Path, vocabulary_size: int) -> Corpus:
@@ -55,10 +57,14 @@ def build_corpus(name: str, texts: Iterable[str], folder: Path, vocabulary_size:
         (root / "files").mkdir(parents=True)
         with (root / "files" / "texts.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
-        whole = _encode(root, vocabulary_size)
-        half = _half_of(whole, root / "half")
-        tokens = whole.read(DatasetDescription).train.tokens
-        done.write_text(json.dumps({"all": whole.uri, "half": half.uri, "train_tokens": tokens}), encoding="utf-8")
+        whole, tokenizer = _encode(root, vocabulary_size)
+        made = {
+            "all": whole.uri,
+            "half": _half_of(whole, root / "half").uri,
+            "train_tokens": whole.read(DatasetDescription).train.tokens,
+            "tokenizer": tokenizer,
+        }
+        done.write_text(json.dumps(made), encoding="utf-8")
     return Corpus(name=name, **json.loads(done.read_text(encoding="utf-8")))
 
 
@@ -95,18 +101,18 @@ def _pieces(text: str) -> Iterator[str]:
         yield "\n\n".join(piece)
 
 
-def _encode(root: Path, vocabulary_size: int) -> Artifact:
+def _encode(root: Path, vocabulary_size: int) -> tuple[Artifact, str]:
+    """Returns the dataset, and the URI of its tokenizer."""
     artifacts = (root / "artifacts").as_uri()
     settings = TokenizerSettings(artifact_root=artifacts)
     files = exporter_service_pb2.ImportFilesRequest(uris=[(root / "files").as_uri()])
     corpus = _run(files, import_files, ExporterSettings(artifact_root=artifacts, allowed_roots=root.as_uri()))
     train = tokenizer_service_pb2.TrainTokenizerRequest(corpus_uri=corpus, vocabulary_size=vocabulary_size)
+    tokenizer = _run(train, train_tokenizer, settings)
     encode = tokenizer_service_pb2.EncodeCorpusRequest(
-        corpus_uri=corpus,
-        tokenizer_uri=_run(train, train_tokenizer, settings),
-        validation_fraction=VALIDATION_FRACTION,
+        corpus_uri=corpus, tokenizer_uri=tokenizer, validation_fraction=VALIDATION_FRACTION
     )
-    return _context("half", settings).open("dataset", _run(encode, encode_corpus, settings), DATASET)
+    return _context("half", settings).open("dataset", _run(encode, encode_corpus, settings), DATASET), tokenizer
 
 
 def _half_of(whole: Artifact, target: Path) -> Artifact:

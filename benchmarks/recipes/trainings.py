@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from gpt2.trainer.v1 import trainer_service_pb2 as pb
 from gpt2_common.jobs.context import Interruption, JobContext, JobIdentity
 from gpt2_contracts.metrics import TOKENS_PER_SECOND, VALIDATION_LOSS
 from gpt2_contracts.training import METRICS_FILE
+from gpt2_trainer.jobs.import_checkpoint import import_checkpoint
 from gpt2_trainer.jobs.train import train_model
 from gpt2_trainer.settings import TrainerSettings
 
@@ -30,11 +31,13 @@ class Settings:
     """Fields of `TrainConfig`, without the seed."""
     seed: int
     backend: str
+    checkpoint: str = ""
+    """URI of the checkpoint that it starts with; empty: a new model."""
 
     @property
     def key(self) -> str:
         """Digest of all that decides the result."""
-        content = {name: value for name, value in asdict(self).items() if name != "recipe"}
+        content = {name: value for name, value in asdict(self).items() if name != "recipe" and value != ""}
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
@@ -88,25 +91,30 @@ class Trainings:
             print(_line(result), flush=True)
         return replace(self._results[settings.key], recipe=settings.recipe)
 
+    def transplant(self, settings: Settings, tokenizer: str) -> str:
+        """A training's checkpoint with another tokenizer, by its URI; made where it is not there.
+
+        Args:
+            settings: The training.
+            tokenizer: URI of the tokenizer that the checkpoint is to have.
+        """
+        work = (
+            self._folder / f"transplant-{settings.key}-{hashlib.blake2b(tokenizer.encode(), digest_size=4).hexdigest()}"
+        )
+        done = work / "checkpoint.txt"
+        if not done.exists():
+            shutil.rmtree(work, ignore_errors=True)
+            trained = _output(train_model, _train_request(settings), self._context(settings, work), "checkpoint")
+            request = pb.ImportCheckpointRequest(uri=trained, target_tokenizer_uri=tokenizer)
+            context = self._context(settings, work, job_id="transplant", allowed=tokenizer)
+            done.write_text(_output(import_checkpoint, request, context, "checkpoint"), encoding="utf-8")
+        return done.read_text(encoding="utf-8")
+
     def _train(self, settings: Settings) -> Result:
         work = self._folder / "work"
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        request = pb.TrainModelRequest(
-            dataset_uri=settings.dataset, model=pb.ModelConfig(**settings.model), config=dict(settings.config)
-        )
-        request.config.seed = settings.seed
-        trainer = TrainerSettings(
-            artifact_root=work.as_uri(),
-            allowed_roots=settings.dataset,
-            keras_backend=settings.backend,
-            compile_cache_folder=self._folder / "compiled",
-        )
-        identity = JobIdentity(
-            service="benchmark", job_id="train", run_id="benchmark", request_digest=settings.key, attempt=1
-        )
-        outputs = train_model(request, JobContext(identity, trainer, lambda _: None, Interruption()))
-        [logs] = (made.uri for made in outputs if made.name == "logs")
+        context = self._context(settings, work, allowed=settings.checkpoint)
+        logs = _output(train_model, _train_request(settings), context, "logs")
         lines = [
             json.loads(line) for line in (Path(logs.removeprefix("file://")) / METRICS_FILE).open(encoding="utf-8")
         ]
@@ -125,6 +133,34 @@ class Trainings:
             seconds=math.fsum(tokens[-1] / len(rates) / rate for rate in rates),
             key=settings.key,
         )
+
+    def _context(
+        self, settings: Settings, work: Path, job_id: str = "train", allowed: str = ""
+    ) -> JobContext[TrainerSettings]:
+        work.mkdir(exist_ok=True)
+        trainer = TrainerSettings(
+            artifact_root=work.as_uri(),
+            allowed_roots=",".join(filter(None, (settings.dataset, allowed))),
+            keras_backend=settings.backend,
+            compile_cache_folder=self._folder / "compiled",
+        )
+        identity = JobIdentity(
+            service="benchmark", job_id=job_id, run_id="benchmark", request_digest=settings.key, attempt=1
+        )
+        return JobContext(identity, trainer, lambda _: None, Interruption())
+
+
+def _train_request(settings: Settings) -> pb.TrainModelRequest:
+    start = {"checkpoint_uri": settings.checkpoint} if settings.checkpoint else {"model": settings.model}
+    request = pb.TrainModelRequest(dataset_uri=settings.dataset, config=dict(settings.config), **start)
+    request.config.seed = settings.seed
+    return request
+
+
+def _output(work: Callable[..., Any], request: Any, context: JobContext[TrainerSettings], name: str) -> str:
+    """Does a job in this process. Returns the URI of one of its outputs."""
+    [uri] = (made.uri for made in work(request, context) if made.name == name)
+    return str(uri)
 
 
 def _line(result: Result) -> str:
