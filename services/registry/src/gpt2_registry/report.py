@@ -55,17 +55,18 @@ def write_report(
     (folder / LINEAGE_FILE).write_text(content, encoding="utf-8")
     if samples := metadata.samples_text():
         (folder / SAMPLES_FILE).write_text(samples, encoding="utf-8")
-    if plots := curves.png():
-        (folder / CURVES_FILE).write_bytes(plots)
-    (folder / REPORT_FILE).write_text(report_html(model_name, metadata, curves, lineage), encoding="utf-8")
+    if plots := curves.plots():
+        (folder / CURVES_FILE).write_bytes(plots.png)
+    training = _curves(curves, plots.svg) if plots else ""
+    page = _report_html(model_name, metadata, training, lineage)
+    (folder / REPORT_FILE).write_text(page, encoding="utf-8")
 
 
-def report_html(model_name: str, metadata: ModelMetadata, curves: Curves, lineage: Sequence[Ancestor]) -> str:
-    """The page."""
+def _report_html(model_name: str, metadata: ModelMetadata, training: str, lineage: Sequence[Ancestor]) -> str:
     sections = (
         "".join(f'<p class="warning"><strong>Warning:</strong> {escape(text)}</p>' for text in metadata.warnings),
         _metrics(metadata.description),
-        _section("Training", _curves(curves)),
+        _section("Training", training),
         _section("Samples", "".join(f'<pre dir="auto">{escape(text)}</pre>' for text in metadata.description.samples)),
         _section("Made from", _lineage(lineage)),
         _section("Parameters", _table(("parameter", "value"), sorted(metadata.parameters().items()))),
@@ -105,13 +106,10 @@ def _metrics(model: ModelDescription) -> str:
     return f'<ul class="metrics">{"".join(items)}</ul>'
 
 
-def _curves(curves: Curves) -> str:
-    plots = curves.svg()
-    if not plots:
-        return ""
+def _curves(curves: Curves, svg: str) -> str:
     points = curves.points(VALIDATION_LOSS)
     summary = f"Validation loss over {len(points)} measurements." if points else "No validation loss was logged."
-    return f'<div class="curves" role="img" aria-label="Curves of the training. {summary}">{plots}</div>'
+    return f'<div class="curves" role="img" aria-label="Curves of the training. {summary}">{svg}</div>'
 
 
 def _lineage(lineage: Sequence[Ancestor]) -> str:
