@@ -235,3 +235,16 @@ def start_registry(tmp_path, artifacts) -> Iterator[Callable[..., RegistryProces
     yield start
     for process in started:
         process.close()
+
+
+@pytest.fixture(scope="session")
+def shared_artifacts(tmp_path_factory) -> Artifacts:
+    return Artifacts(tmp_path_factory.mktemp("shared-artifacts"))
+
+
+@pytest.fixture(scope="session")
+def shared_registry(tmp_path_factory, shared_artifacts, mlflow_uri) -> Iterator[RegistryProcess]:
+    """A registry for all tests whose models have their own names: its start and its import of MLflow take seconds."""
+    process = RegistryProcess(tmp_path_factory.mktemp("shared-registry"), shared_artifacts.root, mlflow_uri, {})
+    yield process
+    process.close()

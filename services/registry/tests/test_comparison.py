@@ -14,8 +14,13 @@ pytestmark = pytest.mark.process
 
 
 @pytest.fixture
-def registry(start_registry, mlflow_uri):
-    return start_registry(mlflow_uri)
+def artifacts(shared_artifacts):
+    return shared_artifacts
+
+
+@pytest.fixture
+def registry(shared_registry):
+    return shared_registry
 
 
 def rows(compared):

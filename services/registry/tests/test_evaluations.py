@@ -30,8 +30,13 @@ WORDS = {
 
 
 @pytest.fixture
-def registry(start_registry, mlflow_uri):
-    return start_registry(mlflow_uri)
+def artifacts(shared_artifacts):
+    return shared_artifacts
+
+
+@pytest.fixture(scope="module")
+def registry(shared_registry):
+    return shared_registry
 
 
 @pytest.fixture
@@ -93,6 +98,14 @@ def test_another_model_s_metrics_are_refused(registry, record, artifacts):
     assert not got.evaluations
 
 
+@pytest.fixture(scope="module")
+def whole(registry, shared_artifacts):
+    """A model that is registered as `whole`, and has no evaluation."""
+    model = shared_artifacts.model()
+    registry.register(model_uri=model, model_name="whole")
+    return model
+
+
 @pytest.mark.parametrize(
     ("content", "status", "details"),
     [
@@ -103,11 +116,9 @@ def test_another_model_s_metrics_are_refused(registry, record, artifacts):
         (json.dumps({"measurements": [{**DATASET, "metrics": {"loss": "low"}}]}), grpc.StatusCode.DATA_LOSS, "damaged"),
     ],
 )
-def test_a_damaged_evaluation_changes_nothing(registry, record, artifacts, content, status, details):
-    model = artifacts.model()
-    registry.register(model_uri=model, model_name="whole")
+def test_a_damaged_evaluation_changes_nothing(registry, record, artifacts, whole, content, status, details):
     files = {"metrics.json": "{}", **({} if content is None else {"evaluation.json": content})}
-    uri = artifacts.make("evaluation", files, parents=[model])
+    uri = artifacts.make("evaluation", files, parents=[whole])
     assert details in refused(lambda: record("whole", 1, uri), status)
     got = registry.stub.GetModelVersion(pb.GetModelVersionRequest(model_name="whole", version=1)).model_version
     assert not got.evaluations

@@ -11,7 +11,7 @@ from gpt2_common.settings import SettingsError, load_settings
 from gpt2_registry.jobs import register_model
 from gpt2_registry.settings import RegistrySettings
 
-from .conftest import PROVENANCE
+from .conftest import PROVENANCE, RegistryProcess
 from .test_service import refused
 
 RULES = json.dumps(
@@ -42,8 +42,16 @@ def test_wrong_rules_stop_the_service(monkeypatch, text, message):
 
 
 @pytest.fixture
-def registry(start_registry, mlflow_uri):
-    return start_registry(mlflow_uri, GPT2_LABEL_RULES=RULES)
+def artifacts(shared_artifacts):
+    return shared_artifacts
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory, shared_artifacts, mlflow_uri):
+    rules = {"GPT2_LABEL_RULES": RULES}
+    process = RegistryProcess(tmp_path_factory.mktemp("ruled"), shared_artifacts.root, mlflow_uri, rules)
+    yield process
+    process.close()
 
 
 def test_moves_follow_the_rules(registry, artifacts):

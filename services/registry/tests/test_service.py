@@ -20,8 +20,13 @@ pytestmark = pytest.mark.process
 
 
 @pytest.fixture
-def registry(start_registry, mlflow_uri):
-    return start_registry(mlflow_uri)
+def artifacts(shared_artifacts):
+    return shared_artifacts
+
+
+@pytest.fixture
+def registry(shared_registry):
+    return shared_registry
 
 
 def refused(call, code):
@@ -31,11 +36,13 @@ def refused(call, code):
     return caught.value.details()
 
 
-def label_events(registry):
+def label_events(registry, name):
+    """The changes of a model's labels whose events wait, as there is no Kafka."""
     with open_database(f"sqlite:///{registry.database}") as engine:
         events = [waiting.event for waiting in list_pending_events(engine, "/gpt2/registry", 1000)]
     kind = events_pb2.ModelLabelChanged
-    return [kind.FromString(event.data) for event in events if event.type == kind.DESCRIPTOR.full_name]
+    changes = [kind.FromString(event.data) for event in events if event.type == kind.DESCRIPTOR.full_name]
+    return [change for change in changes if change.model_name == name]
 
 
 def test_two_replicas_and_their_jobs_change_a_label_one_after_the_other(
@@ -107,7 +114,9 @@ def test_life_of_a_model(registry, artifacts):
         grpc.StatusCode.NOT_FOUND,
     )
     assert "no version of model 'life' has the label 'staging'" in details
-    moves = [(event.previous_version, event.version, event.actor, event.job_id) for event in label_events(registry)]
+    moves = [
+        (event.previous_version, event.version, event.actor, event.job_id) for event in label_events(registry, "life")
+    ]
     assert moves == [
         (0, 1, "unauthenticated", "run/register"),
         (1, 3, "ann (unauthenticated)", ""),
@@ -129,7 +138,7 @@ def test_life_of_a_model(registry, artifacts):
 
     missing = pb.SetLabelRequest(model_name="life", version=9, label="staging", actor="ann")
     assert "no version 9" in refused(lambda: stub.SetLabel(missing), grpc.StatusCode.NOT_FOUND)
-    assert len(label_events(registry)) == 3
+    assert len(label_events(registry, "life")) == 3
 
 
 def test_label_changes_name_who_proved_it(start_registry, mlflow_uri, artifacts, tmp_path):
@@ -158,7 +167,7 @@ def test_label_changes_name_who_proved_it(start_registry, mlflow_uri, artifacts,
     calls = ["ann", "ann", "bob (by page)", "page", "bob (by page)"]
     recorded = [("ann", job.job_id), *((actor, "") for actor in calls)]
     assert [(change.actor, change.job_id) for change in reversed(changes)] == recorded
-    assert [(event.actor, event.job_id) for event in label_events(registry)] == recorded
+    assert [(event.actor, event.job_id) for event in label_events(registry, "signed")] == recorded
 
 
 def test_racing_labels_are_on_one_version_and_a_whole_history(registry, artifacts):
@@ -173,7 +182,7 @@ def test_racing_labels_are_on_one_version_and_a_whole_history(registry, artifact
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(set_label, [1, 2, 1, 2, 1, 2]))
     labelled = 0
-    for event in label_events(registry):
+    for event in label_events(registry, "race"):
         assert event.previous_version == labelled
         labelled = event.version
     changes = registry.stub.ListLabelChanges(pb.ListLabelChangesRequest(model_name="race")).changes

@@ -8,9 +8,6 @@ import textwrap
 
 import pytest
 
-from gpt2.registry.v1 import registry_service_pb2 as pb
-from gpt2_registry.jobs import register_model
-
 pytestmark = pytest.mark.process
 
 BUILD = """
@@ -107,11 +104,13 @@ def run(script, *arguments, folder, sent=None):
     return done.stdout
 
 
-@pytest.fixture
-def version_uri(artifacts, make_context, tmp_path):
-    run(BUILD, str(tmp_path / "saved"), folder=tmp_path)
-    request = pb.RegisterModelRequest(model_uri=artifacts.model(saved_model=tmp_path / "saved"), model_name="served")
-    return register_model(request, make_context("served"))[0].uri
+@pytest.fixture(scope="module")
+def version_uri(shared_registry, shared_artifacts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    run(BUILD, str(folder / "model"), folder=folder)
+    model = shared_artifacts.model(saved_model=folder / "model")
+    [version] = shared_registry.register(model_uri=model, model_name="served").outputs
+    return version.uri
 
 
 @pytest.fixture
