@@ -108,6 +108,14 @@ def service(tmp_path):
     service.kill()
 
 
+@pytest.fixture(scope="module")
+def shared_service(tmp_path_factory):
+    """A service for the tests of a file that mind no other jobs and leave it as it was."""
+    service = FakeService(tmp_path_factory.mktemp("shared-service")).start().wait_until_ready()
+    yield service
+    service.kill()
+
+
 @pytest.fixture
 def make_service(tmp_path):
     made = []

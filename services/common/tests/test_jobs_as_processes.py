@@ -66,8 +66,8 @@ def test_a_job_that_warns_says_so_while_it_runs_and_when_it_has_ended(service, t
         assert service.get(end).warnings == ended.warnings
 
 
-def test_warnings_are_bounded_so_that_a_job_still_fits_into_an_event(service):
-    ended = service.run("warn", "succeed", *(f"{number} " + "ü" * 5000 for number in range(40)))
+def test_warnings_are_bounded_so_that_a_job_still_fits_into_an_event(shared_service):
+    ended = shared_service.run("warn", "succeed", *(f"{number} " + "ü" * 5000 for number in range(40)))
     assert ended.state == Job.STATE_SUCCEEDED
     assert len(ended.warnings) == 20
     assert {len(text) for text in ended.warnings} == {2000}
@@ -103,25 +103,25 @@ def test_another_request_under_the_same_id_is_refused(service):
         ("exit", code_pb2.INTERNAL, "exit status 3"),
     ],
 )
-def test_a_job_that_fails_has_a_status_that_says_why(service, action, code, words):
-    job = service.run(action)
+def test_a_job_that_fails_has_a_status_that_says_why(shared_service, action, code, words):
+    job = shared_service.run(action)
     assert job.state == Job.STATE_FAILED
     assert job.error.code == code
     assert words in job.error.message
     assert "secret-detail" not in job.error.message
-    assert service.run("succeed").state == Job.STATE_SUCCEEDED
+    assert shared_service.run("succeed").state == Job.STATE_SUCCEEDED
 
 
-def test_a_job_that_quotes_bytes_that_are_not_utf_8_says_so_escaped(service):
+def test_a_job_that_quotes_bytes_that_are_not_utf_8_says_so_escaped(shared_service):
     escaped = r"\xf6\xff\ud83d"
-    failed = service.run("quote", "fail")
+    failed = shared_service.run("quote", "fail")
     assert failed.error.code == code_pb2.FAILED_PRECONDITION
     assert failed.error.message == f"no column {escaped}"
     assert (failed.progress.phase, failed.progress.unit, dict(failed.progress.metrics)) == (
         *(escaped, escaped),
         {escaped: 1.0},
     )
-    [made] = service.run("quote", "succeed").outputs
+    [made] = shared_service.run("quote", "succeed").outputs
     assert made.properties["source"] == escaped
 
 
@@ -155,10 +155,10 @@ def test_a_job_that_ignores_its_cancellation_is_killed_when_the_grace_is_over(se
     wait_until_gone(pid)
 
 
-def test_a_job_that_has_ended_cannot_be_cancelled(service):
-    job = service.run("succeed")
+def test_a_job_that_has_ended_cannot_be_cancelled(shared_service):
+    job = shared_service.run("succeed")
     with pytest.raises(grpc.RpcError) as error:
-        service.cancel(job.job_id)
+        shared_service.cancel(job.job_id)
     assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION
 
 
@@ -273,21 +273,21 @@ def violations(error: grpc.RpcError) -> list[str]:
 
 
 @pytest.mark.parametrize("job_id", ["../x", "/etc/passwd", "a/b/c", "a b", "a\x00", ".hidden", "x" * 201, "a/../b"])
-def test_a_malformed_job_id_is_refused_naming_the_field(service, job_id):
+def test_a_malformed_job_id_is_refused_naming_the_field(shared_service, job_id):
     with pytest.raises(grpc.RpcError) as error:
-        service.submit("succeed", job_id=job_id)
+        shared_service.submit("succeed", job_id=job_id)
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert violations(error.value) == ["job.job_id"]
 
 
-def test_every_wrong_field_is_named_at_once(service):
+def test_every_wrong_field_is_named_at_once(shared_service):
     with pytest.raises(grpc.RpcError) as error:
-        service.submit(job_id="a b", run_id="c d")
+        shared_service.submit(job_id="a b", run_id="c d")
     assert violations(error.value) == ["job.job_id", "job.run_id", "uris"]
 
 
-def test_an_unknown_job_is_not_found(service):
-    for call in (service.get, service.watch, service.cancel):
+def test_an_unknown_job_is_not_found(shared_service):
+    for call in (shared_service.get, shared_service.watch, shared_service.cancel):
         with pytest.raises(grpc.RpcError) as error:
             call("nowhere")
         assert error.value.code() == grpc.StatusCode.NOT_FOUND

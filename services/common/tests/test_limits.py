@@ -13,15 +13,15 @@ pytestmark = pytest.mark.process
 Job = job_pb2.Job
 
 
-def test_a_request_of_4_mib_and_more_is_refused_and_the_service_lives(service):
+def test_a_request_of_4_mib_and_more_is_refused_and_the_service_lives(shared_service):
     with pytest.raises(grpc.RpcError) as error:
-        service.submit("succeed", "x" * (4 * 1024 * 1024 + 1))
+        shared_service.submit("succeed", "x" * (4 * 1024 * 1024 + 1))
     assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert service.run("succeed").state == Job.STATE_SUCCEEDED
+    assert shared_service.run("succeed").state == Job.STATE_SUCCEEDED
 
 
-def test_a_job_whose_outputs_make_too_large_an_event_fails_and_says_so(service):
-    ended = service.run("boast", str(1024 * 1024 + 1))
+def test_a_job_whose_outputs_make_too_large_an_event_fails_and_says_so(shared_service):
+    ended = shared_service.run("boast", str(1024 * 1024 + 1))
     assert ended.state == Job.STATE_FAILED
     assert "that a broker takes" in ended.error.message
 

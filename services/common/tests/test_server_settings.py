@@ -53,8 +53,8 @@ def test_a_port_in_use_is_named(make_service):
     assert "Traceback" not in log
 
 
-def test_two_services_cannot_share_a_port(service, make_service):
-    log = fails_to_start(make_service(GPT2_LISTEN=f"127.0.0.1:{service.port}"))
+def test_two_services_cannot_share_a_port(shared_service, make_service):
+    log = fails_to_start(make_service(GPT2_LISTEN=f"127.0.0.1:{shared_service.port}"))
     assert "GPT2_LISTEN" in log
 
 
@@ -141,8 +141,8 @@ def test_a_secret_can_come_from_a_file(make_service, tmp_path):
     assert service.submit("succeed").state == job_pb2.Job.STATE_QUEUED
 
 
-def test_the_services_can_be_listed(service):
-    reflection = reflection_pb2_grpc.ServerReflectionStub(service.channel)
+def test_the_services_can_be_listed(shared_service):
+    reflection = reflection_pb2_grpc.ServerReflectionStub(shared_service.channel)
     [answer] = reflection.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
     names = {entry.name for entry in answer.list_services_response.service}
     assert {"gpt2.exporter.v1.ExporterService", "gpt2.jobs.v1.JobsService", "grpc.health.v1.Health"} <= names
