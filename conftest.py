@@ -16,11 +16,14 @@ import pytest
 import yaml
 from fault_report import summarize
 from postgresql import PostgreSql
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 pytest_plugins = ["unit_run"]
 # Their assertions say what they have compared, as those of tests do.
 pytest.register_assert_rewrite("brokers", "history", "trainer_support", "tests")
 _LONG_RUN_SECONDS = 60
+_FAULT_SUITE = "tests/faults/"
 _KUBEFLOW_TRAINER = "github.com/kubeflow/trainer/v2@v2.2.0"
 
 
@@ -34,6 +37,22 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("all", deadline=None)
     hypothesis.settings.register_profile("unit", deadline=None, max_examples=20)
     hypothesis.settings.load_profile("unit" if config.getoption("--unit") else "all")
+
+
+class FilesAndFaultSuite(LoadFileScheduling):
+    """Leaves the tests of a file on one worker, as `--dist loadfile` does, and so those of the whole fault suite.
+
+    They share servers. The fault suite's take two minutes of processor time to start, and to make the run that others
+    are held against.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _FAULT_SUITE if nodeid.startswith(_FAULT_SUITE) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesAndFaultSuite | None:
+    """Chooses that scheduler where files are to stay together."""
+    return FilesAndFaultSuite(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -3,7 +3,7 @@ import pytest
 from gpt2_orchestration.demo.documentation import documents
 
 
-@pytest.mark.exhaustive
+@pytest.mark.long
 def test_the_documentation_is_text_of_the_standard_library_and_enough():
     found = list(documents(3_000_000))
     names = [document.name for document in found]

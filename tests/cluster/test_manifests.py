@@ -42,6 +42,7 @@ def test_every_pod_of_an_overlay_is_admitted_and_scheduled(cluster, make_namespa
     require_scheduled(cluster, namespace)
 
 
+@pytest.mark.exhaustive  # it needs Helm
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_of_the_chart_is_admitted_and_scheduled(cluster, make_namespace, helm, overlay):
     namespace = make_namespace(f"chart-{overlay}")

@@ -1,4 +1,7 @@
-"""Trainings under the real Kubeflow Trainer and JobSet: followed to their results, resumed, suspended, cancelled."""
+"""Trainings under the real Kubeflow Trainer and JobSet: followed to their results, resumed, suspended, cancelled.
+
+`.ci/run` runs those that are not exhaustive: a training to its end, and what only a real cluster showed to be wrong.
+"""
 
 import json
 
@@ -75,6 +78,7 @@ def test_a_training_is_a_pod_that_the_job_follows_to_its_result(shared, trainer,
     wait_for(lambda: not shared.pods("result"), "the deletion of its pod")
 
 
+@pytest.mark.exhaustive
 def test_a_killed_pod_is_replaced_by_one_that_resumes(shared, trainer, cluster):
     shared.train(trainer, "killed")
     shared.wait_for_step(trainer, "killed", 10)
@@ -89,6 +93,7 @@ def test_a_killed_pod_is_replaced_by_one_that_resumes(shared, trainer, cluster):
     shared.wait_for_step(trainer, "killed", first_step)
 
 
+@pytest.mark.exhaustive
 def test_a_training_on_two_nodes_ends_with_the_same_weights_when_one_of_them_is_killed(trainings):
     trainer = trainings.start(GPT2_NODE_HEARTBEAT_SECONDS="10")
     trainings.train(trainer, "whole", steps=300, num_nodes=2)
@@ -111,6 +116,7 @@ def test_a_training_on_two_nodes_ends_with_the_same_weights_when_one_of_them_is_
         assert weights_of(ended) == weights_of(whole)
 
 
+@pytest.mark.exhaustive
 def test_a_service_that_died_finds_its_trainjob(trainings):
     first = trainings.start()
     trainings.train(first, "found")
@@ -127,6 +133,7 @@ def test_a_service_that_died_finds_its_trainjob(trainings):
     assert not pod.ended, "the training ended with its service"
 
 
+@pytest.mark.exhaustive
 def test_a_suspended_trainjob_waits_and_resumes(shared, trainer, cluster):
     shared.train(trainer, "suspended")
     shared.wait_for_step(trainer, "suspended", 10)
@@ -155,6 +162,7 @@ def test_a_cancelled_job_ends_when_its_pod_is_gone_and_no_second_pod_starts(shar
         assert [pod.process().poll() for pod in shared.seen(job_id)] == [EXIT_SUSPENDED]
 
 
+@pytest.mark.exhaustive
 def test_a_job_ends_where_somebody_else_deletes_its_trainjob(shared, trainer, cluster):
     shared.train(trainer, "deleted")
     shared.wait_for_step(trainer, "deleted", 5)
@@ -186,6 +194,7 @@ def test_a_runtime_that_is_missing_is_named(trainings):
     assert "needs the Role" not in ended.error.message
 
 
+@pytest.mark.exhaustive
 def test_rights_that_are_missing_are_named(trainings):
     trainings.write_credentials("default")
     trainer = trainings.start()
@@ -195,6 +204,7 @@ def test_rights_that_are_missing_are_named(trainings):
     assert "needs the Role" in ended.error.message
 
 
+@pytest.mark.exhaustive
 def test_a_training_that_no_node_can_hold_says_so(trainings):
     trainer = trainings.start(GPT2_TRAINJOB_GPUS="1000")
     trainings.train(trainer, "unschedulable")
@@ -203,6 +213,7 @@ def test_a_training_that_no_node_can_hold_says_so(trainings):
     assert trainings.wait_for_end(trainer, "unschedulable").state == State.STATE_CANCELLED
 
 
+@pytest.mark.exhaustive
 def test_what_the_training_itself_finds_wrong_is_not_tried_again(trainings):
     trainer = trainings.start()
     (trainings.folder / "dataset" / "train-00001.npy").unlink()
@@ -213,6 +224,7 @@ def test_what_the_training_itself_finds_wrong_is_not_tried_again(trainings):
     assert len(trainings.seen("wrong")) == 1
 
 
+@pytest.mark.exhaustive
 def test_a_training_that_is_out_of_memory_each_time_fails_and_a_retry_resumes(trainings, cluster):
     [runtime] = cluster.objects(NAMESPACE, "trainingruntimes")
     runtime["metadata"] = {"name": "one-attempt", "labels": runtime["metadata"]["labels"]}
@@ -234,6 +246,7 @@ def test_a_training_that_is_out_of_memory_each_time_fails_and_a_retry_resumes(tr
     assert steps_of(trainings.seen("memory")[-1])[0] >= 5, "the retry began from nothing"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("way", ["drain", "evict"])
 def test_an_evicted_pod_is_replaced_by_one_that_resumes(shared, trainer, cluster, way):
     shared.train(trainer, way)
@@ -252,6 +265,7 @@ def test_an_evicted_pod_is_replaced_by_one_that_resumes(shared, trainer, cluster
         shared.wait_for_step(trainer, way, first_step)
 
 
+@pytest.mark.exhaustive
 def test_a_training_whose_node_is_lost_resumes_on_another(shared, trainer, cluster):
     kubectl = cluster.control_plane.kubectl
     with cluster.second_node("node-to-lose") as lost:
@@ -269,6 +283,7 @@ def test_a_training_whose_node_is_lost_resumes_on_another(shared, trainer, clust
         shared.wait_for_step(trainer, "lost", first_step)
 
 
+@pytest.mark.exhaustive
 def test_the_role_allows_what_the_trainer_calls_and_no_more(trainer, cluster):
     """Comes last: the calls of all tests before it are in the audit log."""
     [role] = [item for item in cluster.objects(NAMESPACE, "roles") if item["metadata"]["name"] == "trainer"]

@@ -28,7 +28,7 @@ MARKS = {
     "pipeline": "test_pipelines.py",
     "kubeflow": "test_kubeflow.py",
     "airflow": "test_airflow.py",
-    "faults": "by `make test`, in the short form; the files and names are checked here",
+    "faults": "by `make test` and `make test-exhaustive`, in the short form; the files and names are checked here",
     "clients": "orchestration/tests/test_clients.py",
     "example": "orchestration/tests/test_examples.py checks requests, options and names",
     "setup": ".ci/run and orchestration/tests/stack",
@@ -126,6 +126,7 @@ def test_the_walk_through_makes_a_model_of_the_language(reader, language):
     assert "perplexity" in reader.run(measure)
 
 
+@pytest.mark.exhaustive  # as the model of test_how_tos.py is served
 def test_the_walk_through_serves_the_model(reader, language):
     [serve] = blocks(LANGUAGE, "serve")
     [call] = blocks(LANGUAGE, "curl")

@@ -24,7 +24,7 @@ register_model: {model_name: interrupted}
 """
 
 
-@pytest.mark.parametrize("runner", ["local", "beam"])
+@pytest.mark.parametrize("runner", ["local", pytest.param("beam", marks=pytest.mark.exhaustive)])
 def test_ctrl_c_cancels_the_job_at_work(stack, tmp_path, runner):
     texts = stack.folder.parent / f"interrupted-{runner}"
     texts.mkdir()

@@ -18,7 +18,6 @@ from gpt2_orchestration.client.addresses import DEFAULT_PORTS
 from gpt2_orchestration.client.service_client import ClientSettings, ServiceError, connect
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.pipelines.specification import parse_specification
-from gpt2_orchestration.runners.local import run_pipeline
 
 from .local_servers import database_dump, holders, wait_for
 
@@ -110,6 +109,8 @@ def answers(name: str, client: ClientSettings) -> bool:
 def test_a_pipeline_keeps_all_in_an_object_store_and_no_secret_anywhere(
     services, object_store, database, stack, tmp_path, caplog
 ):
+    from gpt2_orchestration.runners.local import run_pipeline  # loads TFX and TensorFlow
+
     caplog.set_level(logging.DEBUG)
     for number in range(20):
         object_store.pipe_file(f"gpt2/texts/{number}.txt", f"{number} bottles of beer on the wall, ".encode() * 40)

@@ -15,7 +15,6 @@ from gpt2.registry.v1 import registry_service_pb2
 from gpt2_orchestration.client.service_client import JobFailed, ServiceError, connect
 from gpt2_orchestration.pipelines.settings import PipelineSettings, ask_services
 from gpt2_orchestration.pipelines.specification import parse_specification
-from gpt2_orchestration.runners import local as runners
 
 pytestmark = pytest.mark.usefixtures("service_environment")
 
@@ -83,13 +82,15 @@ def versions(stack, name: str) -> list:
 
 
 def run_pipeline(stack, settings, runner: str, specified) -> None:
-    runners.run_pipeline(runner, specified, ask_services(specified, stack.client), settings)
+    from gpt2_orchestration.runners import local  # loads TFX and TensorFlow
+
+    local.run_pipeline(runner, specified, ask_services(specified, stack.client), settings)
 
 
 STAGES = ("ExportCorpus", "TrainTokenizer", "EncodeCorpus", "TrainModel", "ExportModel", "RegisterModel")
 
 
-@pytest.mark.parametrize("runner", ["local", "beam"])
+@pytest.mark.parametrize("runner", [pytest.param("local", marks=pytest.mark.exhaustive), "beam"])
 def test_a_pipeline_runs_is_cached_and_sees_new_documents(stack, settings, runner):
     name = f"from-scratch-{runner}"
     fill(stack, name)
@@ -133,6 +134,7 @@ def test_a_model_is_fine_tuned_from_the_weights_of_another(stack, settings):
     )
 
 
+@pytest.mark.exhaustive  # as the example `transplant-openai`, whose weights come from there too
 def test_a_model_is_fine_tuned_from_weights_that_a_server_has_in_openai_s_format(stack, settings, web_folder):
     folder, address = web_folder
     (folder / "tiny").mkdir()

@@ -36,6 +36,8 @@ KINDS = (
     "EvaluateModel",
     "ImportCheckpoint",
 )
+REPRESENTATIVES = ("EncodeCorpus", "TrainModel")
+"""One that writes its artifact in one go, and one that writes for as long as it runs."""
 # These write what others of the kinds write too.
 KINDS_OF_LONG_FORM = ("ImportFiles", "ImportTokenizer")
 _PAGE = 4096
@@ -72,7 +74,13 @@ def check_whole(artifacts: Iterable[Path]) -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("kind", KINDS + (KINDS_OF_LONG_FORM if LONG else ()))
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=() if kind in REPRESENTATIVES else pytest.mark.exhaustive)
+        for kind in KINDS + (KINDS_OF_LONG_FORM if LONG else ())
+    ],
+)
 def test_a_job_that_finds_the_disk_full_fails_cleanly_and_is_continued(stack, undisturbed, kind, part, report):
     run_id = f"full-{default_stage_name(kind)}-{part}"
     folder = stack.folder.artifacts / f"{run_id}~{default_stage_name(kind)}"
@@ -97,7 +105,7 @@ def test_a_job_that_finds_the_disk_full_fails_cleanly_and_is_continued(stack, un
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("whose", ["job", "mlflow"])
+@pytest.mark.parametrize("whose", [pytest.param("job", marks=pytest.mark.exhaustive), "mlflow"])
 def test_a_registration_that_finds_a_disk_full_leaves_no_version_and_is_continued_to_one(
     stack, undisturbed, whose, part, report
 ):

@@ -54,6 +54,7 @@ def submit(stack: FaultStack, kind: str, run_id: str, request: dict) -> str:
     return options.job_id
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(3600 if LONG else 900)
 @pytest.mark.parametrize("kind", KILLED_KINDS)
 def test_a_job_whose_service_is_killed_ends_as_one_that_nobody_killed(stack, undisturbed, kind, report):

@@ -101,7 +101,7 @@ def test_an_export_that_begins_without_mongodb_ends_well_when_it_is_there(stack,
 
 
 @for_seconds
-@pytest.mark.parametrize("when", ["at the start", "in a registration"])
+@pytest.mark.parametrize("when", [pytest.param("at the start", marks=pytest.mark.exhaustive), "in a registration"])
 def test_a_registration_without_mlflow_makes_one_version_when_it_is_there(stack, undisturbed, seconds, when, report):
     run_id = f"mlflow-{when.split()[-1]}-{seconds}"
     if when == "at the start":

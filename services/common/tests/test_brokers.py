@@ -20,7 +20,8 @@ Job = job_pb2.Job
 QUEUE_LIMIT = 20
 
 
-@pytest.fixture(scope="module", params=["embedded", "apache"])
+# Every stack of the tests has the embedded one, and test_event_bus.py holds it to what Kafka does.
+@pytest.fixture(scope="module", params=[pytest.param("embedded", marks=pytest.mark.exhaustive), "apache"])
 def broker(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("broker")
     if request.param == "apache":

@@ -13,7 +13,8 @@ CONFIGURATION = """
 [pytest]
 markers =
     process: needs a process
-    exhaustive: takes seconds
+    long: takes seconds
+    exhaustive: one of many
 process_fixtures = broker
 """
 TESTS = """
@@ -31,6 +32,12 @@ TESTS = """
 
     @pytest.mark.process
     def test_marked(): ...
+
+    @pytest.mark.long
+    def test_of_seconds(): ...
+
+    @pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
+    def test_of_many(number): ...
 
     @pytest.fixture(params=["memory", pytest.param("server", marks=pytest.mark.process)])
     def store(request):
@@ -74,5 +81,5 @@ def test_what_needs_a_process_is_left_out_and_what_starts_one_fails(tmp_path):
             names[kind].add(rest.partition("::")[2].partition(" ")[0])
     assert names["FAILED"] == {"test_child", "test_server", "test_library"}
     assert names["ERROR"] == {"test_child", "test_hidden_child", "test_server", "test_library"}
-    assert names["PASSED"] == {"test_of_stores[memory]", "test_hidden_child", "test_local_pair"}
+    assert names["PASSED"] == {"test_of_stores[memory]", "test_of_many[1]", "test_hidden_child", "test_local_pair"}
     assert "not in a unit test: subprocess.Popen ('true'" in output

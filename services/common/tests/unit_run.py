@@ -1,7 +1,7 @@
 """The unit run (`make unit`, `--unit`): tests that need no server, no child process and no network of a model.
 
-A test belongs to it unless it carries the mark `process` or `exhaustive` or asks, also through others, for one of the
-`process_fixtures` in pyproject.toml. What breaks the promise fails by name rather than slows everybody down.
+A test belongs to it unless it carries one of the marks `process`, `long` and `exhaustive` or asks, also through others,
+for one of the `process_fixtures` in pyproject.toml. What breaks the promise fails by name rather than slows all.
 """
 
 import os
@@ -16,6 +16,7 @@ from typing import NoReturn
 import pytest
 
 _LEFT_OUT = "pytestmark = pytest.mark.process\n"
+_MARKS = ("process", "long", "exhaustive")
 _CHILDREN = frozenset(("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "os.spawn"))
 # Matplotlib lists the machine's fonts by it, once a home folder.
 _FONTS = "fc-list"
@@ -73,7 +74,7 @@ class UnitRun:
         fixtures = set(config.getini("process_fixtures"))
         kept, left_out = [], []
         for item in items:
-            marked = any(item.get_closest_marker(name) for name in ("process", "exhaustive"))
+            marked = any(item.get_closest_marker(name) for name in _MARKS)
             (left_out if marked or not fixtures.isdisjoint(item.fixturenames) else kept).append(item)
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept

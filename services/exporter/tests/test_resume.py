@@ -104,7 +104,6 @@ def test_documents_added_while_it_was_down_stay_out(mongo, settings, slow_enviro
     assert corpus.counts["documents"] == 4000
 
 
-@pytest.mark.process
 def test_an_import_killed_twice_has_the_digest_of_one_that_was_not(settings, tmp_path, slow_environment, open_corpus):
     folder = tmp_path / "texts"
     folder.mkdir()
@@ -133,6 +132,7 @@ def run_killed_at_random(request, function, environment, settings, kills):
 OPTIONS = pb.DocumentOptions(drop_duplicates=True, normalization=pb.NORMALIZATION_NFC, min_characters=3)
 
 
+@pytest.mark.exhaustive
 def test_an_export_killed_20_times_at_random_has_the_digest_of_one_that_was_not(
     mongo, settings, child_environment, open_corpus
 ):
@@ -147,7 +147,7 @@ def test_an_export_killed_20_times_at_random_has_the_digest_of_one_that_was_not(
     assert killed.summary["filtered_by_reason"] == {"duplicate": 490}
 
 
-@pytest.mark.process
+@pytest.mark.exhaustive
 def test_an_import_killed_20_times_at_random_has_the_digest_of_one_that_was_not(
     settings, tmp_path, child_environment, open_corpus
 ):

@@ -58,12 +58,12 @@ def digest(encode):
     return encode("first", encode_workers=1).digest
 
 
-@pytest.mark.exhaustive
+@pytest.mark.long
 def test_the_number_of_workers_changes_no_byte(encode, digest):
     assert [encode(f"w{workers}", encode_workers=workers).digest for workers in (2, 7)] == [digest] * 2
 
 
-@pytest.mark.exhaustive
+@pytest.mark.long
 def test_the_slow_library_changes_no_byte(encode, digest, monkeypatch):
     monkeypatch.setitem(sys.modules, "fastokens", None)
     assert encode("slow").digest == digest

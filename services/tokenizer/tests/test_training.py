@@ -63,7 +63,7 @@ def test_parentheses_in_the_pattern_change_no_vocabulary(texts):
         assert train_vocabulary(lambda: texts, 600, 1) == found
 
 
-@pytest.mark.exhaustive
+@pytest.mark.long
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text("ab ", max_size=40), max_size=20), st.integers(2, 9))
 def test_a_frequency_is_the_count_of_the_token_for_both_libraries(texts, least):

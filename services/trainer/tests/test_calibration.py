@@ -210,7 +210,10 @@ def test_results_that_cannot_be_kept_are_said_and_used(measured, choose, tmp_pat
     assert "GPT2_COMPILE_CACHE_FOLDER: the calibration cannot be kept in" in record.message
 
 
-@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16", "lora": LoraConfig(rank=2)}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, pytest.param({"precision": "bfloat16", "lora": LoraConfig(rank=2)}, marks=pytest.mark.exhaustive)],
+)
 def test_a_step_is_measured_as_the_training_takes_it(backend, tmp_path, changes):
     options = CompileCacheOptions(tmp_path, 0)
     task = MeasurementTask(

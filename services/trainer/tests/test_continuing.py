@@ -72,7 +72,15 @@ def assert_same_tensors(first, second):
             assert value.tobytes() == other[key].tobytes(), (name, key)
 
 
-@pytest.mark.parametrize("options", [{}, {"lora": pb.LoraConfig(rank=2)}, {"learning_rate": 3.0}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.exhaustive),
+        pytest.param({"lora": pb.LoraConfig(rank=2)}, marks=pytest.mark.exhaustive),
+        {"learning_rate": 3.0},
+    ],
+    ids=str,
+)
 def test_steps_and_then_more_steps_equal_one_training_of_all_to_the_last_bit(train, options):
     """Also where the best step is not the last, and where additions are merged into the published weights."""
     same = {"schedule": "constant", "noise": 0.1, "seed": 3, "warmup_steps": 2, "validate_every": 3, **options}

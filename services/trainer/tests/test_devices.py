@@ -43,11 +43,16 @@ def trained(process, **changes):
     "changes",
     [
         {"devices": 4},
-        {"devices": 2, "gradient_accumulation_steps": 2, "max_logits": 20_000},
-        {"devices": 2, "model_devices": 2},
         {"devices": 4, "model_devices": 2},
-        {"devices": 4, "model_devices": 4, "optimizer": "adafactor", "learning_rate": 0.001},
-        {"devices": 4, "model_devices": 2, "optimizer": "muon", "learning_rate": 0.001},
+        *(
+            pytest.param(changes, marks=pytest.mark.exhaustive)
+            for changes in (
+                {"devices": 2, "gradient_accumulation_steps": 2, "max_logits": 20_000},
+                {"devices": 2, "model_devices": 2},
+                {"devices": 4, "model_devices": 4, "optimizer": "adafactor", "learning_rate": 0.001},
+                {"devices": 4, "model_devices": 2, "optimizer": "muon", "learning_rate": 0.001},
+            )
+        ),
     ],
 )
 def test_losses_and_weights_are_those_of_one_device(four_devices_process, changes):

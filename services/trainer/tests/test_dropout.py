@@ -57,9 +57,11 @@ def assert_equal(first, second):
     "changes",
     [
         {"gradient_accumulation_steps": 2, "gradient_checkpointing": True},
-        {"precision": "bfloat16", "lora": LORA},
-        {"optimizer": "muon", "momentum": 0.95},
-        {"optimizer": "muon", "momentum": 0.95, "precision": "bfloat16", "lora": LORA},
+        pytest.param({"precision": "bfloat16", "lora": LORA}, marks=pytest.mark.exhaustive),
+        pytest.param({"optimizer": "muon", "momentum": 0.95}, marks=pytest.mark.exhaustive),
+        pytest.param(
+            {"optimizer": "muon", "momentum": 0.95, "precision": "bfloat16", "lora": LORA}, marks=pytest.mark.exhaustive
+        ),
     ],
     ids=["accumulated-remat", "bfloat16-lora", "muon", "muon-bfloat16-lora"],
 )
@@ -161,7 +163,11 @@ def test_validation_drops_nothing(backend):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"devices": 4}, {"devices": 2, "model_devices": 2, "gradient_accumulation_steps": 2}]
+    "changes",
+    [
+        pytest.param({"devices": 4}, marks=pytest.mark.exhaustive),
+        {"devices": 2, "model_devices": 2, "gradient_accumulation_steps": 2},
+    ],
 )
 def test_several_devices_draw_the_masks_of_one(four_devices_process, changes):
     alone = {name: value for name, value in changes.items() if name == "gradient_accumulation_steps"}

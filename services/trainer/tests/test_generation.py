@@ -15,7 +15,7 @@ ARCHITECTURE = small_architecture()
 WEIGHTS = random_weights(ARCHITECTURE)
 
 
-@pytest.mark.parametrize("length", [1, 16, 40])
+@pytest.mark.parametrize("length", [*(pytest.param(length, marks=pytest.mark.exhaustive) for length in (1, 16)), 40])
 def test_greedy_generation_equals_full_recomputation(backend, length):
     """Past the end of the context, twice over."""
     prompt = np.random.default_rng(length).integers(0, VOCABULARY_SIZE, length).tolist()
@@ -49,7 +49,10 @@ def test_a_sample_depends_on_the_seed_and_its_number_alone(jax_process):
     assert three[0] != made(1, seed=5)[0]
 
 
-@pytest.mark.parametrize(("width", "samples"), [(64, 1), (64, 2), (24, 1)])
+@pytest.mark.parametrize(
+    ("width", "samples"),
+    [(64, 1), *(pytest.param(*sizes, marks=pytest.mark.exhaustive) for sizes in ((64, 2), (24, 1)))],
+)
 def test_bfloat16_on_a_cpu_computes_exactly_with_rounded_weights(jax_process, width, samples):
     """A single row goes another way than several, where the width divides; prompts are several rows always."""
     architecture = small_architecture(n_embd=width)

@@ -19,8 +19,7 @@ pytestmark = pytest.mark.process
 TUNABLES = "GLIBC_TUNABLES"
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-@pytest.mark.process
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.exhaustive)])
 def test_a_step_takes_no_pages_that_another_has_had(backend, tmp_path):
     """It takes 10 to 20 thousand otherwise."""
     done = subprocess.run(
@@ -34,7 +33,6 @@ def test_a_step_takes_no_pages_that_another_has_had(backend, tmp_path):
 
 
 @pytest.mark.parametrize("own", [{}, {TUNABLES: "glibc.malloc.check=1"}])
-@pytest.mark.process
 def test_a_training_job_starts_so_where_nothing_else_is_set(own, tmp_path):
     make_dataset(tmp_path / "dataset")
     trainer = Trainer(tmp_path, **own)

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from gpt2_trainer.trainjobs.pod import EXIT_SUSPENDED
 
 pytestmark = pytest.mark.process
 STEPS, BATCH_SIZE, WINDOWS = 200, 8, 187
+COUNTS = (2, pytest.param(4, marks=pytest.mark.exhaustive))
+"""Numbers of nodes that are compared with one."""
 KILLS = int(os.environ.get("GPT2_TEST_NODE_KILLS", "2"))
 """Kills of random nodes at random moments."""
 
@@ -101,39 +104,40 @@ def start(tmp_path, compiled):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, compiled):
-    """The same training on 1, 2 and 4 nodes."""
-    found = {}
-    for count in (1, 2, 4):
+    """The same training on a number of nodes: run when it is first asked for, and kept."""
+
+    @cache
+    def train_on(count):
         folder = tmp_path_factory.mktemp(f"nodes-{count}")
         make_dataset(folder / "dataset")
         outputs = Nodes(folder, "whole", count, request(folder, num_nodes=count), **compiled).finish()
-        found[count] = Trained(outputs, recorded_batches(folder))
-    return found
+        return Trained(outputs, recorded_batches(folder))
+
+    return train_on
 
 
-def test_losses_do_not_depend_on_the_number_of_nodes(uninterrupted):
-    table = [trained.losses for trained in uninterrupted.values()]
-    assert [len(losses) for losses in table] == [STEPS] * 3
-    print("step " + " ".join(f"{count:>10} nodes" for count in uninterrupted))
-    for step, row in enumerate(zip(*table, strict=True), start=1):
+@pytest.mark.parametrize("count", COUNTS)
+def test_losses_do_not_depend_on_the_number_of_nodes(uninterrupted, count):
+    alone, together = uninterrupted(1), uninterrupted(count)
+    assert [len(trained.losses) for trained in (alone, together)] == [STEPS] * 2
+    print(f"step           1 node {count:>10} nodes")
+    for step, row in enumerate(zip(alone.losses, together.losses, strict=True), start=1):
         print(f"{step:4} " + " ".join(f"{loss:16.7f}" for loss in row))
-    alone = uninterrupted[1]
-    for count, trained in uninterrupted.items():
-        np.testing.assert_allclose(trained.losses, alone.losses, rtol=0, atol=1e-5, err_msg=f"{count} nodes")
-        np.testing.assert_allclose(trained.validation_losses, alone.validation_losses, rtol=0, atol=1e-5)
-        samples = [(folder_of(item.outputs["samples"]) / "samples-0.txt").read_text() for item in (trained, alone)]
-        assert samples[0] == samples[1]
+    np.testing.assert_allclose(together.losses, alone.losses, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(together.validation_losses, alone.validation_losses, rtol=0, atol=1e-5)
+    samples = [(folder_of(item.outputs["samples"]) / "samples-0.txt").read_text() for item in (together, alone)]
+    assert samples[0] == samples[1]
     assert alone.losses[-1] < alone.losses[0] - 0.5
 
 
-def test_each_node_reads_its_part_of_each_batch_and_no_more(uninterrupted):
-    expected = uninterrupted[1].last_windows()
+@pytest.mark.parametrize("count", COUNTS)
+def test_each_node_reads_its_part_of_each_batch_and_no_more(uninterrupted, count):
+    expected = uninterrupted(1).last_windows()
     assert sorted(expected) == list(range(STEPS))
-    for count in (2, 4):
-        batches = uninterrupted[count].batches
-        assert len(batches) == STEPS * count
-        assert {len(windows) for _, windows in batches} == {BATCH_SIZE // count}
-        assert uninterrupted[count].last_windows() == expected
+    batches = uninterrupted(count).batches
+    assert len(batches) == STEPS * count
+    assert {len(windows) for _, windows in batches} == {BATCH_SIZE // count}
+    assert uninterrupted(count).last_windows() == expected
     order = [tuple(expected[step][row]) for step in range(STEPS) for row in range(BATCH_SIZE)]
     assert len(set(order)) == len(order), "a sequence comes twice in an epoch"
     assert {number for epoch, number in order if epoch == 0} == set(range(WINDOWS))
@@ -163,7 +167,7 @@ def test_nodes_that_are_killed_at_random_repeat_every_number(start, uninterrupte
         nodes.pods[victim].process.wait()
     wait_while(nodes, lambda: True)
     assert len(nodes.started) > 2
-    whole, resumed = uninterrupted[2], Trained(whole_outputs(tmp_path), recorded_batches(tmp_path))
+    whole, resumed = uninterrupted(2), Trained(whole_outputs(tmp_path), recorded_batches(tmp_path))
     assert resumed.losses == whole.losses
     assert resumed.validation_losses == whole.validation_losses
     assert resumed.last_windows() == whole.last_windows()
@@ -195,23 +199,25 @@ def whole_outputs(folder):
     return {name: {"uri": (job / name).as_uri()} for name in ("checkpoint", "logs", "samples")}
 
 
-def test_a_training_suspended_on_four_nodes_continues_on_two(start, uninterrupted, tmp_path):
+@pytest.mark.parametrize(("count", "fewer"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.exhaustive)])
+def test_a_suspended_training_continues_on_fewer_nodes(start, uninterrupted, tmp_path, count, fewer):
     """The node that is asked to stop takes the others with it, at the same step, which is saved."""
-    four = start("four", 4, {"num_nodes": 4})
-    four.pods[0].wait_for_step(20)
-    four.pods[2].process.send_signal(signal.SIGTERM)
-    assert four.wait() == [EXIT_SUSPENDED] * 4, four.logs()
+    all_nodes = start("all", count, {"num_nodes": count})
+    all_nodes.pods[0].wait_for_step(20)
+    all_nodes.pods[-1].process.send_signal(signal.SIGTERM)
+    assert all_nodes.wait() == [EXIT_SUSPENDED] * count, all_nodes.logs()
     saved = max(path.name for path in (tmp_path / "artifacts/run~train/.work/checkpoints").glob("step-*"))
     step = int(saved.removeprefix("step-"))
     assert 20 < step < STEPS
-    two = start("two", 2, {"num_nodes": 4})
-    resumed = Trained(two.finish(), recorded_batches(tmp_path))
-    assert "4 nodes are asked for, and the training runs on 2" in two.pods[0].log.read_text()
+    fewer_nodes = start("fewer", fewer, {"num_nodes": count})
+    resumed = Trained(fewer_nodes.finish(), recorded_batches(tmp_path))
+    said = fewer_nodes.pods[0].log.read_text()
+    assert f"{count} nodes are asked for, and the training runs on {fewer}" in said
     steps = [step for step, _ in resumed.batches]
-    assert sorted(steps) == sorted([*list(range(step)) * 4, *list(range(step, STEPS)) * 2])
-    assert resumed.last_windows() == uninterrupted[1].last_windows()
-    np.testing.assert_allclose(resumed.losses, uninterrupted[1].losses, rtol=0, atol=1e-5)
-    assert_close_weights(resumed.weights, uninterrupted[1].weights)
+    assert sorted(steps) == sorted([*list(range(step)) * count, *list(range(step, STEPS)) * fewer])
+    assert resumed.last_windows() == uninterrupted(1).last_windows()
+    np.testing.assert_allclose(resumed.losses, uninterrupted(1).losses, rtol=0, atol=1e-5)
+    assert_close_weights(resumed.weights, uninterrupted(1).weights)
 
 
 def assert_close_weights(found, expected):
@@ -228,7 +234,7 @@ def assert_close_weights(found, expected):
     [
         # One copy of the model on the four devices of both nodes, and one on each node.
         {"model_devices": 4, "gradient_accumulation_steps": 1, "ema_decay": 0.9},
-        {"model_devices": 2, "devices": 2, "lora": pb.LoraConfig(rank=2)},
+        pytest.param({"model_devices": 2, "devices": 2, "lora": pb.LoraConfig(rank=2)}, marks=pytest.mark.exhaustive),
     ],
 )
 def test_models_sharded_over_nodes_and_adapters_train_as_on_one_device(start, train, config):

@@ -34,6 +34,8 @@ TRAININGS = {
     # Muon, averaged weights, documents reshuffled and dropout. The last two kills leave something to restore.
     "small_data": ({"recipe": "small_data"}, KILLS[3:], MOMENTS | {"second_moment_columns", "average"}),
 }
+# Either backend, and either training, once.
+REPRESENTATIVES = (("jax", "AdamW"), ("tensorflow", "small_data"))
 HERE = Path(__file__).parent
 TIMINGS = ("tokens_per_second", "seconds_left")
 TRAIN = ("gpt2_trainer.jobs.train", "train_model", "TrainModelRequest")
@@ -82,7 +84,15 @@ def checkpoint_files(folder):
     return {str(path.relative_to(checkpoint)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.parametrize("training", TRAININGS)
+@pytest.mark.parametrize(
+    ("backend", "training"),
+    [
+        pytest.param(name, training, marks=() if (name, training) in REPRESENTATIVES else pytest.mark.exhaustive)
+        for name in ("tensorflow", "jax")
+        for training in TRAININGS
+    ],
+    indirect=["backend"],
+)
 def test_killed_training_repeats_every_number(backend, tmp_path, training):
     options, kills, kinds = TRAININGS[training]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
