@@ -73,23 +73,25 @@ class History:
     def fill(self, jobs: Sequence[job_pb2.Job]) -> None:
         """Replaces all jobs, with rows as the previous version wrote them."""
         self.jobs = jobs
+        rows = [
+            {
+                "position": next(self._numbers),
+                "service": job.service,
+                "job_id": job.job_id,
+                "run_id": job.run_id,
+                "kind": job.kind,
+                "state": job.state,
+                "revision": job.revision,
+                "job": job.SerializeToString(),
+                "request": b"",
+            }
+            for job in jobs
+        ]
         with self.engine.begin() as connection:
             for table in (JOBS, RUNS, JOB_SUMMARIES):
                 connection.execute(table.delete())
-            for job in jobs:
-                connection.execute(
-                    JOBS.insert().values(
-                        position=next(self._numbers),
-                        service=job.service,
-                        job_id=job.job_id,
-                        run_id=job.run_id,
-                        kind=job.kind,
-                        state=job.state,
-                        revision=job.revision,
-                        job=job.SerializeToString(),
-                        request=b"",
-                    )
-                )
+            if rows:
+                connection.execute(JOBS.insert(), rows)
         for service in SERVICES:
             complete_runs(self.engine, service)
 
@@ -171,27 +173,29 @@ def random_history(seed: int) -> list[job_pb2.Job]:
     return jobs
 
 
-def test_order_and_pages_are_those_of_all_jobs_sorted_whatever_the_history(history, services, monkeypatch):
+@pytest.mark.parametrize(
+    "seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(5, 15))]
+)
+def test_order_and_pages_are_those_of_all_jobs_sorted_whatever_the_history(history, services, monkeypatch, seed):
     # Forgotten soon, what was read is asked for again.
     monkeypatch.setattr("gpt2_orchestration.client.run_pagination._MAX_KNOWN_RUNS", 20)
-    for seed in range(15):
-        jobs = random_history(seed)
-        history.fill(jobs)
-        expected = reference(jobs)
-        for page in (1, 7, 500):
-            found = [(run.run_id, {job.job_id for job in run.jobs}) for run, _ in MergedRuns(services, page=page)]
-            assert found == expected, (seed, page)
-        paged, token = [], ""
-        while True:
-            page = newest_runs(services, 1 + seed % 9, token)
-            paged += [(run.run_id, {job.job_id for job in run.jobs}) for run in page.runs]
-            token = page.next_token
-            if not token:
-                break
-        assert paged == expected, seed
-        assert [run.run_id for run in find_runs(services, ["run-3", "run-8", "none"]).runs] == [
-            run_id for run_id, _ in expected if run_id in ("run-3", "run-8")
-        ]
+    jobs = random_history(seed)
+    history.fill(jobs)
+    expected = reference(jobs)
+    for page in (1, 7, 500):
+        found = [(run.run_id, {job.job_id for job in run.jobs}) for run, _ in MergedRuns(services, page=page)]
+        assert found == expected, page
+    paged, token = [], ""
+    while True:
+        page = newest_runs(services, 1 + seed % 9, token)
+        paged += [(run.run_id, {job.job_id for job in run.jobs}) for run in page.runs]
+        token = page.next_token
+        if not token:
+            break
+    assert paged == expected
+    assert [run.run_id for run in find_runs(services, ["run-3", "run-8", "none"]).runs] == [
+        run_id for run_id, _ in expected if run_id in ("run-3", "run-8")
+    ]
 
 
 def test_the_newest_runs_are_complete_and_little_more_is_read(history, services, many):

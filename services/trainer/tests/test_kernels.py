@@ -58,7 +58,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize(("name", "number"), [(name, number) for name in CASES for number in range(len(CASES[name]))])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        pytest.param(name, number, marks=pytest.mark.exhaustive if number else ())
+        for name in CASES
+        for number in range(len(CASES[name]))
+    ],
+)
 def test_kernels_and_their_gradients_are_those_of_the_reference(backend, name, number, dtype):
     values, shape, options = CASES[name][number]
     upstream = np.asarray(normal(*shape, seed=3))
