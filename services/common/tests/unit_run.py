@@ -44,6 +44,8 @@ class UnitRun:
         os.environ.setdefault("GPT2_GIT_REVISION", "unit")
         platform.platform()
         sys.addaudithook(self._audit)
+        # No unit test sees a machine lose its power, and the disk takes milliseconds for each of thousands of files.
+        os.fsync = lambda descriptor: None  # type: ignore[assignment]
         # The one way to a child that raises no audit event.
         BaseProcess.start = lambda process: self._refuse(f"multiprocessing: {process.name}")  # type: ignore[method-assign]
 

@@ -53,7 +53,7 @@ def test_one_letter_or_nothing_is_learned_in_linear_time():
     assert Encoder(vocabulary).encode("a" * 100_000) == [vocabulary.size - 2]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=min(50, settings.default.max_examples))
 @given(st.lists(st.text("ab é'\n\t7.", max_size=60), max_size=30))
 def test_parentheses_in_the_pattern_change_no_vocabulary(texts):
     plain = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -64,7 +64,7 @@ def test_parentheses_in_the_pattern_change_no_vocabulary(texts):
 
 
 @pytest.mark.long
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=min(50, settings.default.max_examples))
 @given(st.lists(st.text("ab ", max_size=40), max_size=20), st.integers(2, 9))
 def test_a_frequency_is_the_count_of_the_token_for_both_libraries(texts, least):
     found = train_vocabulary(lambda: texts, 600, least)
@@ -80,7 +80,7 @@ def test_a_frequency_is_the_count_of_the_token_for_both_libraries(texts, least):
         assert train_vocabulary(lambda: texts, 600, least) == found
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.text("ab", min_size=50, max_size=900))
 def test_long_tokens_come_of_the_same_merges(text):
     with pytest.MonkeyPatch.context() as patch:
@@ -198,7 +198,7 @@ def test_training_is_the_same_in_every_process():
     assert len(prints) == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=min(40, settings.default.max_examples))
 @given(st.lists(st.text("ab ", max_size=30), max_size=20))
 def test_whatever_was_trained_tiktoken_agrees(tmp_path_factory, open_tiktoken, texts):
     vocabulary = train_vocabulary(lambda: texts, 600, 1)
