@@ -45,7 +45,7 @@ class UnitRun:
         platform.platform()
         sys.addaudithook(self._audit)
         # No unit test sees a machine lose its power, and the disk takes milliseconds for each of thousands of files.
-        os.fsync = lambda descriptor: None  # type: ignore[assignment]
+        os.fsync = lambda _: None  # type: ignore[assignment]
         # The one way to a child that raises no audit event.
         BaseProcess.start = lambda process: self._refuse(f"multiprocessing: {process.name}")  # type: ignore[method-assign]
 

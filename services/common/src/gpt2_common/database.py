@@ -7,12 +7,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import sqlalchemy as sql
 from sqlalchemy.exc import OperationalError
 
 from gpt2_common.settings import ServiceSettings, SettingsError
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 METADATA = sql.MetaData()
 """Metadata that the tables of jobs and events share."""
@@ -97,6 +101,18 @@ def clock(connection: sql.Connection) -> float:
     else:
         now = sql.text("SELECT (julianday('now') - 2440587.5) * 86400.0")
     return float(connection.execute(now).scalar_one())
+
+
+def insert(connection: sql.Connection, table: sql.Table) -> "postgresql.Insert | sqlite.Insert":
+    """An INSERT in the dialect of the connection's database, which can leave out rows that are there already."""
+    # Imported where they are used: PostgreSQL's loads what all of its drivers have in common.
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table)
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert(table)
 
 
 def _create_tables(connection: sql.Connection) -> None:

@@ -1,10 +1,9 @@
 """The inbox: the events that were handled, committed with their effect, so that a redelivered one has none."""
 
 import sqlalchemy as sql
-from sqlalchemy.dialects import postgresql, sqlite
 
 from gpt2.jobs.v1 import job_pb2
-from gpt2_common.database import METADATA, clock
+from gpt2_common.database import METADATA, clock, insert
 
 _INBOX = sql.Table(
     "inbox",
@@ -18,9 +17,8 @@ _INBOX = sql.Table(
 
 def receive(connection: sql.Connection, consumer: str, event: job_pb2.EventReference) -> bool:
     """Records an event within the caller's transaction. Returns whether it is a new one."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     noted = connection.execute(
-        insert(_INBOX)
+        insert(connection, _INBOX)
         .values(consumer=consumer, source=event.source, event_id=event.id, received=clock(connection))
         .on_conflict_do_nothing()
     )

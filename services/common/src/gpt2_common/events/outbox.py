@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import sqlalchemy as sql
-from sqlalchemy.dialects import postgresql, sqlite
 
-from gpt2_common.database import METADATA, reading
+from gpt2_common.database import METADATA, insert, reading
 from gpt2_common.errors import ResourceExhausted
 from gpt2_contracts.events import CloudEvent
 
@@ -51,9 +50,8 @@ def add_to_outbox(connection: sql.Connection, event: CloudEvent) -> None:
 
 def republish(connection: sql.Connection, event: CloudEvent) -> bool:
     """Adds a published event again, within the caller's transaction. Returns False where it is still pending."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     # PostgreSQL's driver reports no row count for an INSERT with RETURNING.
-    added = insert(_OUTBOX).values(_row(event)).on_conflict_do_nothing().returning(_OUTBOX.c.position)
+    added = insert(connection, _OUTBOX).values(_row(event)).on_conflict_do_nothing().returning(_OUTBOX.c.position)
     return connection.execute(added).one_or_none() is not None
 
 

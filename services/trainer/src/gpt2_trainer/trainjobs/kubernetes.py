@@ -20,6 +20,7 @@ import aiohttp
 from gpt2_common.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from gpt2_common.settings import SettingsError
 from gpt2_trainer.settings import TrainerSettings
+from gpt2_trainer.trainjobs.manifest import MANAGED_BY
 
 _log = logging.getLogger(__name__)
 _TRAINJOBS = "apis/trainer.kubeflow.org/v1alpha1"
@@ -43,8 +44,6 @@ _DESCENDANTS = (
 """What controllers make of a TrainJob, each of the one before: API group, resource, and what selects that of a name."""
 _MISSING_RIGHT = re.compile(r'User ".*" cannot \w+ resource')
 """How the API server tells that RBAC refuses; webhooks, quotas and Pod Security refuse with the same status."""
-MANAGED_BY = "gpt2-trainer"
-"""Value of the label `app.kubernetes.io/managed-by` of each TrainJob."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,12 @@
-"""Runs trainings as TrainJobs where the settings choose them, and every other job as a child process."""
+"""Runs trainings as TrainJobs where the settings choose them, and every other job as a child process.
+
+What talks to the cluster is imported where they do: its HTTP client takes a tenth of a second, of which trainings as
+processes need nothing.
+"""
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from gpt2_common.errors import NotFound, PipelineError
 from gpt2_common.jobs.attempt import Attempt, Launcher, ReportSink
@@ -11,9 +16,10 @@ from gpt2_common.jobs.manager import JobManager
 from gpt2_common.jobs.rows import StoredJob
 from gpt2_common.jobs.store import FINAL
 from gpt2_trainer.settings import TrainerSettings
-from gpt2_trainer.trainjobs.attempt import TrainJobAttempt
-from gpt2_trainer.trainjobs.kubernetes import ClusterAddress, Kubernetes, connect_kubernetes
 from gpt2_trainer.trainjobs.manifest import JOB_ID
+
+if TYPE_CHECKING:
+    from gpt2_trainer.trainjobs.kubernetes import Kubernetes
 
 _log = logging.getLogger(__name__)
 _SWEEP_SECONDS = 30.0
@@ -24,6 +30,9 @@ def trainer_launcher(settings: TrainerSettings) -> Launcher:
     as_process = child_processes(settings)
     if settings.training_backend == "process":
         return as_process
+    from gpt2_trainer.trainjobs.attempt import TrainJobAttempt
+    from gpt2_trainer.trainjobs.kubernetes import ClusterAddress
+
     address = ClusterAddress.of(settings)
 
     def launch(kind: JobKind, stored: StoredJob, on_report: ReportSink) -> Attempt:
@@ -39,6 +48,8 @@ async def sweep_trainjobs(settings: TrainerSettings, jobs: JobManager) -> None:
 
     That is how they go after success and failure, and when a job was cancelled while nobody followed its TrainJob.
     """
+    from gpt2_trainer.trainjobs.kubernetes import ClusterAddress, connect_kubernetes
+
     address = ClusterAddress.of(settings)
     while True:
         try:
@@ -51,7 +62,7 @@ async def sweep_trainjobs(settings: TrainerSettings, jobs: JobManager) -> None:
         await asyncio.sleep(_SWEEP_SECONDS)
 
 
-async def _sweep(kubernetes: Kubernetes, jobs: JobManager) -> None:
+async def _sweep(kubernetes: "Kubernetes", jobs: JobManager) -> None:
     for trainjob in await kubernetes.own_trainjobs():
         metadata = trainjob["metadata"]
         try:

@@ -11,11 +11,12 @@ from gpt2_common.jobs.messages import encode_task
 from gpt2_common.jobs.rows import StoredJob
 from gpt2_common.settings import PREFIX
 from gpt2_trainer.settings import TrainerSettings
-from gpt2_trainer.trainjobs.kubernetes import MANAGED_BY
 
 JOB_ID = "gpt2/job-id"
 REQUEST_DIGEST = "gpt2/request-digest"
 TASK_VARIABLE = "GPT2_TRAINJOB_TASK"
+MANAGED_BY = "gpt2-trainer"
+"""Value of the label `app.kubernetes.io/managed-by` of each TrainJob."""
 _MAX_SLUG_LENGTH = 24
 _PASSED_ON = (
     "artifact_root",
