@@ -88,7 +88,10 @@ def test_a_training_that_gets_no_better_ends_with_its_best(train, tmp_path):
     assert train(**config)["checkpoint"]["digest"] == outputs["checkpoint"]["digest"]
 
 
-@pytest.mark.parametrize(("phase", "step"), [("validating", 4), ("validating", 6), ("training", 2)])
+@pytest.mark.parametrize(
+    ("phase", "step"),
+    [("validating", 4), pytest.param("validating", 6, marks=pytest.mark.exhaustive), ("training", 2)],
+)
 def test_a_training_that_is_suspended_resumes_where_it_was(train, phase, step):
     """Also in a validation, which the next attempt repeats before it trains on, or ends."""
     config = {"validate_every": 2, "log_every": 2, "save_every": 6}
@@ -103,7 +106,13 @@ def test_a_training_that_is_suspended_resumes_where_it_was(train, phase, step):
     assert lines[0] == lines[1]
 
 
-@pytest.mark.parametrize("config", [{"optimizer": "adafactor"}, {"optimizer": "sgd", "momentum": 0.9}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"optimizer": "adafactor"},
+        pytest.param({"optimizer": "sgd", "momentum": 0.9}, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_other_optimizers_go_on_exactly(train, tmp_path, config):
     config |= {"validate_every": 3, "save_every": 3, "learning_rate": 0.05}
     first = train(**config)

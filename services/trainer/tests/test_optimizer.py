@@ -42,7 +42,7 @@ def assert_agree(backend, options, numpy_optimizer, decays=()):
         assert not np.array_equal(value, updated[name])
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("decay", [pytest.param(0.0, marks=pytest.mark.exhaustive), 0.3])
 def test_adafactor_agrees_with_numpy(backend, decay):
     options = replace(OPTIONS, optimizer="adafactor", weight_decay=decay)
     assert_agree(backend, options, reference.Adafactor(decay, is_decayed))
@@ -61,13 +61,13 @@ def test_weight_decay_that_falls_agrees_with_numpy(backend, optimizer, make):
     assert_agree(backend, options, make(), decays=[0.5, 0.45, 0.4, 0.35])
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("momentum", [pytest.param(0.0, marks=pytest.mark.exhaustive), 0.9])
 def test_sgd_agrees_with_numpy(backend, momentum):
     options = replace(OPTIONS, optimizer="sgd", momentum=momentum)
     assert_agree(backend, options, reference.Momentum(momentum))
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("decay", [pytest.param(0.0, marks=pytest.mark.exhaustive), 0.3])
 def test_muon_agrees_with_numpy(backend, decay):
     options = replace(OPTIONS, optimizer="muon", momentum=0.95, weight_decay=decay)
     assert_agree(backend, options, reference.Muon(0.95, (0.9, 0.95), decay, is_decayed, is_hidden_matrix))
@@ -113,7 +113,10 @@ def test_muon_moves_adapters_that_are_zero_and_stays_finite(jax_process):
     assert max(sizes) < 1.3 * min(sizes)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor", "muon"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adamw", "muon", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("adam", "sgd", "adafactor"))],
+)
 def test_a_skipped_update_leaves_everything_as_it_was(backend, optimizer):
     options = replace(OPTIONS, optimizer=optimizer, momentum=0.9 if optimizer == "sgd" else 0.0)
     weights = random_weights(ARCHITECTURE)

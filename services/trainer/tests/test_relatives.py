@@ -65,7 +65,11 @@ def logits(weights, token_ids, **relative):
     return reference.logits(weights, token_ids, 2, 2, **relative)
 
 
-@pytest.mark.parametrize("relative", [*RELATIVES.values(), ALL], ids=[*RELATIVES, "all"])
+@pytest.mark.parametrize(
+    "relative",
+    [*(pytest.param(value, marks=pytest.mark.exhaustive) for value in RELATIVES.values()), ALL],
+    ids=[*RELATIVES, "all"],
+)
 def test_logits_of_a_relative_are_those_of_its_config(backend, relative):
     # Great enough that each difference shows.
     weights = {name: 3 * value for name, value in random_weights(architecture(**relative)).items()}
