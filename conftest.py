@@ -28,11 +28,11 @@ _KUBEFLOW_TRAINER = "github.com/kubeflow/trainer/v2@v2.2.0"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Lets Ctrl-C reach the processes that tests start.
-
-    A shell starts what it runs in the background with that signal ignored, which every process below would inherit.
-    """
+    """Prepares what every process below inherits."""
+    # A shell starts what it runs in the background with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A broker lives for a minute: a start takes half the processor time where Java compiles quickly rather than well.
+    os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     # How long an example takes says how busy the machine is.
     hypothesis.settings.register_profile("all", deadline=None)
     hypothesis.settings.register_profile("unit", deadline=None, max_examples=20)

@@ -1,5 +1,6 @@
 """The two brokers that the tests run against, as processes: the embedded one, and Apache Kafka."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 HERE = Path(__file__).parent
 TOPIC = "gpt2.stage-events.v1"
+_RESOLVED = HERE.parents[2] / ".tools" / "kafka"
 
 
 class EmbeddedBroker:
@@ -45,6 +47,7 @@ class ApacheKafka:
         self.address = f"127.0.0.1:{port}"
 
     def start(self) -> "ApacheKafka":
+        share_class_path(_RESOLVED, self.folder)
         command = [sys.executable, "-m", "gpt2_orchestration.stack.kafka_server", str(self.folder), self.address]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -52,6 +55,7 @@ class ApacheKafka:
         while not self._answers():
             assert self.process.poll() is None, self._log.read_text()[-3000:]
             assert time.monotonic() < deadline
+        share_class_path(self.folder, _RESOLVED)
         return self
 
     def stop(self) -> None:
@@ -64,6 +68,16 @@ class ApacheKafka:
             return bool(client.list_topics(timeout=1).brokers)
         except KafkaException:
             return False
+
+
+def share_class_path(source: Path, target: Path) -> None:
+    """Copies the list of Kafka's jars between folders of brokers: Maven takes seconds of a processor to resolve it."""
+    target.mkdir(parents=True, exist_ok=True)
+    for listing in source.glob("classpath-*.txt"):
+        if not (target / listing.name).exists():
+            part = target / f"{listing.name}.{os.getpid()}.part"
+            shutil.copyfile(listing, part)
+            part.replace(target / listing.name)
 
 
 def require_java() -> None:
