@@ -54,7 +54,7 @@ unit test test-exhaustive test-all: export PYTHONDONTWRITEBYTECODE =
 UNIT_MEMBERS := $(if $(PKG),$(filter %/$(PKG) $(PKG),$(MEMBERS)),$(MEMBERS))
 
 unit: setup
-	$(BIN)/python -m pytest --unit --quiet --numprocesses $(PYTEST_WORKERS) $(UNIT_MEMBERS:%=--cov=%/src) \
+	$(BIN)/python -m pytest --unit --quiet --numprocesses $(PYTEST_WORKERS) --dist worksteal $(UNIT_MEMBERS:%=--cov=%/src) \
 	  $(UNIT_MEMBERS:%=%/tests) $(if $(PKG),,tests --ignore=tests/end_to_end --ignore=tests/faults) $(PYTEST_OPTIONS)
 
 # `test` leaves out what the mark `exhaustive` has: variants of what it tests by representatives. `test-exhaustive` runs

@@ -113,6 +113,7 @@ def test_a_pipeline_runs_is_cached_and_sees_new_documents(stack, settings, runne
     assert [version.version for version in versions(stack, name)] == [2, 1]
 
 
+@pytest.mark.exhaustive  # as two of the examples, whose trainings begin at other weights
 def test_a_model_is_fine_tuned_from_the_weights_of_another(stack, settings):
     fill(stack, "base")
     run_pipeline(stack, settings, "local", specification("base"))

@@ -70,11 +70,11 @@ def test_every_byte_of_the_corpus_comes_back(make_corpus, encode, openai_encoder
         assert len(decoded) > 5
 
 
-def test_the_end_token_is_after_each_document_and_nowhere_else(make_corpus, encode, openai_uri):
+def test_the_end_token_is_after_each_document_and_nowhere_else(make_corpus, encode, small_vocabulary):
     texts = ["<|endoftext|>", "a<|endoftext|>b", *(f"<|endoftext|>{n}" for n in range(20))]
-    dataset = encode(make_corpus(texts), tokenizer=openai_uri)
+    dataset = encode(make_corpus(texts))
     tokens = np.concatenate([*dataset.shards("train"), *dataset.shards("validation")])
-    assert (tokens == 50256).sum() == len(texts)
+    assert (tokens == small_vocabulary.end_token_id).sum() == len(texts)
 
 
 def test_dataset_json_and_counts_say_what_is_in_it(make_corpus, encode, store, openai_uri, many_texts):
