@@ -13,7 +13,6 @@ from gpt2_common.readiness import LIVENESS
 from gpt2_orchestration.client.addresses import DEFAULT_PORTS, address_variable
 from gpt2_orchestration.dashboard.settings import DashboardSettings
 from gpt2_orchestration.pipelines.specification import load_specification
-from gpt2_orchestration.runners.kubeflow.compiling import KubeflowSettings, compile_pipeline, parse_addresses
 
 VERSIONS = ("1.30", "1.34")
 OVERLAYS = ("cpu", "gpu", "multi-gpu", "s3", "trainjob", "trainjob-s3")
@@ -253,6 +252,8 @@ def test_every_probe_waits_for_an_answer_longer_than_a_busy_service_takes(overla
 @pytest.fixture(scope="module")
 def compiled_tasks(tmp_path_factory, root):
     """The containers of a compiled pipeline, and their platform settings, by task."""
+    from gpt2_orchestration.runners.kubeflow.compiling import KubeflowSettings, compile_pipeline  # loads KFP
+
     output = tmp_path_factory.mktemp("kubeflow") / "pipeline.yaml"
     specification = load_specification(root / "orchestration/examples/scratch-files.yaml")
     compile_pipeline(specification, KubeflowSettings(image="gpt2:1", token_secret="gpt2"), output)
@@ -283,6 +284,8 @@ def test_a_compiled_pipeline_reads_the_token_by_the_key_that_the_services_read(o
 
 
 def test_a_compiled_pipeline_calls_the_services_where_they_are(overlay, compiled_tasks):
+    from gpt2_orchestration.runners.kubeflow.compiling import parse_addresses
+
     _, objects = overlay
     for container, _ in compiled_tasks:
         variables = {entry["name"]: entry["value"] for entry in container["env"]}
