@@ -42,8 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 class FilesAndFaultSuite(LoadFileScheduling):
     """Leaves the tests of a file on one worker, as `--dist loadfile` does, and so those of the whole fault suite.
 
-    They share servers. The fault suite's take two minutes of processor time to start, and to make the run that others
-    are held against.
+    They share servers. Those of the fault suite start with a run of all kinds of job, which others are held against.
     """
 
     def _split_scope(self, nodeid: str) -> str:
