@@ -90,6 +90,7 @@ def test_one_call_with_a_plan_takes_text_to_a_labelled_model(planned):
     assert planned == 1
 
 
+@pytest.mark.exhaustive  # test_commands.py has these commands, and test_documentation.py those of other pages
 def test_commands_do_what_the_page_says(run, stack, planned):
     model = f"{stack.folder.as_uri()}/artifacts/planned~export-model/model"
     job = JobOptions(job_id="planned/second")

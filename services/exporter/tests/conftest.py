@@ -110,7 +110,10 @@ def start_server(request, tmp_path_factory):
         server.kill()
 
 
-@pytest.fixture(params=SERVERS)
+# The tests that kill a server of each kind represent those of FerretDB.
+@pytest.fixture(
+    params=[pytest.param(kind, marks=pytest.mark.exhaustive if kind == "ferretdb" else ()) for kind in SERVERS]
+)
 def any_uri(request):
     """The address of each kind of server in turn."""
     if request.param == "mongodb":

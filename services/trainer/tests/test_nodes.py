@@ -143,6 +143,7 @@ def test_each_node_reads_its_part_of_each_batch_and_no_more(uninterrupted, count
     assert {number for epoch, number in order if epoch == 0} == set(range(WINDOWS))
 
 
+@pytest.mark.exhaustive  # test_trainjobs.py loses a node once
 def test_nodes_that_are_killed_at_random_repeat_every_number(start, uninterrupted, tmp_path):
     """Each pod that ends is replaced alone, as an indexed Job does, while the others find out that it was lost."""
     seed = int(os.environ.get("GPT2_TEST_SEED", random.randrange(10**6)))
