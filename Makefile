@@ -8,7 +8,7 @@ MEMBERS := protos services/common services/exporter services/tokenizer services/
 AIRFLOW_MEMBERS := protos orchestration
 DEV_SOURCES := orchestration/pyproject.toml $(MEMBERS:%=%/pyproject.toml) pyproject.toml
 
-.PHONY: setup peers airflow env demo unit test test-exhaustive test-all test-containers test-cluster cluster-programs test-node lint protos docs docs-serve docs-site lock lock-check release clean
+.PHONY: setup peers airflow env demo unit test test-exhaustive test-containers test-cluster cluster-programs test-node lint protos docs docs-serve docs-site lock lock-check release clean
 
 setup: .venv/.ready
 
@@ -48,7 +48,7 @@ env:
 
 # Tests start hundreds of processes, which load modules sooner where the first has compiled them: also where the
 # environment forbids it, as those of containers often do.
-unit test test-exhaustive test-all: export PYTHONDONTWRITEBYTECODE =
+unit test test-exhaustive: export PYTHONDONTWRITEBYTECODE =
 
 # The tests that start no server and no process, with their coverage; PKG=exporter for those of one package.
 UNIT_MEMBERS := $(if $(PKG),$(filter %/$(PKG) $(PKG),$(MEMBERS)),$(MEMBERS))
@@ -58,11 +58,11 @@ unit: setup
 	  $(UNIT_MEMBERS:%=%/tests) $(if $(PKG),,tests --ignore=tests/end_to_end --ignore=tests/faults) $(PYTEST_OPTIONS)
 
 # `test` leaves out what the mark `exhaustive` has: variants of what it tests by representatives. `test-exhaustive` runs
-# those alone, `test-all` all in one, which shares the servers. Much of the time tests wait for servers: two at a time
-# share it. A file's tests stay together, as they share servers, and the longest files come first.
+# those alone. Much of the time tests wait for servers: two at a time share it. A file's tests stay together, as they share
+# servers, and the longest files come first.
 test: MARKS = -m "not exhaustive"
 test-exhaustive: MARKS = -m exhaustive
-test test-exhaustive test-all: setup
+test test-exhaustive: setup
 	$(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(MARKS) $(PYTEST_OPTIONS)
 
 # The compose file's stack on a container engine: the machine's, or one that is installed and started for it.
