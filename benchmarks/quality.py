@@ -24,7 +24,10 @@ from gpt2_orchestration.demo.demo import MIN_BYTES, SPECIFICATION
 from gpt2_orchestration.pipelines.specification import load_specification
 from gpt2_trainer.configuration.recipes import COOLDOWN_PERCENT
 
-SCRATCH_MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 256, "n_ctx": 256}
+SCRATCH_MODELS = {
+    "4x256": {"n_layer": 4, "n_head": 4, "n_embd": 256, "n_ctx": 256},
+    "2x128": {"n_layer": 2, "n_head": 4, "n_embd": 128, "n_ctx": 256},
+}
 SCRATCH_VOCABULARY = 8192
 SCRATCH_TOKENS_A_STEP = 8192
 SMALL_DATA_MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_ctx": 128}
@@ -79,6 +82,9 @@ def main() -> None:
         "--recipe-rates", type=float, nargs="+", default=[0.005, 0.01, 0.02], help="of the recipe from scratch"
     )
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each recipe's best learning rate")
+    parser.add_argument(
+        "--scratch-model", choices=SCRATCH_MODELS, default="4x256", help="from scratch, and of transplants"
+    )
     parser.add_argument("--model", choices=OPTIMIZER_MODELS, default="12x768", help="of the optimizers")
     parser.add_argument("--max-seconds", type=float, default=0, help="of each training of the optimizers; 0: no limit")
     parser.add_argument("--prepare", action="store_true", help="make the text's dataset, and train nothing")
@@ -103,14 +109,17 @@ def scratch(arguments: argparse.Namespace, trainings: Trainings) -> None:
     fixed = {"batch_tokens": SCRATCH_TOKENS_A_STEP, "log_every": 4, **MEASUREMENT, **_validated(steps)}
     fixed["precision"] = arguments.precision
     recipe = {**fixed, **_validated(round(steps * SHARE_OF_TOKENS)), "recipe": "scratch"}
-    contest = Contest(trainings, SCRATCH_MODEL, arguments.backend, arguments.seeds, _final)
+    contest = Contest(trainings, SCRATCH_MODELS[arguments.scratch_model], arguments.backend, arguments.seeds, _final)
     results = contest.run(
         [
             Contender(name="defaults", dataset=corpus.all, config=fixed, variants=_rates(arguments.rates)),
             Contender(name="scratch", dataset=corpus.all, config=recipe, variants=_rates(arguments.recipe_rates)),
         ]
     )
-    _show(results, _final, f"4 x 256 from scratch, {corpus.name}", arguments.out / f"scratch-{corpus.name}.svg")
+    name = f"{arguments.scratch_model}-{corpus.name}"
+    _show(
+        results, _final, f"{arguments.scratch_model} from scratch, {corpus.name}", arguments.out / f"scratch-{name}.svg"
+    )
 
 
 def small_data(arguments: argparse.Namespace, trainings: Trainings) -> None:
@@ -145,13 +154,13 @@ def transplant(arguments: argparse.Namespace, trainings: Trainings) -> None:
     source = Settings(
         recipe="source",
         dataset=_documentation(arguments.out, arguments.megabytes, SCRATCH_VOCABULARY).all,
-        model=SCRATCH_MODEL,
+        model=SCRATCH_MODELS[arguments.scratch_model],
         config={**fixed, **_validated(source_steps)},
         seed=0,
         backend=arguments.backend,
     )
     checkpoint = trainings.transplant(source, corpus.tokenizer)
-    contest = Contest(trainings, SCRATCH_MODEL, arguments.backend, arguments.seeds, _final)
+    contest = Contest(trainings, source.model, arguments.backend, arguments.seeds, _final)
     variants = _rates(arguments.recipe_rates)
     # `scratch` is for new models alone: for weights from a checkpoint its options are set by themselves.
     options = {**fixed, **_validated(round(steps * SHARE_OF_TRANSPLANT)), "recipe": ""}
@@ -170,7 +179,8 @@ def transplant(arguments: argparse.Namespace, trainings: Trainings) -> None:
             ),
         ]
     )
-    _show(results, _final, f"4 x 256, {corpus.name} from English", arguments.out / f"transplant-{corpus.name}.svg")
+    name = f"{arguments.scratch_model}-{corpus.name}"
+    _show(results, _final, f"{name} from English", arguments.out / f"transplant-{name}.svg")
 
 
 def demo(arguments: argparse.Namespace, trainings: Trainings) -> None:
