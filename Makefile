@@ -82,7 +82,7 @@ cluster-programs: setup
 # node's network, mounts and processes with them when the tests end.
 test-node: setup
 	$(BIN)/python tests/cluster/cluster_programs.py node
-	$(BIN)/python -m tests.node.images
+	$(BIN)/python -m tests.node.prepare
 	GPT2_TEST_NODE=1 unshare --net --mount --pid --fork --kill-child --mount-proc \
 	  $(BIN)/python -m pytest tests/node --timeout 7200 $(PYTEST_OPTIONS)
 

@@ -79,6 +79,19 @@ class Programs:
     controllers: Mapping[str, tuple[Path, Path]]
 
 
+@dataclass(frozen=True)
+class NodePrograms:
+    """Paths of what a node is made of.
+
+    Attributes:
+        parts: A program whose first argument names the part: kubelet or kube-proxy.
+        network_policies: Enforces NetworkPolicies.
+    """
+
+    parts: Path
+    network_policies: Path
+
+
 def built_programs() -> Programs | None:
     """What has been built; None where a part is missing."""
     kubernetes = _folder("kubernetes") / "kubernetes"
@@ -87,10 +100,10 @@ def built_programs() -> Programs | None:
     return Programs(kubernetes, controllers) if are_there else None
 
 
-def built_node_program() -> Path | None:
-    """The program whose first argument names a part of a node, kubelet or kube-proxy; None where it is missing."""
-    program = _folder("node") / "node"
-    return program if program.exists() else None
+def built_node_programs() -> NodePrograms | None:
+    """What has been built of a node; None where a part is missing."""
+    parts, network_policies = (_folder(name) / name for name in ("node", "network-policies"))
+    return NodePrograms(parts, network_policies) if parts.exists() and network_policies.exists() else None
 
 
 def build_programs() -> None:
@@ -100,9 +113,10 @@ def build_programs() -> None:
         _build(name, partial(_build_controller, name=name, controller=controller))
 
 
-def build_node_program() -> None:
-    """Builds the parts of a node, where they are missing. Raises BuildError."""
+def build_node_programs() -> None:
+    """Builds what is missing of a node. Raises BuildError."""
     _build("node", partial(_build_parts, name="node"))
+    _build("network-policies", partial(_go_build, name="network-policies", package="."))
 
 
 def cluster_cache() -> Path:
@@ -191,6 +205,6 @@ if __name__ == "__main__":
     try:
         build_programs()
         if sys.argv[1:] == ["node"]:
-            build_node_program()
+            build_node_programs()
     except BuildError as error:
         sys.exit(f"a cluster's programs cannot be built: {error}")

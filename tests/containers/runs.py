@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from google.protobuf.json_format import ParseDict
 from pymongo import MongoClient
 
 from gpt2.exporter.v1.exporter_service_pb2 import ExportCorpusRequest
 from gpt2.jobs.v1.job_pb2 import Job, JobOptions, RunPlan
 from gpt2.registry.v1 import registry_service_pb2
+from gpt2.trainer.v1.trainer_service_pb2 import TrainModelRequest
 from gpt2_orchestration.client.addresses import DEFAULT_PORTS
 from gpt2_orchestration.client.service_client import ClientSettings, ServiceError, connect
 
@@ -49,14 +51,12 @@ def start_run(run_id: str, steps: int = 200, client: ClientSettings = CLIENT, **
         client: Where the services are.
         **config: More of the training's configuration.
     """
-    training = {"steps": steps, "batch_size": 8, "save_every": 50, "seed": 1, **config}
     plan = RunPlan()
     for start, request in (
         ("TrainTokenizer", {"vocabulary_size": 512}),
         ("EncodeCorpus", {"validation_fraction": 0.2}),
-        ("TrainModel", {"model": _SIZES, "config": training}),
-        ("ExportModel", {}),
-        ("RegisterModel", {"model_name": run_id, "label": "staging"}),
+        ("TrainModel", {"model": _SIZES, "config": _training(steps, config)}),
+        *_after_training(run_id),
     ):
         plan.stages.add(start=start).request.update(request)
     request = ExportCorpusRequest(job=JobOptions(run_id=run_id, plan=plan))
@@ -64,6 +64,27 @@ def start_run(run_id: str, steps: int = 200, client: ClientSettings = CLIENT, **
     request.source.collections.append(COLLECTION)
     with connect("exporter", client) as exporter:
         exporter.call("ExportCorpus", request)
+
+
+def start_training(
+    run_id: str, dataset_uri: str, steps: int = 200, client: ClientSettings = CLIENT, **config: Any
+) -> str:
+    """Starts a run that begins with the training of `start_run`, on another run's dataset. Returns its job's id."""
+    plan = RunPlan()
+    for start, content in _after_training(run_id):
+        plan.stages.add(start=start).request.update(content)
+    request = TrainModelRequest(job=JobOptions(run_id=run_id, plan=plan), dataset_uri=dataset_uri)
+    ParseDict({"model": _SIZES, "config": _training(steps, config)}, request)
+    with connect("trainer", client) as trainer:
+        return str(trainer.call("TrainModel", request).job.job_id)
+
+
+def _training(steps: int, config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"steps": steps, "batch_size": 8, "save_every": 50, "seed": 1, **config}
+
+
+def _after_training(run_id: str) -> list[tuple[str, dict[str, Any]]]:
+    return [("ExportModel", {}), ("RegisterModel", {"model_name": run_id, "label": "staging"})]
 
 
 def jobs_of(run_id: str, client: ClientSettings = CLIENT) -> dict[str, Job]:

@@ -9,15 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster_programs import built_node_program, built_programs
+from tests.cluster.cluster_programs import built_node_programs, built_programs
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.controllers import start_controller
 from tests.cluster.deployment import Administrator
 
 from .images import images_folder
 from .node import ADDRESS, Node, prepare_network
+from .services import Services
 
 collect_ignore_glob = [] if os.environ.get("GPT2_TEST_NODE") else ["test_*.py"]
+_FOLDER = Path(__file__).parent
+_OVERLAYS = ("cpu", "trainjob", "s3", "trainjob-s3", "gpu", "multi-gpu")
+_SMALL_MEGABYTES = 700
+"""Of the volume that a test fills."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts the tests of this folder by the overlay that they share, so that each is applied once."""
+
+    def place(item: pytest.Item) -> int:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        return _OVERLAYS.index(parameters["services"]) if "services" in parameters else len(_OVERLAYS)
+
+    own = [item for item in items if item.path.parent == _FOLDER]
+    items[:] = [item for item in items if item not in own] + sorted(own, key=place)
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +56,9 @@ def control_plane(tmp_path_factory) -> Iterator[ControlPlane]:
 @pytest.fixture(scope="session")
 def node(control_plane, tmp_path_factory) -> Iterator[Node]:
     """The node, ready."""
-    program = built_node_program()
-    assert program is not None, "`make test-node` builds the programs"
-    made = Node(tmp_path_factory.mktemp("node") / "node", control_plane, program, images_folder())
+    programs = built_node_programs()
+    assert programs is not None, "`make test-node` builds the programs"
+    made = Node(tmp_path_factory.mktemp("node") / "node", control_plane, programs, images_folder())
     try:
         made.start()
         yield made
@@ -64,3 +80,16 @@ def volumes_folder(tmp_path_factory) -> Path:
         if path.owner() == Path.home().owner() and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o111)
     return folder
+
+
+@pytest.fixture(scope="session")
+def services(request, administrator, volumes_folder) -> Iterator[Services]:
+    """The services of an overlay, ready. Tests name it by `parametrize`, and share it."""
+    overlay = request.param
+    services = Services(administrator, volumes_folder / overlay)
+    try:
+        services.prepare("s3" in overlay, _SMALL_MEGABYTES if overlay == "cpu" else 0)
+        services.apply(overlay)
+        yield services
+    finally:
+        services.remove()

@@ -1,13 +1,10 @@
 """The images of a node: those of this checkout, and the stand-ins of the servers, loaded into containerd once.
 
-    python -m tests.node.images
-
-builds them by the engine of `tests/containers`, and loads those that have changed since the last time.
+They are built by the engine of `tests/containers`; those that have changed since the last time are loaded.
 """
 
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,17 +12,16 @@ from pathlib import Path
 
 from gpt2_orchestration.client.addresses import DEFAULT_PORTS
 from tests.cluster.cluster_programs import cluster_cache
-from tests.containers.engine import Engine, EngineError, default_engine, run
+from tests.containers.engine import Engine, run
 from tests.containers.images import STAND_INS, build_images
 
-from .cni import install_plugins
 from .containerd import PAUSE_IMAGE, Containerd
 
 _ROOT = Path(__file__).parents[2]
 _BUILD_SECONDS = 3600
 VERSION = version("gpt2-orchestration")
 """The tag of this checkout's images, as the manifests name them."""
-_SERVERS = ("postgres", "kafka", "mongo")
+_SERVERS = ("postgres", "kafka", "mongo", "s3")
 # There is no GPU here: the image under that name is the one without CUDA.
 _ALSO_NAMED = {"gpt2-trainer": "gpt2-trainer-gpu"}
 
@@ -75,22 +71,3 @@ def _build_own(engine: Engine) -> Sequence[str]:
 
 def _docker(engine: Engine, *arguments: str) -> str:
     return run(["docker", *arguments], engine.environment, _BUILD_SECONDS)
-
-
-def main() -> None:
-    engine = default_engine()
-    try:
-        was_running = engine.answers()
-        engine.start()
-        try:
-            load_images(engine)
-        finally:
-            if not was_running:
-                engine.stop()
-        install_plugins()
-    except (EngineError, AssertionError) as error:
-        sys.exit(f"the images of a node cannot be made: {error}")
-
-
-if __name__ == "__main__":
-    main()

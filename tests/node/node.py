@@ -5,6 +5,8 @@ mounts and processes, so that the machine has nothing of it afterwards but empty
 """
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -14,17 +16,21 @@ from typing import Any
 import yaml
 from cryptography import x509
 
+from tests.cluster.cluster_programs import NodePrograms
 from tests.cluster.control_plane import SERVICE_ADDRESSES, ControlPlane
 
 from .cni import POD_ADDRESSES, install_plugins, write_network
 from .containerd import Containerd
 from .name_server import DOMAIN, NameServer
+from .network_policies import enforce_network_policies
 
 ADDRESS = "10.88.255.1"
 """The node's, and the API server's."""
 NAME = "node-1"
 _CGROUPS = Path("/sys/fs/cgroup")
 _CGROUP = "gpt2-test-node"
+_CPU_SHARES = 8192
+"""All pods together weigh as one process of the machine otherwise, and starve on a busy one."""
 _EXTENDED = {"nvidia.com/gpu": "8"}
 """Resources that the node has by its word alone: no GPU is here."""
 _EVICTION = {"memory.available": "200Mi", "nodefs.available": "1%", "imagefs.available": "1%"}
@@ -48,12 +54,12 @@ class Node:
     Args:
         folder: Where its files lie.
         control_plane: What it belongs to.
-        program: The program whose first argument names a part of a node.
+        programs: What it is made of.
         images: containerd's folder.
     """
 
-    def __init__(self, folder: Path, control_plane: ControlPlane, program: Path, images: Path) -> None:
-        self._folder, self._control_plane, self._program = folder, control_plane, program
+    def __init__(self, folder: Path, control_plane: ControlPlane, programs: NodePrograms, images: Path) -> None:
+        self._folder, self._control_plane, self._programs = folder, control_plane, programs
         folder.mkdir()
         configuration = folder / "cni"
         write_network(configuration, folder / "addresses")
@@ -63,12 +69,13 @@ class Node:
         """Starts all, and waits until the node is ready."""
         self._containerd.start()
         NameServer(ADDRESS, self._control_plane.api.copy())
+        enforce_network_policies(self._control_plane, NAME, self._programs.network_policies)
         self._start_kubelet()
         access = self._control_plane.write_kubeconfig("proxy", self._control_plane.access("system:kube-proxy"))
         self._control_plane.run(
             "kube-proxy",
             [
-                *(self._program, "kube-proxy", "--kubeconfig", access, "--hostname-override", NAME),
+                *(self._programs.parts, "kube-proxy", "--kubeconfig", access, "--hostname-override", NAME),
                 *("--proxy-mode=iptables", "--cluster-cidr", POD_ADDRESSES, "--bind-address", ADDRESS),
                 # Limits of the whole machine, which this namespace cannot set.
                 *("--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0"),
@@ -87,6 +94,14 @@ class Node:
         """Ends containerd; the containers end with the namespace of processes."""
         self._containerd.stop()
 
+    def kill_container(self, pod: Mapping[str, Any], name: str) -> None:
+        """Kills the main process of a pod's container, as a kernel that lacks memory does."""
+        [status] = [item for item in pod["status"]["containerStatuses"] if item["name"] == name]
+        container = status["containerID"].removeprefix("containerd://")
+        tasks = [line.split() for line in self._containerd.ctr("tasks", "list").splitlines()]
+        [process] = [int(columns[1]) for columns in tasks if columns[0] == container]
+        os.kill(process, signal.SIGKILL)
+
     def _start_kubelet(self) -> None:
         plane = self._control_plane
         for hierarchy in _CGROUPS.iterdir():
@@ -96,6 +111,9 @@ class Node:
             source = _CGROUPS / "cpuset" / name
             if source.exists():
                 (_CGROUPS / "cpuset" / _CGROUP / name).write_text(source.read_text())
+        shares = _CGROUPS / "cpu" / _CGROUP / "cpu.shares"
+        if shares.exists():
+            shares.write_text(str(_CPU_SHARES))
         certificate, key = plane.authority.sign("kubelet-server", x509.IPAddress(ip_address(ADDRESS)))
         access = plane.write_kubeconfig("kubelet", plane.access(f"system:node:{NAME}", organization="system:nodes"))
         resolver = self._folder / "resolv.conf"
@@ -124,13 +142,15 @@ class Node:
             "podLogsDir": str(self._folder / "logs"),
             "evictionHard": _EVICTION,
             "imageGCHighThresholdPercent": 100,
+            # How soon the kubelet sees what a pod writes, and evicts it for that.
+            "volumeStatsAggPeriod": "5s",
         }
         configuration = self._folder / "kubelet.yaml"
         configuration.write_text(yaml.safe_dump(content))
         plane.run(
             "kubelet",
             [
-                *(self._program, "kubelet", "--kubeconfig", access, "--config", configuration),
+                *(self._programs.parts, "kubelet", "--kubeconfig", access, "--config", configuration),
                 *("--root-dir", self._folder / "kubelet", "--hostname-override", NAME, "--node-ip", ADDRESS),
             ],
         )

@@ -1,10 +1,11 @@
 """The services of an overlay in a namespace of the node, with all that they need, and runs over them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -13,58 +14,77 @@ from gpt2_orchestration.client.addresses import DEFAULT_PORTS
 from gpt2_orchestration.client.service_client import ClientSettings
 from tests.cluster.deployment import Administrator
 from tests.cluster.waiting import wait_for
-from tests.containers.runs import finish, insert_documents, start_run
+from tests.containers.runs import finish, insert_documents, jobs_of, start_run
 
-from .node import NAME
-from .stores import PASSWORD, SERVERS, TOKEN, secret
+from .stores import BUCKET, OBJECT_STORE, PASSWORD, SERVERS, TOKEN, object_store_policy, secrets
+from .volumes import Volumes
 
-_VOLUMES = 5
 _READY_SECONDS = 900
-_RUN_SECONDS = 900
+_RUN_SECONDS = 1200
+_INTERVAL_SECONDS = 1.0
+_POLL_SECONDS = 0.3
+"""Between two questions for a job: a training must not end before a test acts."""
 _REQUESTS = {"requests": {"cpu": "100m", "memory": "1Gi"}}
 """Those of the trainer, in place of the overlay's, which are for larger models."""
+_ARTIFACTS = ("artifacts",)
+_SCRATCH = ("scratch-exporter", "scratch-tokenizer", "scratch-trainer", "scratch-registry", "scratch-trainings")
+_SHOWN_EVENTS = 40
 
 
 class Services:
-    """The services of one overlay.
+    """The services in their namespace.
 
     Attributes:
         namespace: Where they are.
-        overlay: Which one.
+        volumes: Of their claims.
+        ready_seconds: What the pods of the overlay needed.
 
     Args:
         administrator: Acts on the cluster.
         folder: Where the volumes lie.
-        overlay: Which one.
     """
 
     namespace = "gpt2"
 
-    def __init__(self, administrator: Administrator, folder: Path, overlay: str) -> None:
+    def __init__(self, administrator: Administrator, folder: Path) -> None:
         self._administrator = administrator
-        self._volumes, self.overlay = folder, overlay
+        self.volumes = Volumes(administrator.control_plane.api, folder, self.namespace)
         self.kubectl = partial(administrator.control_plane.kubectl, "--namespace", self.namespace)
+        self.ready_seconds = 0.0
 
-    def deploy(self) -> float:
-        """Applies all, and waits until each pod is ready. Returns the seconds that the overlay's own pods needed."""
+    def prepare(self, with_object_store: bool = False, megabytes: int = 0) -> None:
+        """Makes the namespace, and in it all that the manifests ask for.
+
+        Args:
+            with_object_store: Whether artifacts will be in an S3 store.
+            megabytes: Size of the volume of the artifacts, which is in memory then.
+        """
         self._administrator.create_namespace(self.namespace)
-        self._create_volumes()
-        objects = [secret(), *(item for server in SERVERS for item in server.objects())]
+        self.volumes.create(_SCRATCH if with_object_store else _ARTIFACTS, megabytes)
+        objects = [*secrets(), *(item for server in SERVERS for item in server.objects())]
+        if with_object_store:
+            objects += [*OBJECT_STORE.objects(), object_store_policy()]
         self.kubectl("apply", "--server-side", "--filename=-", content=yaml.safe_dump_all(objects))
         self.wait_until_ready()
+        if with_object_store:
+            self._create_bucket()
         insert_documents(PASSWORD, self.address("mongodb"))
+
+    def apply(self, overlay: str) -> None:
+        """Applies an overlay, and waits until each pod is ready."""
         began = time.monotonic()
-        self._administrator.apply_overlay(self.overlay, self.namespace, **self._changes())
+        self._administrator.apply_overlay(overlay, self.namespace, **_changes(overlay))
         self.wait_until_ready()
-        return time.monotonic() - began
+        self.ready_seconds = time.monotonic() - began
 
     def remove(self) -> None:
         """Deletes the namespace with all in it, and its volumes."""
-        kubectl = self._administrator.control_plane.kubectl
-        kubectl("delete", "namespace", self.namespace, "--wait=false")
+        self.kubectl("delete", "namespace", self.namespace, "--wait=false")
+        # Nothing of them is needed any more, so that nobody waits for a graceful shutdown.
+        self.kubectl("delete", "pods", "--all", "--grace-period=0", "--force")
         path = f"/api/v1/namespaces/{self.namespace}"
-        wait_for(lambda: self._administrator.control_plane.api.get(path) is None, self.state)
-        kubectl("delete", "persistentvolumes", "--all")
+        self.wait(lambda: self._administrator.control_plane.api.get(path) is None)
+        self.volumes.remove()
 
     @property
     def client(self) -> ClientSettings:
@@ -74,21 +94,27 @@ class Services:
 
     def address(self, service: str) -> str:
         """A Service's address."""
-        [found] = [item for item in self.objects("services") if item["metadata"]["name"] == service]
+        path = f"/api/v1/namespaces/{self.namespace}/services/{service}"
+        found = self._administrator.control_plane.api.get(path)
+        assert found is not None, f"there is no Service {service}"
         return str(found["spec"]["clusterIP"])
 
-    def objects(self, *kinds: str) -> list[dict[str, Any]]:
+    def objects(self, *kinds: str, selector: str = "") -> list[dict[str, Any]]:
         """The objects of some kinds, such as `pods`."""
-        return self._administrator.objects(self.namespace, *kinds)
+        return self._administrator.objects(self.namespace, *kinds, selector=selector)
+
+    def pods(self, service: str) -> list[dict[str, Any]]:
+        """The pods of a service, also those that terminate."""
+        return self.objects("pods", selector=f"app.kubernetes.io/name={service}")
 
     def wait_until_ready(self) -> None:
-        """Waits until each Deployment has its replicas, all ready."""
+        """Waits until each Deployment has its replicas, all ready and of its newest template."""
 
-        def ready() -> bool:
-            found = self.objects("deployments")
-            return all(item.get("status", {}).get("readyReplicas", 0) == item["spec"]["replicas"] for item in found)
+        self.wait(lambda: all(map(_is_rolled_out, self.objects("deployments"))))
 
-        wait_for(ready, self.state, _READY_SECONDS)
+    def wait(self, condition: Callable[[], Any]) -> None:
+        """Waits for what the cluster does in its own time. Raises AssertionError with its state."""
+        wait_for(condition, self.state, _READY_SECONDS, _INTERVAL_SECONDS)
 
     def start_run(self, run_id: str, **options: Any) -> None:
         """Starts a planned run."""
@@ -101,11 +127,34 @@ class Services:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.state()}") from error
 
+    def wait_for_job(self, run_id: str, kind: str, condition: Callable[[Job], Any], what: str) -> Job:
+        """Waits until a condition holds for a job of a run. A service may be away meanwhile."""
+        seen: list[Job] = []
+
+        def found() -> Job | None:
+            job = jobs_of(run_id, self.client).get(kind)
+            if job is None:
+                return None
+            seen[:] = [job]
+            return job if condition(job) else None
+
+        def missing() -> str:
+            return f"{what}, of {run_id}: {seen}\n{self.state()}"
+
+        job = wait_for(found, missing, _RUN_SECONDS, _POLL_SECONDS)
+        assert job is not None
+        return job
+
+    def output_folder(self, jobs: Mapping[str, Job], kind: str, name: str) -> Path:
+        """The folder of an artifact on the volume that all services share."""
+        [uri] = [output.uri for output in jobs[kind].outputs if output.name == name]
+        return self.volumes.folder("artifacts") / Path(urlsplit(uri).path).relative_to("/data")
+
     def state(self) -> str:
         """What is not well, with the last events."""
         lines = [self.kubectl("get", "pods", "--output=wide")]
         events = sorted(self.objects("events"), key=lambda item: item["metadata"]["creationTimestamp"])
-        lines += [f"{item['involvedObject']['name']}: {item.get('message')}" for item in events[-40:]]
+        lines += [f"{item['involvedObject']['name']}: {item.get('message')}" for item in events[-_SHOWN_EVENTS:]]
         for pod in self.objects("pods"):
             if not all(item["ready"] for item in pod["status"].get("containerStatuses", [])):
                 name = pod["metadata"]["name"]
@@ -115,35 +164,36 @@ class Services:
                     lines.append(str(error))
         return "\n".join(lines)
 
-    def _create_volumes(self) -> None:
-        # Belongs to root: the kubelet gives it to the group that the pods ask for.
-        terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [NAME]}]}]
-        for number in range(_VOLUMES):
-            path = self._volumes / str(number)
-            path.mkdir(parents=True)
-            spec = {
-                "capacity": {"storage": "1Ti"},
-                "accessModes": ["ReadWriteOnce", "ReadWriteMany"],
-                "local": {"path": str(path)},
-                "nodeAffinity": {"required": {"nodeSelectorTerms": terms}},
-            }
-            metadata = {"name": f"{self.namespace}-{number}"}
-            content = {"metadata": metadata, "spec": spec}
-            self._administrator.control_plane.api.create("/api/v1/persistentvolumes", content)
+    def _create_bucket(self) -> None:
+        code = (
+            "import boto3; boto3.client('s3', endpoint_url='http://localhost:9000', region_name='us-east-1',"
+            f" aws_access_key_id='key', aws_secret_access_key='key').create_bucket(Bucket='{BUCKET}')"
+        )
+        self.kubectl("exec", f"deployment/{OBJECT_STORE.name}", "--", "python", "-c", code)
 
-    def _changes(self) -> dict[str, Any]:
-        """What a kustomization on top of the overlay says, as an operator's own would."""
-        variables = []
-        if self.overlay == "trainjob":
-            variables += [
-                {"name": "GPT2_TRAINJOB_MEMORY", "value": "3Gi"},
-                {"name": "GPT2_TRAINJOB_CPU", "value": "100m"},
-            ]
-        container = {"name": "trainer", "env": variables, "resources": _REQUESTS}
-        patch = {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": "trainer"},
-            "spec": {"template": {"spec": {"containers": [container]}}},
-        }
-        return {"patches": [{"patch": yaml.safe_dump(patch)}]}
+
+def _is_rolled_out(deployment: Mapping[str, Any]) -> bool:
+    status, wanted = deployment.get("status", {}), deployment["spec"]["replicas"]
+    is_seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    counts = [status.get(name, 0) for name in ("replicas", "updatedReplicas", "readyReplicas")]
+    return is_seen and counts == [wanted] * len(counts)
+
+
+def _changes(overlay: str) -> dict[str, Any]:
+    """What a kustomization on top of an overlay says, as an operator's own would."""
+    variables = []
+    if "trainjob" in overlay:
+        variables += [{"name": "GPT2_TRAINJOB_MEMORY", "value": "3Gi"}, {"name": "GPT2_TRAINJOB_CPU", "value": "100m"}]
+    container = {"name": "trainer", "env": variables, "resources": _REQUESTS}
+    patch = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "trainer"},
+        "spec": {"template": {"spec": {"containers": [container]}}},
+    }
+    changes: dict[str, Any] = {"patches": [{"patch": yaml.safe_dump(patch)}]}
+    if "s3" in overlay:
+        literals = [f"AWS_ENDPOINT_URL=http://{OBJECT_STORE.name}:{OBJECT_STORE.port}"]
+        generator = {"name": "gpt2", "namespace": "gpt2", "behavior": "merge", "literals": literals}
+        changes["configMapGenerator"] = [generator]
+    return changes

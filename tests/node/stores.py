@@ -14,6 +14,7 @@ from .images import VERSION
 TOKEN = "token-of-the-tests"
 PASSWORD = "gpt2"
 _IMAGES = {item.folder: item.image for item in STAND_INS}
+BUCKET = "gpt2"
 _DATABASES = ("exporter", "tokenizer", "trainer", "registry")
 
 
@@ -148,15 +149,43 @@ SERVERS = (
 )
 
 
-def secret() -> dict[str, Any]:
-    """The Secret that the README of the manifests asks for."""
+OBJECT_STORE = Server(
+    name="object-store",
+    image=_IMAGES["s3"],
+    user=10001,
+    port=9000,
+    environment={"HOME": "/tmp"},
+    volumes=["/tmp"],
+)
+"""Where the overlays with S3 keep artifacts."""
+
+
+def object_store_policy() -> dict[str, Any]:
+    """The NetworkPolicy that the README of the manifests asks for where a store does not listen on port 443."""
+    callers = {"matchExpressions": [{"key": "gpt2/role", "operator": "In", "values": ["service", "training"]}]}
+    rule = {
+        "to": [{"podSelector": {"matchLabels": {"app": OBJECT_STORE.name}}}],
+        "ports": [{"protocol": "TCP", "port": OBJECT_STORE.port}],
+    }
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "object-store"},
+        "spec": {"podSelector": callers, "policyTypes": ["Egress"], "egress": [rule]},
+    }
+
+
+def secrets() -> list[dict[str, Any]]:
+    """The Secrets that the README of the manifests asks for."""
     databases = {
         f"{name}-database-url": f"postgresql+psycopg://gpt2:{PASSWORD}@postgres:5432/{name}" for name in _DATABASES
     }
     uri = f"mongodb://gpt2:{PASSWORD}@mongodb:27017/?authSource=admin"
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "gpt2"},
-        "stringData": {"auth-token": TOKEN, "mongodb-uri": uri, **databases},
+    contents = {
+        "gpt2": {"auth-token": TOKEN, "mongodb-uri": uri, **databases},
+        "gpt2-s3": {"access-key": "access-key", "secret-key": "secret-key"},
     }
+    return [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": content}
+        for name, content in contents.items()
+    ]

@@ -68,7 +68,7 @@ def test_what_fits_is_said():
         if f"micro_batch_size {number}" in refused:
             assert text("124M", 16, gradient_accumulation_steps=8 // number) == ""
     assert "micro_batch_size 1 with" in text("1558M", 30, batch_size=64)
-    assert "no setting fits: choose a smaller model" in text("1558M", 2)
+    assert "no setting fits: choose a smaller model, or give the trainer more memory" in text("1558M", 2)
 
 
 def test_the_setting_counts_and_otherwise_the_machine():

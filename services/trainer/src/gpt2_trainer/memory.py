@@ -38,6 +38,7 @@ from gpt2_trainer.model.weights import has_vocabulary, is_layer_weight, weight_s
 _OVERHEAD = {"cpu": 1200 << 20, "gpu": 600 << 20}
 _FLOAT = 4
 _GIB = 1 << 30
+_NONE_FITS = "no setting fits: choose a smaller model, or give the trainer more memory"
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _SMI_SECONDS = 10
 
@@ -121,7 +122,7 @@ def memory_problems(architecture: Architecture, config: ResolvedTrainingConfig, 
     if estimate.total <= memory.size:
         return []
     fitting = _fitting(architecture, config, memory)
-    advice = f"what would fit: {'; or '.join(fitting)}" if fitting else "no setting fits: choose a smaller model"
+    advice = f"what would fit: {'; or '.join(fitting)}" if fitting else _NONE_FITS
     return [
         (
             "config",
