@@ -16,11 +16,11 @@ from tests.cluster.deployment import Administrator
 
 from .images import images_folder
 from .node import ADDRESS, Node, prepare_network
-from .services import Services
+from .services import NO_OVERLAY, Services
 
 collect_ignore_glob = [] if os.environ.get("GPT2_TEST_NODE") else ["test_*.py"]
 _FOLDER = Path(__file__).parent
-_OVERLAYS = ("cpu", "trainjob", "s3", "trainjob-s3", "gpu", "multi-gpu")
+_OVERLAYS = ("cpu", "trainjob", "s3", "trainjob-s3", "gpu", "multi-gpu", NO_OVERLAY)
 _SMALL_MEGABYTES = 700
 """Of the volume that a test fills."""
 
@@ -84,12 +84,13 @@ def volumes_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def services(request, administrator, volumes_folder) -> Iterator[Services]:
-    """The services of an overlay, ready. Tests name it by `parametrize`, and share it."""
+    """The services of an overlay, ready, or all that they ask for. Tests name it by `parametrize`, and share it."""
     overlay = request.param
     services = Services(administrator, volumes_folder / overlay)
     try:
         services.prepare("s3" in overlay, _SMALL_MEGABYTES if overlay == "cpu" else 0)
-        services.apply(overlay)
+        if overlay != NO_OVERLAY:
+            services.apply(overlay)
         yield services
     finally:
         services.remove()

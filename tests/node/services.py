@@ -19,6 +19,8 @@ from tests.containers.runs import finish, insert_documents, jobs_of, start_run
 from .stores import BUCKET, OBJECT_STORE, PASSWORD, SERVERS, TOKEN, object_store_policy, secrets
 from .volumes import Volumes
 
+NO_OVERLAY = "no-overlay"
+"""For tests that install the services themselves."""
 _READY_SECONDS = 900
 _RUN_SECONDS = 1200
 _INTERVAL_SECONDS = 1.0

@@ -7,20 +7,16 @@ import contextlib
 
 import pytest
 
+from gpt2_orchestration.client.service_client import ServiceError
 from tests.containers.runs import wait_for_job
 
 from .node import NAME
-from .training import SAVE_EVERY, STEPS, Training, run_uninterrupted
+from .training import CONFIG, SAVE_EVERY, Training, run_uninterrupted, use_up_memory
 
 pytestmark = [pytest.mark.process, pytest.mark.parametrize("services", ["cpu"], indirect=True)]
 SERVICES = ("exporter", "tokenizer", "trainer", "registry")
-STAGES = {
-    "exporter": "ExportCorpus",
-    "tokenizer": "TrainTokenizer",
-    "trainer": "TrainModel",
-    "registry": "ExportModel",
-}
-"""The stage in which each service is rolled out; the registry's begins when that has ended."""
+STAGES = {"exporter": "ExportCorpus", "tokenizer": "TrainTokenizer", "registry": "ExportModel"}
+"""Stages in which services are rolled out; the registry's begins when that has ended. The trainer trains meanwhile."""
 PODS_OF_SERVICES = f"app.kubernetes.io/name in ({', '.join(SERVICES)})"
 MEBIBYTE = 1 << 20
 
@@ -44,8 +40,8 @@ def test_pod_deleted_by_force(services, training):
     [before] = services.pods("trainer")
     services.kubectl("delete", "pod", before["metadata"]["name"], "--grace-period=0", "--force")
     first, *others = training.require_same_end()
-    assert {first.pod} == {before["metadata"]["name"]}
-    assert first.pod not in {attempt.pod for attempt in others}
+    assert first.host == before["metadata"]["name"]
+    assert first.host not in {attempt.host for attempt in others}
 
 
 def test_container_killed(services, node, training):
@@ -79,12 +75,12 @@ def test_node_drained(services, training):
 
 def test_services_rolled_out_each_at_its_stage(services, training):
     before = uids(services)
-    services.start_run(training.run_id, steps=STEPS, save_every=SAVE_EVERY)
+    services.start_run(training.run_id, **CONFIG)
     for service in SERVICES:
-        if service == "trainer":
-            training.wait_for_step(SAVE_EVERY)
-        else:
+        if service in STAGES:
             wait_for_job(training.run_id, STAGES[service], client=services.client)
+        else:
+            training.wait_for_step(SAVE_EVERY)
         services.kubectl("rollout", "restart", f"deployment/{service}")
     training.require_same_end()
     services.wait_until_ready()
@@ -99,6 +95,34 @@ def test_services_rolled_out_at_once(services, training):
     training.require_same_end()
     services.wait_until_ready()
     assert not uids(services) & before
+
+
+def test_training_that_the_limit_of_memory_does_not_hold(services, training):
+    limit_memory(services, "400Mi")
+    try:
+        with pytest.raises(ServiceError, match=r"the device has 0.39 GiB.*give the trainer more memory"):
+            training.start()
+    finally:
+        services.kubectl("rollout", "undo", "deployment/trainer")
+        services.wait_until_ready()
+
+
+def test_training_out_of_memory(services, training):
+    """Others use up what the container may have, and the kernel kills the largest process, which is the training."""
+    limit_memory(services, "1500Mi")
+    try:
+        training.start()
+        training.wait_for_step(SAVE_EVERY)
+        [pod] = services.pods("trainer")
+        use_up_memory(services, pod["metadata"]["name"], "trainer", "gpt2_common.jobs.worker")
+        training.require_out_of_resources("choose smaller sizes or give the service more memory, and retry")
+        [pod] = services.pods("trainer")
+        assert [item["restartCount"] for item in pod["status"]["containerStatuses"]] == [0]
+    finally:
+        services.kubectl("rollout", "undo", "deployment/trainer")
+        services.wait_until_ready()
+    training.resume()
+    training.require_same_end()
 
 
 def test_pod_evicted_by_the_kubelet(services, training):
@@ -119,8 +143,8 @@ def test_pod_evicted_by_the_kubelet(services, training):
 
         services.wait(is_evicted)
         first, *others = training.require_same_end()
-        assert first.pod == before["metadata"]["name"]
-        assert first.pod not in {attempt.pod for attempt in others}
+        assert first.host == before["metadata"]["name"]
+        assert first.host not in {attempt.host for attempt in others}
         services.kubectl("delete", "pod", before["metadata"]["name"])
     finally:
         services.kubectl("rollout", "undo", "deployment/trainer")
@@ -140,6 +164,12 @@ def test_volume_full(services, training):
         filler.unlink()
     training.resume()
     training.require_same_end()
+
+
+def limit_memory(services, size):
+    sizes = [f"--requests=memory={size}", f"--limits=memory={size}"]
+    services.kubectl("set", "resources", "deployment/trainer", "--containers=trainer", *sizes)
+    services.wait_until_ready()
 
 
 def uids(services):

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from gpt2_trainer.trainjobs.manifest import trainjob_name
+from .training import started_pods
 
 pytestmark = pytest.mark.process
-OVERLAYS = ("cpu", "trainjob")
+OVERLAYS = ("cpu", "trainjob", "s3", "trainjob-s3", "gpu", "multi-gpu")
 
 
 @pytest.mark.parametrize("services", OVERLAYS, indirect=True)
@@ -26,16 +26,9 @@ def test_a_planned_run_registers_a_labelled_version(services, request, tell):
     warnings = [warning for job in jobs.values() for warning in job.warnings]
     assert not [warning for warning in warnings if "log" in warning or "num_nodes" in warning], warnings
     if "trainjob" in overlay:
-        assert started_nodes(services, jobs["TrainModel"].job_id) == list(range(num_nodes or 1))
+        pods = started_pods(services, jobs["TrainModel"].job_id)
+        assert sorted(pods.values()) == list(range(num_nodes or 1))
     uris = [output.uri for job in jobs.values() for output in job.outputs if not output.uri.startswith("models:")]
     scheme = "s3://gpt2/artifacts/" if "s3" in overlay else "file:///data/artifacts/"
     assert uris
     assert [uri for uri in uris if not uri.startswith(scheme)] == []
-
-
-def started_nodes(services, job_id):
-    """The nodes of a training, by the pods that the kubelet has started; they are gone with their TrainJob."""
-    prefix = f"{trainjob_name(job_id)}-node-0-"
-    events = [item for item in services.objects("events") if item["reason"] == "Started"]
-    pods = {item["involvedObject"]["name"] for item in events if item["involvedObject"]["kind"] == "Pod"}
-    return sorted(int(pod.removeprefix(prefix).split("-")[0]) for pod in pods if pod.startswith(prefix))

@@ -1,5 +1,6 @@
 """A training on the node that something happens to, and an uninterrupted one, with whose weights it has to end."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,15 +11,40 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from gpt2.jobs.v1.job_pb2 import Job
 from gpt2_orchestration.client.service_client import connect
+from gpt2_trainer.trainjobs.manifest import trainjob_name
 from tests.containers.runs import start_training
 
 from .services import Services
 
-STEPS = 1500
-SAVE_EVERY = 100
+CONFIG = {"steps": 1000, "batch_size": 32, "save_every": 100}
+"""Long enough that there is something left to train when the kubelet has found out what a pod has written."""
+SAVE_EVERY = CONFIG["save_every"]
 KIND = "TrainModel"
 _STARTED = (Job.STATE_QUEUED, Job.STATE_RUNNING)
 _LOGS = "events.out.tfevents.*"
+_USE_UP_MEMORY = """
+import os, pathlib, sys, time
+
+def is_there(module):
+    commands = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            commands.append(path.read_bytes().split(b"\\0"))
+        except OSError:
+            pass
+    return any(module.encode() in command for command in commands if "-c".encode() not in command)
+
+holders = []
+while is_there(sys.argv[1]) and len(holders) < 100:
+    holders.append(os.fork())
+    if not holders[-1]:
+        block = b"x" * (40 << 20)
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(0.2)
+for holder in holders:
+    os.kill(holder, 9)
+"""
 
 
 @dataclass(frozen=True)
@@ -39,17 +65,17 @@ class Attempt:
     """One attempt of a training.
 
     Attributes:
-        pod: The pod that it ran in.
+        host: That of the pod that it ran in: the pod's name, without the random suffix of a TrainJob's.
         first_step: The step that it began with.
     """
 
-    pod: str
+    host: str
     first_step: int
 
 
 def run_uninterrupted(services: Services, run_id: str) -> Reference:
     """Runs a plan whose training nothing disturbs."""
-    services.start_run(run_id, steps=STEPS, save_every=SAVE_EVERY)
+    services.start_run(run_id, **CONFIG)
     jobs = services.finish(run_id)
     [dataset_uri] = [output.uri for output in jobs["EncodeCorpus"].outputs if output.name == "dataset"]
     assert len(attempts(services, jobs)) == 1
@@ -66,11 +92,34 @@ def attempts(services: Services, jobs: Mapping[str, Job]) -> list[Attempt]:
     return [_attempt(path) for path in sorted(services.output_folder(jobs, KIND, "logs").glob(_LOGS))]
 
 
+def started_pods(services: Services, job_id: str) -> dict[str, int]:
+    """The pods of a job's TrainJob that the kubelet has started, with their nodes; they are gone with the TrainJob."""
+    prefix = f"{trainjob_name(job_id)}-node-0-"
+    events = [item for item in services.objects("events") if item["reason"] == "Started"]
+    pods = {item["involvedObject"]["name"] for item in events if item["involvedObject"]["kind"] == "Pod"}
+    return {pod: int(pod.removeprefix(prefix).split("-")[0]) for pod in pods if pod.startswith(prefix)}
+
+
+def use_up_memory(services: Services, pod: str, container: str, module: str) -> None:
+    """Has many small processes hold a container's memory, until the kernel has killed its largest one, the training.
+
+    Args:
+        services: Where the pod is.
+        pod: Its name.
+        container: That of the container.
+        module: What the training's process runs.
+    """
+    command = ["exec", pod, f"--container={container}", "--", "python", "-c", _USE_UP_MEMORY, module]
+    # Where the training is the container's main process, these end with it.
+    with contextlib.suppress(AssertionError):
+        services.kubectl(*command)
+
+
 def _attempt(log: Path) -> Attempt:
-    # Names are events.out.tfevents.TIME.HOST.PROCESS, and a pod's host is called as the pod is.
-    pod = log.name.removeprefix("events.out.tfevents.").split(".")[1]
+    # Names are events.out.tfevents.TIME.HOST.PROCESS.
+    host = log.name.removeprefix("events.out.tfevents.").split(".")[1]
     starts = [event.step for event in EventFileLoader(str(log)).Load() if event.HasField("session_log")]
-    return Attempt(pod, starts[0])
+    return Attempt(host, starts[0])
 
 
 class Training:
@@ -94,9 +143,7 @@ class Training:
 
     def start(self) -> None:
         """Starts the run."""
-        self.job_id = start_training(
-            self.run_id, self._reference.dataset_uri, STEPS, self._services.client, save_every=SAVE_EVERY
-        )
+        self.job_id = start_training(self.run_id, self._reference.dataset_uri, client=self._services.client, **CONFIG)
 
     def wait_for_step(self, step: int) -> Job:
         """Waits until the training is past a step. Raises AssertionError when it ends before."""
