@@ -73,11 +73,9 @@ class Trained:
         return load_file(folder_of(self.outputs["checkpoint"]) / "weights.safetensors")
 
     def last_windows(self):
-        """The windows of each step by row, as its last computation has read them."""
+        """The windows of each step by row, each as it was last read: before a kill, not every node may have read it."""
         found = {}
         for step, windows in self.batches:
-            if found.get(step, {}).keys() & windows.keys():
-                found[step] = {}
             found.setdefault(step, {}).update(windows)
         return found
 
