@@ -297,3 +297,26 @@ def test_errors_of_stage_commands_include_those_of_services(services, serve, tmp
         "  train_model.config.noise: must be 0 to 1, not 3.0",
         "  train_model.config.epochs: goes without steps",
     ]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("options", "recipe"),
+    [
+        (["--size", "124M"], "auto"),
+        (["--size", "124M", "--recipe", "none"], None),
+        (["--size", "124M", "--recipe", "scratch"], "scratch"),
+        (["--size", "124M", "--set", "config.recipe=small_data"], "small_data"),
+        (["--checkpoint", "file:///c"], None),
+        (["--checkpoint", "file:///c", "--recipe", "auto"], "auto"),
+        (["--continue", "file:///c"], None),
+    ],
+)
+def test_a_new_model_has_a_recipe_unless_it_is_declined(services, serve, tmp_path, options, recipe):
+    services["trainer"].wrong = {"TrainModel": [("config.noise", "is wrong, so that nothing starts")]}
+    addresses = {f"GPT2_{name.upper()}_ADDRESS": address for name, address in serve(services).addresses.items()}
+    command = [Path(sys.executable).with_name("gpt2"), "train", "file:///d", *options]
+    result = subprocess.run(command, cwd=tmp_path, env=addresses, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2, result.stderr
+    [training] = (item for item in services["trainer"].validated if item.start == "TrainModel")
+    assert json_format.MessageToDict(training.request).get("config", {}).get("recipe") == recipe

@@ -220,6 +220,13 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help=with_limits("Peak learning rate.", "TrainModel", "config.learning_rate"))
     ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="Defaults of the options of a new model: auto, scratch, small_data; none: AdamW and a cosine. "
+            "Default: auto with --size, else none."
+        ),
+    ] = "",
     register: Annotated[
         str,
         typer.Option(
@@ -240,7 +247,8 @@ def train(
         raise UsageError("--tokenizer: needs --openai; add --openai SIZE, or remove it")
     if label and not register:
         raise UsageError("--label: needs --register; add --register NAME, or remove it")
-    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    chosen = None if recipe == "none" else recipe or ("auto" if size else None)
+    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "recipe": chosen}
     config = {name: value for name, value in options.items() if value is not None}
     continued = {"continue_uri": continue_} if continue_ else {}
     fields = override({"config": config, **_size(size), **continued}, parse_overrides(assignments))
