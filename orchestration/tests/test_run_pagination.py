@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 import pytest
 import sqlalchemy as sql
+from earlier_rows import earlier_row
 
 from gpt2.jobs.v1 import job_pb2, jobs_service_pb2_grpc
 from gpt2_common.authentication import open_authenticator
@@ -73,20 +74,7 @@ class History:
     def fill(self, jobs: Sequence[job_pb2.Job]) -> None:
         """Replaces all jobs, with rows as the previous version wrote them."""
         self.jobs = jobs
-        rows = [
-            {
-                "position": next(self._numbers),
-                "service": job.service,
-                "job_id": job.job_id,
-                "run_id": job.run_id,
-                "kind": job.kind,
-                "state": job.state,
-                "revision": job.revision,
-                "job": job.SerializeToString(),
-                "request": b"",
-            }
-            for job in jobs
-        ]
+        rows = [{"position": next(self._numbers), **earlier_row(job)} for job in jobs]
         with self.engine.begin() as connection:
             for table in (JOBS, RUNS, JOB_SUMMARIES):
                 connection.execute(table.delete())

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sql
+from earlier_rows import earlier_row
 
 from gpt2.artifacts.v1 import artifact_pb2
 from gpt2.events.v1 import events_pb2
@@ -164,7 +165,7 @@ def test_a_store_of_the_version_before_keeps_all_its_jobs(url):
         for statement in OLD_JOBS.format(**OLD_TYPES[engine.dialect.name]).split(";")[:-1]:
             connection.exec_driver_sql(statement)
         old = sql.Table("jobs", sql.MetaData(), autoload_with=connection)
-        connection.execute(old.insert(), [old_row(job) for job in jobs])
+        connection.execute(old.insert(), [earlier_row(job) for job in jobs])
     with open_database(url) as engine:
         store = JobStore(engine, "exporter", 10_000, LeaseHolder.this_process(30.0))
         complete_runs(engine, "exporter")
@@ -175,14 +176,14 @@ def test_a_store_of_the_version_before_keeps_all_its_jobs(url):
         late = Job(job_id="run-5/late", run_id="run-5", service="exporter", state=Job.STATE_RUNNING, revision=1)
         late.plan.CopyFrom(a_plan("second"))
         with engine.begin() as connection:
-            connection.execute(JOBS.insert(), [old_row(late)])
+            connection.execute(JOBS.insert(), [earlier_row(late)])
         store.change("run-5/late", lambda job: job.warnings.append("found"))
         assert store.get("run-5/late").job.plan == late.plan
         assert "run-5/late" in [job.job_id for job in store.list_runs(["run-5"])[0][0].jobs]
         with engine.begin() as connection:
             late.job_id, late.revision = "run-6/late", 1
             late.run_id = "run-6"
-            connection.execute(JOBS.insert(), [old_row(late)])
+            connection.execute(JOBS.insert(), [earlier_row(late)])
             changed = store.get(jobs[10].job_id).job
             changed.state, changed.revision = Job.STATE_FAILED, changed.revision + 1
             values = {"job": changed.SerializeToString(), "state": changed.state, "revision": changed.revision}
@@ -195,19 +196,6 @@ def test_a_store_of_the_version_before_keeps_all_its_jobs(url):
         assert six.job_count == 3
         [ten], _ = store.list_runs(["run-10"])
         assert ten.jobs[0].state == Job.STATE_FAILED
-
-
-def old_row(job: Job) -> dict[str, object]:
-    return {
-        "service": job.service,
-        "job_id": job.job_id,
-        "run_id": job.run_id,
-        "kind": job.kind,
-        "state": job.state,
-        "revision": job.revision,
-        "job": job.SerializeToString(),
-        "request": b"request",
-    }
 
 
 def runs(store: JobStore) -> list[tuple[str, list[str], int]]:
