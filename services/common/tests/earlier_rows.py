@@ -1,4 +1,4 @@
-"""Rows of the job store as they were before runs had tables of their own: for tests of upgrades and of lists."""
+"""Rows of the job store as they were before there were tables of runs: for tests of upgrades and of lists."""
 
 from typing import Any
 
