@@ -15,7 +15,7 @@ from gpt2_common.hub import SCHEME, HubAddress
 from gpt2_rules import violations
 from gpt2_trainer.configuration.recipes import AUTO, with_recipe
 from gpt2_trainer.configuration.resolution import TrainingSizes, new_layer_sizes, resolve_sizes
-from gpt2_trainer.configuration.training import Problems
+from gpt2_trainer.configuration.training import OPTIMIZERS_WITH_WEIGHT_DECAY, Problems
 
 AllowCheck = Callable[[str, str], str]
 
@@ -39,10 +39,9 @@ _SIZES = frozenset(
     )
 )
 _ADAMS = ("adamw", "adam", "muon")
-_DECAYING = ("adamw", "adafactor", "muon")
 _OPTIMIZERS_OF: Mapping[str, tuple[str, ...]] = {
-    "weight_decay": _DECAYING,
-    "weight_decay_schedule": _DECAYING,
+    "weight_decay": OPTIMIZERS_WITH_WEIGHT_DECAY,
+    "weight_decay_schedule": OPTIMIZERS_WITH_WEIGHT_DECAY,
     "beta1": _ADAMS,
     "beta2": _ADAMS,
     "epsilon": _ADAMS,

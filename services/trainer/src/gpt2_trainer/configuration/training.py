@@ -20,6 +20,7 @@ Problems = list[tuple[str, str]]
 """Pairs of a field of the request and what is wrong with it."""
 
 DEFAULT_BATCH_SIZE = 8
+OPTIMIZERS_WITH_WEIGHT_DECAY: tuple[OptimizerName, ...] = ("adamw", "adafactor", "muon")
 
 TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 """Weight matrices of a layer."""

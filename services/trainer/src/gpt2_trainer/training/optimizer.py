@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from gpt2_trainer.configuration.training import ResolvedTrainingConfig
+from gpt2_trainer.configuration.training import OPTIMIZERS_WITH_WEIGHT_DECAY, ResolvedTrainingConfig
 from gpt2_trainer.kernels.primitives import row_sums
 from gpt2_trainer.model.lora import is_hidden_matrix
 from gpt2_trainer.model.weights import COLUMNS, Weights, is_decayed
@@ -23,7 +23,6 @@ Tensors = dict[str, Any]
 _MIN_SQUARE = 1e-30
 _MAX_UPDATE = 1.0
 _DECAY_EXPONENT = -0.8
-_DECAYING = ("adamw", "adafactor", "muon")
 _ROWS = "second_moment_rows"
 _COLUMNS = f"second_moment{COLUMNS}"
 
@@ -91,6 +90,7 @@ def update(
     whole = ops.cast(step, "float32") + 1.0, applied
     first = config.embeddings_only_steps
     late = (ops.maximum(whole[0] - first, 1.0), freezing.applies_late(config, step, applied)) if first else whole
+    has_decay = config.weight_decay and config.optimizer in OPTIMIZERS_WITH_WEIGHT_DECAY
     decay = weight_decay(config, step)
     new_weights: Tensors = {}
     new_slots: Tensors = {}
@@ -106,7 +106,7 @@ def update(
             }
             # From the slots that are kept: for others XLA would read the old slots again, and so copy them first.
             direction = _direction(config, moments, name, gradient, number, elements[name])
-        decays = config.weight_decay and config.optimizer in _DECAYING and is_decayed(name)
+        decays = has_decay and is_decayed(name)
         kept = _decayed(config, weights[name], rate * decay, direction) if decays else weights[name]
         new_weights[name] = ops.where(applied, kept - rate * direction, weights[name])
         new_slots |= moments
