@@ -8,6 +8,7 @@ from trainer_support import computations, reference
 from trainer_support.data import VOCABULARY_SIZE, random_weights, small_architecture
 
 from gpt2_trainer.configuration.training import ResolvedTrainingConfig, count_chunks
+from gpt2_trainer.model.lora import is_hidden_matrix
 from gpt2_trainer.model.weights import is_decayed, is_layer_weight
 
 ARCHITECTURE = small_architecture(n_layer=1, n_ctx=8)
@@ -101,6 +102,19 @@ def test_a_training_moves_weights_as_its_optimizer_says(backend):
         clear = np.abs(gradients[name]) > 1e-5
         moved = (weights[name] - updated[name])[clear]
         np.testing.assert_allclose(moved, 0.01 * np.sign(gradients[name][clear]), rtol=0.01, err_msg=name)
+
+
+def test_a_training_with_muon_moves_weights_as_numpy_says(backend):
+    """On TensorFlow's CPUs the matrices' products are computed outside of the compiled update."""
+    weights, batch = random_weights(ARCHITECTURE), next(batches(1))
+    optimizer = reference.Muon(0.95, (0.9, 0.95), 0.3, is_decayed, is_hidden_matrix)
+    expected = optimizer.update(weights, gradients_of(backend, weights, batch), 0.01)
+    updated, _ = run(backend, replace(OPTIONS, optimizer="muon", momentum=0.95, weight_decay=0.3))
+    hidden = [name for name in weights if is_hidden_matrix(name)]
+    assert len(hidden) == 4
+    for name in hidden:
+        np.testing.assert_allclose(updated[name], expected[name], atol=1e-4, err_msg=name)
+        assert np.abs(updated[name] - weights[name]).max() > 2e-3, name
 
 
 def test_accumulation_equals_one_large_batch(backend):

@@ -229,7 +229,8 @@ def muon_directions(weights, gradients, momentum):
         for number, gradient in enumerate(gradients, start=1):
             tensor = ops.convert_to_tensor(gradient[name])
             first = muon.momentum(first, tensor, momentum)
-            found[name] = muon.orthogonal_direction(name, first, tensor, momentum, np.float32(number), "float32")
+            wide = muon.matrices_ahead(name, first, tensor, momentum, np.float32(number), "float32")
+            found[name] = muon.directions(muon.orthogonalized(wide), first.shape[0])
     # Queries, keys and values are three matrices along one more axis.
     shapes = {name: (value.shape[0], 3 if "c_attn" in name else 1, -1) for name, value in weights.items()}
     axes = {name: MuonDimensionNumbers(reduction_axis=0, output_axis=2) for name in weights}

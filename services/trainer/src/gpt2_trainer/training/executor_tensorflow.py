@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gpt2_trainer.kernels.selection import compiles_training
 from gpt2_trainer.model.weights import Weights, averaged
+from gpt2_trainer.training import muon
 from gpt2_trainer.training.optimizer import Tensors
 from gpt2_trainer.training.step import Loss, StepResult, TrainingStep
 
@@ -30,6 +31,7 @@ class TensorFlowStepExecutor:
         batch = tf.TensorSpec((step.config.batch_size, length), tf.int32)
         micro_batch = tf.TensorSpec((size, length), tf.int32)
         number = tf.TensorSpec((), tf.int32)
+        self._muon_matrices: Any = tf.function(self._prepare_matrices, jit_compile=True, autograph=False)
         self._apply: Any = tf.function(self._apply_gradients, jit_compile=True, autograph=False)
         self._train: Any = tf.function(self._update, [number, batch, batch], jit_compile=compiled, autograph=False)
         self._validate: Any = tf.function(
@@ -66,17 +68,28 @@ class TensorFlowStepExecutor:
 
     def _update(self, step: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
         loss, gradients = self._step.gradients(_take_gradients, self.tensors(), step, inputs, targets)
-        result: tuple[Any, Any, Any, Any] = self._apply(step, loss, gradients)
+        # On CPUs outside of XLA, whose products are slower (`tensorflow_cpu.py`), of bfloat16 three times and more.
+        matrices = self._muon_matrices(step, loss, gradients)
+        orthogonalized = {name: muon.orthogonalized(wide) for name, wide in matrices.items()}
+        result: tuple[Any, Any, Any, Any] = self._apply(step, loss, gradients, orthogonalized)
         return result
 
-    def _apply_gradients(self, step: Any, loss: Any, gradients: Tensors) -> tuple[Any, Any, Any, Any]:
-        slots = {name: variable.value() for name, variable in self._slots.items()}
-        weights, slots, result = self._step.update(self.tensors(), slots, step, loss, gradients)
+    def _prepare_matrices(self, step: Any, loss: Any, gradients: Tensors) -> Tensors:
+        return self._step.muon_matrices(self._slot_values(), step, loss, gradients)
+
+    def _apply_gradients(
+        self, step: Any, loss: Any, gradients: Tensors, orthogonalized: Tensors
+    ) -> tuple[Any, Any, Any, Any]:
+        slots = self._slot_values()
+        weights, slots, result = self._step.update(self.tensors(), slots, step, loss, gradients, orthogonalized)
         for name, value in weights.items():
             self._weights[name].assign(value)
         for name, value in slots.items():
             self._slots[name].assign(value)
         return result
+
+    def _slot_values(self) -> Tensors:
+        return {name: variable.value() for name, variable in self._slots.items()}
 
     def _losses(self, inputs: Any, targets: Any) -> Any:
         return self._step.losses(self.evaluated(), inputs, targets)

@@ -23,8 +23,8 @@ def momentum(first: Any, gradient: Any, beta: float) -> Any:
     return beta * first + (1 - beta) * gradient
 
 
-def orthogonal_direction(name: str, first: Any, gradient: Any, beta: float, number: Any, dtype: str) -> Any:
-    """Nesterov's momentum with its singular values made about equal.
+def matrices_ahead(name: str, first: Any, gradient: Any, beta: float, number: Any, dtype: str) -> Any:
+    """Nesterov's momentum as wide matrices of a norm of 1, which `orthogonalized` takes.
 
     Args:
         name: Name of the weight. Queries, keys and values are three matrices, which share a weight only for speed.
@@ -35,13 +35,41 @@ def orthogonal_direction(name: str, first: Any, gradient: Any, beta: float, numb
         dtype: Dtype of the products.
 
     Returns:
-        float32 [matrices, inputs, outputs].
+        `dtype` [matrices, rows, columns]; the transposes of matrices with more inputs than outputs, as the product of a
+        matrix and its transpose is smaller where the matrix is wide.
     """
     ahead = beta * first / (1 - ops.power(beta, number + 1)) + (1 - beta) * gradient / (1 - ops.power(beta, number))
     inputs, outputs = (int(size) for size in first.shape)
     matrices = 3 if name.endswith("attn.c_attn.weight") and not name.startswith("lora_a/") else 1
-    stacked = ops.transpose(ops.reshape(ahead, (inputs, matrices, outputs // matrices)), (1, 0, 2))
-    return _orthogonalized(stacked, dtype)
+    stacked = ops.reshape(ahead, (inputs, matrices, outputs // matrices))
+    wide = ops.transpose(stacked, (1, 2, 0) if inputs > outputs // matrices else (1, 0, 2))
+    norm = ops.sqrt(ops.sum(ops.square(wide), axis=(1, 2), keepdims=True))
+    return ops.cast(wide / (norm + _EPSILON), dtype)
+
+
+def orthogonalized(wide: Any) -> Any:
+    """About U Vᵀ of the singular value decompositions U S Vᵀ, by Newton-Schulz: products of matrices alone.
+
+    Args:
+        wide: From `matrices_ahead`.
+
+    Returns:
+        As `wide`.
+    """
+    rows, columns = (int(size) for size in wide.shape[1:])
+    # Errors of the squares grow over the iterations: float32 has room for that, bfloat16 has none.
+    return _iterated_by_squares(wide) if columns >= 2 * rows and wide.dtype == "float32" else _iterated(wide)
+
+
+def directions(wide: Any, inputs: int) -> Any:
+    """The momentum with its singular values made about equal, float32 [matrices, inputs, outputs].
+
+    Args:
+        wide: From `orthogonalized`.
+        inputs: Rows of the weight.
+    """
+    is_transposed = int(wide.shape[1]) != inputs
+    return ops.cast(ops.transpose(wide, (0, 2, 1)) if is_transposed else wide, "float32")
 
 
 def neuron_squares(second: Any, direction: Any, beta: float) -> Any:
@@ -53,7 +81,7 @@ def normalized(direction: Any, second: Any) -> Any:
     """The update at a learning rate of -1: each output divided by its root mean square, and the whole scaled.
 
     Args:
-        direction: From `orthogonal_direction`.
+        direction: From `directions`.
         second: From `neuron_squares`, this direction included.
 
     Returns:
@@ -64,20 +92,6 @@ def normalized(direction: Any, second: Any) -> Any:
     norm = ops.sqrt(ops.sum(ops.square(scaled), axis=(1, 2), keepdims=True))
     scaled = scaled * (_ROOT_MEAN_SQUARE * math.sqrt(inputs * outputs) / ops.maximum(norm, _EPSILON))
     return ops.reshape(ops.transpose(scaled, (1, 0, 2)), (inputs, matrices * outputs))
-
-
-def _orthogonalized(stacked: Any, dtype: str) -> Any:
-    """About U Vᵀ of the singular value decompositions U S Vᵀ, by Newton-Schulz; [matrices, rows, columns]."""
-    is_tall = stacked.shape[1] > stacked.shape[2]
-    # The product of a matrix and its transpose is smaller where the matrix is wide.
-    wide = ops.transpose(stacked, (0, 2, 1)) if is_tall else stacked
-    norm = ops.sqrt(ops.sum(ops.square(wide), axis=(1, 2), keepdims=True))
-    wide = ops.cast(wide / (norm + _EPSILON), dtype)
-    rows, columns = (int(size) for size in wide.shape[1:])
-    # Errors of the squares grow over the iterations: float32 has room for that, bfloat16 has none.
-    is_squared = columns >= 2 * rows and dtype == "float32"
-    wide = ops.cast(_iterated_by_squares(wide) if is_squared else _iterated(wide), "float32")
-    return ops.transpose(wide, (0, 2, 1)) if is_tall else wide
 
 
 def _iterated(wide: Any) -> Any:

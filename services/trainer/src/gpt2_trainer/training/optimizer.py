@@ -71,6 +71,7 @@ def update(
     slots: Tensors,
     gradients: Tensors,
     elements: Mapping[str, int],
+    orthogonalized: Tensors | None = None,
 ) -> tuple[Tensors, Tensors]:
     """Applies one update, or skips it.
 
@@ -83,48 +84,88 @@ def update(
         slots: Slots by `<slot name>/<weight name>`.
         gradients: Gradients by weight name.
         elements: Elements of a weight without padding of the vocabulary, by name.
+        orthogonalized: What `muon.orthogonalized` makes of `muon_matrices`; None: it is computed here.
 
     Returns:
         New weights and new slots.
     """
-    whole = ops.cast(step, "float32") + 1.0, applied
-    first = config.embeddings_only_steps
-    late = (ops.maximum(whole[0] - first, 1.0), freezing.applies_late(config, step, applied)) if first else whole
+    if orthogonalized is None:
+        matrices = muon_matrices(config, step, applied, slots, gradients)
+        orthogonalized = {name: muon.orthogonalized(wide) for name, wide in matrices.items()}
     has_decay = config.weight_decay and config.optimizer in OPTIMIZERS_WITH_WEIGHT_DECAY
     decay = weight_decay(config, step)
     new_weights: Tensors = {}
     new_slots: Tensors = {}
     for name, gradient in gradients.items():
-        # Corrections of moments that start at 0 count the updates of the same weight.
-        number, applied = late if freezing.is_late(config, name) else whole
+        number, changed = _updates_of(config, name, step, applied)
         if _is_muon(config, name):
-            moments, direction = _muon(config, slots, name, gradient, number, applied)
+            moments, direction = _muon(config, slots, name, gradient, changed, orthogonalized[name])
         else:
             moments = {
-                slot: ops.where(applied, moment, slots[slot])
+                slot: ops.where(changed, moment, slots[slot])
                 for slot, moment in _next_moments(config, slots, name, gradient, number).items()
             }
             # From the slots that are kept: for others XLA would read the old slots again, and so copy them first.
             direction = _direction(config, moments, name, gradient, number, elements[name])
         decays = has_decay and is_decayed(name)
         kept = _decayed(config, weights[name], rate * decay, direction) if decays else weights[name]
-        new_weights[name] = ops.where(applied, kept - rate * direction, weights[name])
+        new_weights[name] = ops.where(changed, kept - rate * direction, weights[name])
         new_slots |= moments
     return new_weights, new_slots
+
+
+def muon_matrices(
+    config: ResolvedTrainingConfig, step: Any, applied: Any, slots: Tensors, gradients: Tensors
+) -> Tensors:
+    """What `muon.orthogonalized` takes of each hidden matrix, by its name; nothing with another optimizer.
+
+    It stands apart from `update` as it is all that lies before products of matrices, which are fast elsewhere.
+
+    Args:
+        config: See `update`, as all others.
+        step: See there.
+        applied: See there.
+        slots: See there.
+        gradients: See there.
+    """
+    matrices: Tensors = {}
+    for name, gradient in gradients.items():
+        if _is_muon(config, name):
+            number, changed = _updates_of(config, name, step, applied)
+            first = _muon_moment(config, slots, name, gradient, changed)
+            matrices[name] = muon.matrices_ahead(name, first, gradient, config.momentum, number, config.precision)
+    return matrices
+
+
+def _updates_of(config: ResolvedTrainingConfig, name: str, step: Any, applied: Any) -> tuple[Any, Any]:
+    """A weight's updates with this one, by which moments that start at 0 are corrected, and whether this one is made.
+
+    float32 and bool scalars.
+    """
+    number = ops.cast(step, "float32") + 1.0
+    if not freezing.is_late(config, name):
+        return number, applied
+    late = ops.maximum(number - config.embeddings_only_steps, 1.0)
+    return late, freezing.applies_late(config, step, applied)
 
 
 def _is_muon(config: ResolvedTrainingConfig, name: str) -> bool:
     return config.optimizer == "muon" and is_hidden_matrix(name)
 
 
+def _muon_moment(config: ResolvedTrainingConfig, slots: Tensors, name: str, gradient: Any, changed: Any) -> Any:
+    first = slots[f"first_moment/{name}"]
+    return ops.where(changed, muon.momentum(first, gradient, config.momentum), first)
+
+
 def _muon(
-    config: ResolvedTrainingConfig, slots: Tensors, name: str, gradient: Any, number: Any, applied: Any
+    config: ResolvedTrainingConfig, slots: Tensors, name: str, gradient: Any, changed: Any, orthogonalized: Any
 ) -> tuple[Tensors, Any]:
     """New slots of a hidden matrix, and its update at a learning rate of -1; from slots that are kept, as above."""
-    first, second = slots[f"first_moment/{name}"], slots[f"{_COLUMNS}/{name}"]
-    first = ops.where(applied, muon.momentum(first, gradient, config.momentum), first)
-    direction = muon.orthogonal_direction(name, first, gradient, config.momentum, number, config.precision)
-    second = ops.where(applied, muon.neuron_squares(second, direction, config.beta2), second)
+    second = slots[f"{_COLUMNS}/{name}"]
+    direction = muon.directions(orthogonalized, int(gradient.shape[0]))
+    second = ops.where(changed, muon.neuron_squares(second, direction, config.beta2), second)
+    first = _muon_moment(config, slots, name, gradient, changed)
     return {f"first_moment/{name}": first, f"{_COLUMNS}/{name}": second}, muon.normalized(direction, second)
 
 

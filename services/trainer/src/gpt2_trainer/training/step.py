@@ -98,8 +98,20 @@ class TrainingStep:
 
         return self._accumulated(take_gradients, loss_of, trained, step, inputs, targets)
 
+    def muon_matrices(self, slots: Tensors, step: Any, loss: Any, gradients: Tensors) -> Tensors:
+        """See `optimizer.muon_matrices`; arguments as of `update`."""
+        gradients, _, judged = self._clipped(step, gradients)
+        applied = spike_detection.should_apply(self.config, slots, loss, judged)
+        return optimizer.muon_matrices(self.config, step, applied, slots, gradients)
+
     def update(
-        self, weights: Tensors, slots: Tensors, step: Any, loss: Any, gradients: Tensors
+        self,
+        weights: Tensors,
+        slots: Tensors,
+        step: Any,
+        loss: Any,
+        gradients: Tensors,
+        orthogonalized: Tensors | None = None,
     ) -> tuple[Tensors, Tensors, tuple[Any, Any, Any, Any]]:
         """Applies one update; a skipped one changes nothing.
 
@@ -109,27 +121,36 @@ class TrainingStep:
             step: int32 scalar, earlier updates.
             loss: float32 scalar, mean loss of the batch.
             gradients: Gradients of the trained weights by name.
+            orthogonalized: See `optimizer.update`.
 
         Returns:
             New trained weights, new slots, and the fields of a StepResult.
         """
         trained = {name: value for name, value in weights.items() if self.is_trained(name)}
-        whole_norm = None
-        if self.config.embeddings_only_steps:
-            # Spikes are judged by the gradient of all weights, whose norm does not jump when frozen ones follow.
-            whole_norm = optimizer.global_norm(gradients)
-            gradients = freezing.masked(self.config, step, gradients)
-        gradients, norm = optimizer.clip(gradients, self.config.clip_norm)
-        judged = norm if whole_norm is None else whole_norm
+        gradients, norm, judged = self._clipped(step, gradients)
         rate = learning_rate(self.config, step)
         applied = spike_detection.should_apply(self.config, slots, loss, judged)
         elements = {name: self._elements(name, value) for name, value in trained.items()}
-        new_weights, new_slots = optimizer.update(self.config, rate, step, applied, trained, slots, gradients, elements)
+        new_weights, new_slots = optimizer.update(
+            self.config, rate, step, applied, trained, slots, gradients, elements, orthogonalized
+        )
         statistics = spike_detection.updated_statistics(slots, loss, judged)
         new_slots |= {name: ops.where(applied, value, slots[name]) for name, value in statistics.items()}
         if self.config.ema_decay:
             new_slots |= self._averages(slots, step, applied, new_weights)
         return new_weights, new_slots, (loss, norm, rate, applied)
+
+    def _clipped(self, step: Any, gradients: Tensors) -> tuple[Tensors, Any, Any]:
+        """Clipped gradients, 0 for frozen weights; their norm before, and the norm that spikes are judged by.
+
+        That one is of all weights, so that it does not jump when frozen ones follow.
+        """
+        whole_norm = None
+        if self.config.embeddings_only_steps:
+            whole_norm = optimizer.global_norm(gradients)
+            gradients = freezing.masked(self.config, step, gradients)
+        gradients, norm = optimizer.clip(gradients, self.config.clip_norm)
+        return gradients, norm, norm if whole_norm is None else whole_norm
 
     def _averages(self, slots: Tensors, step: Any, applied: Any, weights: Tensors) -> Tensors:
         """Averages after an update; those of weights that it does not change stay as they are.
