@@ -1,7 +1,7 @@
 """What recipes and transplants buy: validation loss and tokens beside those of the defaults, with several seeds.
 
     .venv/bin/python benchmarks/quality.py --out FOLDER [--tokens N]
-        [--table scratch|small_data|transplant|demo|step_time|optimizers]
+        [--table scratch|small_data|parts|transplant|demo|step_time|optimizers]
 
 Every training is the trainer's own job on one fixed split of real text, runs to its end, and is kept in `--out` by its
 settings: what was interrupted continues where it stopped. The learning rates of baseline and recipe are swept with one
@@ -12,6 +12,7 @@ a plot in `--out`. Without --text the text is the documentation of Python and of
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import json_format
 from recipes.contest import Contender, Contest, print_table
@@ -33,6 +34,16 @@ SCRATCH_TOKENS_A_STEP = 8192
 SMALL_DATA_MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_ctx": 128}
 SMALL_DATA_VOCABULARY = 4096
 DEMO_VOCABULARY = 4096
+PARTS = {
+    "weight_decay 0.1": {"weight_decay": 0.1},
+    "weight_decay_schedule linear": {"weight_decay_schedule": "linear"},
+    "dropout 0": {"dropout": 0.0},
+    "reshuffle_documents false": {"reshuffle_documents": False},
+    "ema_decay 0": {"ema_decay": 0.0},
+}
+"""What differs from `small_data`, one option at a time."""
+LEFT_OUT = ("parts", "transplant", "optimizers")
+"""Tables that take long, or a text, and are made where they are asked for."""
 SHARE_OF_TOKENS = 0.7
 """Tokens of the recipe from scratch, over those of the baseline whose final loss it is to reach."""
 SHARE_OF_TRANSPLANT = 0.25
@@ -61,13 +72,14 @@ def main() -> None:
     tables = {
         "scratch": scratch,
         "small_data": small_data,
+        "parts": parts,
         "transplant": transplant,
         "demo": demo,
         "step_time": step_time,
         "optimizers": optimizers,
     }
     parser.add_argument("--out", type=Path, required=True, help="folder of datasets, results and plots")
-    parser.add_argument("--table", choices=tables, action="append", help="default: all but transplant and optimizers")
+    parser.add_argument("--table", choices=tables, action="append", help=f"default: all but {', '.join(LEFT_OUT)}")
     parser.add_argument("--text", type=Path, help="folder of text files; JSON lines have a `text`")
     parser.add_argument("--megabytes", type=float, default=5, help="size of the documentation, without --text")
     parser.add_argument("--tokens", type=int, default=10_000_000, help="of a baseline's training from scratch")
@@ -86,6 +98,7 @@ def main() -> None:
         "--scratch-model", choices=SCRATCH_MODELS, default="4x256", help="from scratch, and of transplants"
     )
     parser.add_argument("--model", choices=OPTIMIZER_MODELS, default="12x768", help="of the optimizers")
+    parser.add_argument("--step-tokens", type=int, default=1024, help="of each step of `step_time`")
     parser.add_argument("--max-seconds", type=float, default=0, help="of each training of the optimizers; 0: no limit")
     parser.add_argument("--prepare", action="store_true", help="make the text's dataset, and train nothing")
     parser.add_argument("--backend", choices=["tensorflow", "jax"], default="jax", help="of the first two tables")
@@ -97,7 +110,7 @@ def main() -> None:
         print(f"prepared {_corpus(arguments, SCRATCH_VOCABULARY).all}")
         return
     trainings = Trainings(arguments.out)
-    for name in arguments.table or (name for name in tables if name not in ("transplant", "optimizers")):
+    for name in arguments.table or (name for name in tables if name not in LEFT_OUT):
         print(f"\n## {name}", flush=True)
         tables[name](arguments, trainings)
 
@@ -125,9 +138,7 @@ def scratch(arguments: argparse.Namespace, trainings: Trainings) -> None:
 def small_data(arguments: argparse.Namespace, trainings: Trainings) -> None:
     """Loss of the defaults on all of a small text, and of the recipe for small data on half of it."""
     corpus = _corpus(arguments, SMALL_DATA_VOCABULARY)
-    fixed = {"batch_size": 32, "log_every": 20, **MEASUREMENT}
-    steps = corpus.train_tokens * arguments.epochs // (32 * SMALL_DATA_MODEL["n_ctx"])
-    fixed |= {**_validated(steps), "precision": arguments.precision}
+    fixed = _on_little_text(corpus, arguments)
     recipe = {**fixed, "recipe": "small_data"}
     contest = Contest(trainings, SMALL_DATA_MODEL, arguments.backend, arguments.seeds, _best)
     results = contest.run(
@@ -137,6 +148,18 @@ def small_data(arguments: argparse.Namespace, trainings: Trainings) -> None:
         ]
     )
     _show(results, _best, f"4 x 128 on little text, {corpus.name}", arguments.out / f"small-data-{corpus.name}.svg")
+
+
+def parts(arguments: argparse.Namespace, trainings: Trainings) -> None:
+    """Loss of the recipe for small data on half of a text, with each of its options changed."""
+    corpus = _corpus(arguments, SMALL_DATA_VOCABULARY)
+    recipe = {**_on_little_text(corpus, arguments), "recipe": "small_data"}
+    contest = Contest(trainings, SMALL_DATA_MODEL, arguments.backend, arguments.seeds, _best)
+    contenders = [
+        Contender(name=name, dataset=corpus.half, config={**recipe, **changed}, variants=[{}])
+        for name, changed in {"small_data": {}, **PARTS}.items()
+    ]
+    _show(contest.run(contenders), _best, f"small_data, {corpus.name}", arguments.out / f"parts-{corpus.name}.svg")
 
 
 def transplant(arguments: argparse.Namespace, trainings: Trainings) -> None:
@@ -199,8 +222,8 @@ def demo(arguments: argparse.Namespace, trainings: Trainings) -> None:
 
 
 def step_time(arguments: argparse.Namespace, trainings: Trainings) -> None:  # noqa: ARG001
-    """Seconds of a step of 124M."""
-    compare_step_times(arguments.backend, arguments.seeds)
+    """Seconds of a step of 124M, with as many turns as there are seeds."""
+    compare_step_times(arguments.backend, arguments.precision, arguments.step_tokens, arguments.seeds)
 
 
 def optimizers(arguments: argparse.Namespace, trainings: Trainings) -> None:
@@ -252,6 +275,12 @@ def _corpus(arguments: argparse.Namespace, vocabulary_size: int) -> Corpus:
 
 def _documentation(out: Path, megabytes: float, vocabulary_size: int) -> Corpus:
     return build_corpus(f"documentation-{megabytes:g}-MB", documentation_texts(megabytes), out, vocabulary_size)
+
+
+def _on_little_text(corpus: Corpus, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Options of so many epochs over all of a text."""
+    steps = corpus.train_tokens * arguments.epochs // (32 * SMALL_DATA_MODEL["n_ctx"])
+    return {"batch_size": 32, "log_every": 20, **MEASUREMENT, **_validated(steps), "precision": arguments.precision}
 
 
 def _validated(steps: int) -> dict[str, int]:

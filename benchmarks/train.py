@@ -4,6 +4,7 @@
     .venv/bin/python benchmarks/train.py [--size small|124M|124M-1024|1558M] [--precision float32|bfloat16] [--rounds N]
     .venv/bin/python benchmarks/train.py --kernels      # ours beside itself without each group of kernels
     .venv/bin/python benchmarks/train.py --isa avx2     # as a processor without AVX-512 and AMX would
+    .venv/bin/python benchmarks/train.py --auto         # also what the calibration of `auto` chooses
 
 Each contender runs in its own process with all cores and the same weights' sizes, batch and optimizer (AdamW with
 clipping); they take turns. Without `make peers`, ours runs alone.
@@ -12,12 +13,18 @@ clipping); they take turns. Without `make peers`, ours runs alone.
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+from training.settings import architecture_of, options_of
 from turns import FOLDER, Contender, compare
 
-from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
+from gpt2_trainer.calibration.calibration import Calibration
 from gpt2_trainer.memory import MALLOC_ENVIRONMENT
+from gpt2_trainer.model.compile_cache import CompileCacheOptions
 from gpt2_trainer.model.processor import Processor
 from gpt2_trainer.training.mfu import flops_per_token
 
@@ -46,6 +53,7 @@ SIZES = {
     },
 }
 """The last two are for GPUs."""
+OURS = ("ours tensorflow", "ours jax")
 TORCH_MODES = ("eager", "compiled", "flash")
 STEPS_A_TURN = {"small": 10, "124M": 1, "124M-1024": 20, "1558M": 10}
 KERNELS = {
@@ -98,12 +106,6 @@ def peers() -> list[Contender]:
     return kerashub + torch if (ROOT / ".peers").is_dir() else []
 
 
-def architecture_of(setting: Mapping[str, int]) -> Architecture:
-    """The architecture of a size."""
-    sizes = LayerSizes(**{name: setting[name] for name in ("n_layer", "n_head", "n_embd", "n_ctx")})
-    return Architecture(layers=sizes, vocabulary_size=setting["vocabulary"], end_token_id=setting["vocabulary"] - 1)
-
-
 def contenders(names: list[str]) -> list[Contender]:
     """The contenders of such names, ours first."""
     everyone = [ours("tensorflow"), ours("jax"), *peers()]
@@ -111,6 +113,26 @@ def contenders(names: list[str]) -> list[Contender]:
         # On CPUs it is the same as `compiled`.
         return [one for one in everyone if one.name != "pytorch flash"]
     return [one for one in everyone if any(one.name.startswith(name) for name in names)]
+
+
+def calibrate(setting: Mapping[str, Any], ours: Sequence[Contender]) -> None:
+    """Prints the backend that `auto` chooses for such a training, and its rate over that of the better one.
+
+    Args:
+        setting: Numbers of the step.
+        ours: Our contenders, measured.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        # Programs are not kept: each measurement compiles its own.
+        options = CompileCacheOptions(Path(folder), 0)
+        calibration = Calibration(
+            architecture_of(setting), options_of(setting), "benchmark", options, "", Processor.of_this_machine()
+        )
+        with patch.dict(os.environ, MALLOC_ENVIRONMENT):
+            choice = calibration.choose(lambda _: None, lambda: None, lambda text: print(f"auto: {text}"))
+    rates = {one.name.removeprefix("ours "): one.rate for one in ours}
+    ratio = rates[choice.backend] / max(rates.values())
+    print(f"\nauto: {choice.backend} by its calibration ({choice.speeds}), {ratio:.2f} of the better one", flush=True)
 
 
 def main() -> None:
@@ -121,12 +143,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="contenders whose name begins so")
     parser.add_argument("--kernels", action="store_true", help="compare ours with itself without some kernels")
+    parser.add_argument("--auto", action="store_true", help="also calibrate, as `auto` does; on CPUs")
     parser.add_argument(
         "--isa",
         choices=ISAS,
         help="hold all contenders to an instruction set and older ones; avx512: with its VNNI and BF16",
     )
     arguments = parser.parse_args()
+    if arguments.auto and (arguments.kernels or not {*OURS} <= {one.name for one in contenders(arguments.only)}):
+        parser.error("--auto compares both of our backends: leave --only and --kernels out, or add --only ours")
     processor = Processor.of_this_machine()
     if arguments.isa:
         hold_to(arguments.isa, processor)
@@ -145,6 +170,8 @@ def main() -> None:
             for row in rows:
                 flops = flops_per_token(architecture_of(setting), setting["length"])
                 compare(row, {**setting, "precision": precision}, arguments.rounds, steps, tokens, flops)
+                if arguments.auto:
+                    calibrate({**setting, "precision": precision}, [one for one in row if one.name in OURS])
 
 
 if __name__ == "__main__":

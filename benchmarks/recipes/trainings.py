@@ -98,16 +98,20 @@ class Trainings:
             settings: The training.
             tokenizer: URI of the tokenizer that the checkpoint is to have.
         """
-        work = (
-            self._folder / f"transplant-{settings.key}-{hashlib.blake2b(tokenizer.encode(), digest_size=4).hexdigest()}"
-        )
-        done = work / "checkpoint.txt"
+        work = self._folder / f"source-{settings.key}"
+        trained = self._made(work, "trained", train_model, _train_request(settings), settings)
+        request = pb.ImportCheckpointRequest(uri=trained, target_tokenizer_uri=tokenizer)
+        digest = hashlib.blake2b(tokenizer.encode(), digest_size=4).hexdigest()
+        return self._made(work, f"transplant-{digest}", import_checkpoint, request, settings, allowed=tokenizer)
+
+    def _made(
+        self, work: Path, name: str, job: Callable[..., Any], request: Any, settings: Settings, allowed: str = ""
+    ) -> str:
+        """URI of the checkpoint that a job makes in a folder; the job is done where its name is not there yet."""
+        done = work / f"{name}.txt"
         if not done.exists():
-            shutil.rmtree(work, ignore_errors=True)
-            trained = _output(train_model, _train_request(settings), self._context(settings, work), "checkpoint")
-            request = pb.ImportCheckpointRequest(uri=trained, target_tokenizer_uri=tokenizer)
-            context = self._context(settings, work, job_id="transplant", allowed=tokenizer)
-            done.write_text(_output(import_checkpoint, request, context, "checkpoint"), encoding="utf-8")
+            context = self._context(settings, work, job_id=name, allowed=allowed)
+            done.write_text(_output(job, request, context, "checkpoint"), encoding="utf-8")
         return done.read_text(encoding="utf-8")
 
     def _train(self, settings: Settings) -> Result:

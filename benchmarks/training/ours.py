@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 from contender import Accelerator, Work, serve
+from training.settings import architecture_of, options_of
 
 
 def build(setting: dict) -> Work:
@@ -14,30 +15,13 @@ def build(setting: dict) -> Work:
 
     backend, *without = sys.argv[1:]
     select_backend(backend)
-    from gpt2_trainer.configuration.architecture import Architecture, LayerSizes
-    from gpt2_trainer.configuration.training import ResolvedTrainingConfig
     from gpt2_trainer.kernels.selection import create_model
     from gpt2_trainer.model.gpt2 import REFERENCE
     from gpt2_trainer.model.weights import initial_weights, pad_vocabulary
     from gpt2_trainer.training.executor import create_executor
     from gpt2_trainer.training.step import TrainingStep
 
-    sizes = LayerSizes(**{name: setting[name] for name in ("n_layer", "n_head", "n_embd", "n_ctx")})
-    vocabulary = setting["vocabulary"]
-    architecture = Architecture(layers=sizes, vocabulary_size=vocabulary, end_token_id=vocabulary - 1)
-    options = ResolvedTrainingConfig(
-        steps=100_000,
-        validate_every=1000,
-        save_every=1000,
-        batch_size=setting["batch"],
-        context_length=setting["length"],
-        precision=setting["precision"],
-        learning_rate=1e-4,
-        optimizer=setting.get("optimizer", "adamw"),
-        momentum=setting.get("momentum", 0.0),
-        warmup_steps=0,
-        schedule="constant",
-    )
+    architecture, options = architecture_of(setting), options_of(setting)
     model = create_model(architecture, options.precision, training=True)
     references = {name: getattr(REFERENCE, name) for name in without}
     model = replace(model, kernels=replace(model.kernels, **references))
@@ -48,7 +32,7 @@ def build(setting: dict) -> Work:
     numbers = iter(range(100_000))
 
     def work() -> float:
-        tokens = random.integers(0, vocabulary, shape, dtype=np.int32)
+        tokens = random.integers(0, setting["vocabulary"], shape, dtype=np.int32)
         return float(executor.train(next(numbers), tokens[:, :-1], tokens[:, 1:]).loss)
 
     return work
