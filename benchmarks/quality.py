@@ -86,6 +86,9 @@ def main() -> None:
     parser.add_argument(
         "--source-tokens", type=int, default=10_000_000, help="of the English model whose weights are transplanted"
     )
+    parser.add_argument(
+        "--source-text", type=Path, help="folder of that model's text; default: the documentation of --megabytes"
+    )
     parser.add_argument("--epochs", type=int, default=4, help="over all of the small data, and twice as many over half")
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[0.0005, 0.001, 0.002, 0.004, 0.008], help="of baselines"
@@ -163,7 +166,7 @@ def parts(arguments: argparse.Namespace, trainings: Trainings) -> None:
 
 
 def transplant(arguments: argparse.Namespace, trainings: Trainings) -> None:
-    """Loss on the text from scratch, and with a quarter of the tokens from a model of the documentation in English.
+    """Loss on the text from scratch, and with a quarter of the tokens from a model of English text.
 
     Both are trained with the recipe from scratch, and have the tokenizer of the text.
     """
@@ -174,9 +177,10 @@ def transplant(arguments: argparse.Namespace, trainings: Trainings) -> None:
     fixed["recipe"] = "scratch"
     steps = arguments.tokens // SCRATCH_TOKENS_A_STEP
     source_steps = arguments.source_tokens // SCRATCH_TOKENS_A_STEP
+    english = _of_folder_or_documentation(arguments.source_text, arguments, SCRATCH_VOCABULARY)
     source = Settings(
         recipe="source",
-        dataset=_documentation(arguments.out, arguments.megabytes, SCRATCH_VOCABULARY).all,
+        dataset=english.all,
         model=SCRATCH_MODELS[arguments.scratch_model],
         config={**fixed, **_validated(source_steps)},
         seed=0,
@@ -268,8 +272,12 @@ def optimizers(arguments: argparse.Namespace, trainings: Trainings) -> None:
 
 
 def _corpus(arguments: argparse.Namespace, vocabulary_size: int) -> Corpus:
-    if arguments.text:
-        return build_corpus(arguments.text.name, texts_of_folder(arguments.text), arguments.out, vocabulary_size)
+    return _of_folder_or_documentation(arguments.text, arguments, vocabulary_size)
+
+
+def _of_folder_or_documentation(folder: Path | None, arguments: argparse.Namespace, vocabulary_size: int) -> Corpus:
+    if folder:
+        return build_corpus(folder.name, texts_of_folder(folder), arguments.out, vocabulary_size)
     return _documentation(arguments.out, arguments.megabytes, vocabulary_size)
 
 
