@@ -46,8 +46,6 @@ LEFT_OUT = ("parts", "transplant", "optimizers")
 """Tables that take long, or a text, and are made where they are asked for."""
 SHARE_OF_TOKENS = 0.7
 """Tokens of the recipe from scratch, over those of the baseline whose final loss it is to reach."""
-SHARE_OF_TRANSPLANT = 0.25
-"""Tokens of a training that starts with a transplant, over those of the one from scratch."""
 OPTIMIZER_MODELS = {
     "12x768": (
         {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_ctx": 1024},
@@ -88,6 +86,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--source-text", type=Path, help="folder of that model's text; default: the documentation of --megabytes"
+    )
+    parser.add_argument(
+        "--share", type=float, default=0.25, help="tokens of a training after a transplant, over those from scratch"
     )
     parser.add_argument("--epochs", type=int, default=4, help="over all of the small data, and twice as many over half")
     parser.add_argument(
@@ -166,7 +167,7 @@ def parts(arguments: argparse.Namespace, trainings: Trainings) -> None:
 
 
 def transplant(arguments: argparse.Namespace, trainings: Trainings) -> None:
-    """Loss on the text from scratch, and with a quarter of the tokens from a model of English text.
+    """Loss on the text from scratch, and with a share of the tokens from a model of English text.
 
     Both are trained with the recipe from scratch, and have the tokenizer of the text.
     """
@@ -190,7 +191,7 @@ def transplant(arguments: argparse.Namespace, trainings: Trainings) -> None:
     contest = Contest(trainings, source.model, arguments.backend, arguments.seeds, _final)
     variants = _rates(arguments.recipe_rates)
     # `scratch` is for new models alone: for weights from a checkpoint its options are set by themselves.
-    options = {**fixed, **_validated(round(steps * SHARE_OF_TRANSPLANT)), "recipe": ""}
+    options = {**fixed, **_validated(round(steps * arguments.share)), "recipe": ""}
     options |= {"optimizer": "muon", "schedule": "wsd", "cooldown_steps": options["steps"] * COOLDOWN_PERCENT // 100}
     results = contest.run(
         [

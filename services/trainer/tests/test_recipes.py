@@ -105,10 +105,10 @@ def test_another_optimizer_keeps_its_own_rate_and_decay(optimizer):
     ("config", "recipe"),
     [
         ({"steps": 25}, "scratch"),
-        ({"steps": 50}, "small_data"),
-        ({"steps": 0, "epochs": 1.0}, "scratch"),
-        ({"steps": 0, "epochs": 3.0}, "small_data"),
-        ({"steps": 25, "batch_size": 32}, "small_data"),
+        ({"steps": 125}, "small_data"),
+        ({"steps": 0, "epochs": 4.0}, "scratch"),
+        ({"steps": 0, "epochs": 4.5}, "small_data"),
+        ({"steps": 25, "batch_size": 64}, "small_data"),
     ],
 )
 def test_auto_chooses_by_epochs_and_says_why(caplog, config, recipe):

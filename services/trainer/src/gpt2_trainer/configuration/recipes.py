@@ -15,8 +15,9 @@ SMALL_DATA = "small_data"
 SCRATCH = "scratch"
 COOLDOWN_PERCENT = 40
 """Of the steps of a training with a recipe, that wsd cools down over."""
-_MIN_EPOCHS = 1.5
-"""Passes over the text from which on `auto` takes `small_data`."""
+_EPOCHS_LIKE_NEW_TEXT = 4.0
+"""Passes over the text up to which it teaches nearly as much as new text would (Muennighoff et al. 2023,
+arXiv 2305.16264): what `small_data` has against learning by heart costs more than it saves until then."""
 _SCRATCH: Mapping[str, Any] = {"optimizer": "muon", "schedule": "wsd", "learning_rate": 0.01}
 _RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -57,7 +58,7 @@ def choose_recipe(is_new: bool, parameters: int, train_tokens: int, trained_toke
         return Choice("", "the weights come from a checkpoint")
     epochs, share = trained_tokens / max(1, train_tokens), train_tokens / parameters
     text = f"{train_tokens:,} tokens of text in {epochs:.1f} epochs, {share:.3g} tokens per parameter"
-    return Choice(SMALL_DATA if epochs >= _MIN_EPOCHS else SCRATCH, text)
+    return Choice(SMALL_DATA if epochs > _EPOCHS_LIKE_NEW_TEXT else SCRATCH, text)
 
 
 def with_recipe(config: pb.TrainConfig, recipe: str) -> pb.TrainConfig:
