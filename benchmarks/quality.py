@@ -37,7 +37,7 @@ DEMO_VOCABULARY = 4096
 PARTS = {
     "weight_decay 0.1": {"weight_decay": 0.1},
     "weight_decay_schedule linear": {"weight_decay_schedule": "linear"},
-    "dropout 0": {"dropout": 0.0},
+    "dropout 0.1": {"dropout": 0.1},
     "reshuffle_documents false": {"reshuffle_documents": False},
     "ema_decay 0": {"ema_decay": 0.0},
 }

@@ -56,8 +56,6 @@ def test_small_data_regularises_and_scratch_does_not():
     assert (small.optimizer, small.schedule) == (scratch.optimizer, scratch.schedule) == ("muon", "wsd")
     assert small.cooldown_steps == scratch.cooldown_steps == 80
     assert small.weight_decay > scratch.weight_decay
-    assert small.dropout_rates
-    assert not scratch.dropout_rates
     assert small.ema_decay
     assert small.reshuffle_documents
     assert small.early_stopping_patience
@@ -84,19 +82,21 @@ def test_what_a_request_sets_wins_also_where_it_is_zero(recipe, name, value):
     assert getattr(chosen, name) == value
 
 
-def test_dropout_and_early_stopping_can_be_turned_off():
-    chosen = admitted(train_request(dropout=0.0, early_stopping_patience=0))
-    assert not chosen.dropout_rates
-    assert chosen.early_stopping_patience is None
-    rates = admitted(train_request(attention_dropout=0.0)).dropout_rates
-    assert (rates.attention, bool(rates.residual)) == (0.0, True)
+def test_early_stopping_can_be_turned_off():
+    assert admitted(train_request(early_stopping_patience=0)).early_stopping_patience is None
+
+
+def test_dropout_is_what_the_request_asks_for():
+    assert not admitted(train_request()).dropout_rates
+    rates = admitted(train_request(dropout=0.1, attention_dropout=0.0)).dropout_rates
+    assert (rates.attention, rates.residual) == (0.0, 0.1)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor"])
 def test_another_optimizer_keeps_its_own_rate_and_decay(optimizer):
     chosen = admitted(train_request(optimizer=optimizer))
     plain = admitted(train_request(recipe="", optimizer=optimizer))
-    assert chosen.dropout_rates
+    assert chosen.ema_decay
     for name in ("optimizer", "learning_rate", "weight_decay", "beta2", "momentum"):
         assert getattr(chosen, name) == getattr(plain, name)
 

@@ -32,7 +32,7 @@ MOMENTS = {"first_moment", "second_moment", "guard"}
 TRAININGS = {
     "AdamW": ({"learning_rate": 0.01, "noise": 0.1, "dropout": 0.1, "attention_dropout": 0.2}, KILLS, MOMENTS),
     # Muon, averaged weights, documents reshuffled and dropout. The last two kills leave something to restore.
-    "small_data": ({"recipe": "small_data"}, KILLS[3:], MOMENTS | {"second_moment_columns", "average"}),
+    "small_data": ({"recipe": "small_data", "dropout": 0.1}, KILLS[3:], MOMENTS | {"second_moment_columns", "average"}),
 }
 HERE = Path(__file__).parent
 TIMINGS = ("tokens_per_second", "seconds_left")

@@ -324,9 +324,9 @@ class TrainConfig(_message.Message):
     """
     recipe: _builtins.str
     """Defaults of the options that decide how well a new model learns; options that the request sets win. `scratch`: muon
-    and wsd. `small_data`, for several epochs: these with weight decay, dropout, reshuffled documents, an average of the
-    weights and early stopping. `auto`: `small_data` for several epochs, else `scratch`; none for weights from a
-    checkpoint. A request with another `optimizer` has that one's learning rate and weight decay. Default: none.
+    and wsd. `small_data`, for more than four epochs: these with much weight decay, reshuffled documents, an average of
+    the weights and early stopping. `auto`: `small_data` for more than four epochs, else `scratch`; none for weights
+    from a checkpoint. A request with another `optimizer` has that one's learning rate and weight decay. Default: none.
     """
     weight_decay_schedule: _builtins.str
     """Weight decay over the steps of the training: `constant`, or `linear` to 0 at the last step, so that what regularises

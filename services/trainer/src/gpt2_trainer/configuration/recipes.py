@@ -25,7 +25,6 @@ _RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         SMALL_DATA: {
             **_SCRATCH,
             "weight_decay": 0.8,
-            "dropout": 0.1,
             "reshuffle_documents": True,
             "ema_decay": 0.99,
             "early_stopping_patience": 5,
