@@ -105,7 +105,8 @@ def test_another_optimizer_keeps_its_own_rate_and_decay(optimizer):
     ("config", "recipe"),
     [
         ({"steps": 25}, "scratch"),
-        ({"steps": 125}, "small_data"),
+        ({"steps": 101}, "scratch"),
+        ({"steps": 104}, "small_data"),
         ({"steps": 0, "epochs": 4.0}, "scratch"),
         ({"steps": 0, "epochs": 4.5}, "small_data"),
         ({"steps": 25, "batch_size": 64}, "small_data"),

@@ -57,7 +57,8 @@ def choose_recipe(is_new: bool, parameters: int, train_tokens: int, trained_toke
         return Choice("", "the weights come from a checkpoint")
     epochs, share = trained_tokens / max(1, train_tokens), train_tokens / parameters
     text = f"{train_tokens:,} tokens of text in {epochs:.1f} epochs, {share:.3g} tokens per parameter"
-    return Choice(SMALL_DATA if epochs > _EPOCHS_LIKE_NEW_TEXT else SCRATCH, text)
+    # Rounded as the text says it: the last step of whole epochs may begin another one.
+    return Choice(SMALL_DATA if round(epochs, 1) > _EPOCHS_LIKE_NEW_TEXT else SCRATCH, text)
 
 
 def with_recipe(config: pb.TrainConfig, recipe: str) -> pb.TrainConfig:
