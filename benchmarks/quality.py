@@ -35,11 +35,11 @@ SMALL_DATA_MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_ctx": 128}
 SMALL_DATA_VOCABULARY = 4096
 DEMO_VOCABULARY = 4096
 PARTS = {
-    "weight_decay 0.1": {"weight_decay": 0.1},
-    "weight_decay_schedule linear": {"weight_decay_schedule": "linear"},
-    "dropout 0.1": {"dropout": 0.1},
-    "reshuffle_documents false": {"reshuffle_documents": False},
-    "ema_decay 0": {"ema_decay": 0.0},
+    "weight_decay": 0.1,
+    "weight_decay_schedule": "linear",
+    "dropout": 0.1,
+    "reshuffle_documents": False,
+    "ema_decay": 0.0,
 }
 """What differs from `small_data`, one option at a time."""
 LEFT_OUT = ("parts", "transplant", "optimizers")
@@ -161,7 +161,10 @@ def parts(arguments: argparse.Namespace, trainings: Trainings) -> None:
     contest = Contest(trainings, SMALL_DATA_MODEL, arguments.backend, arguments.seeds, _best)
     contenders = [
         Contender(name=name, dataset=corpus.half, config={**recipe, **changed}, variants=[{}])
-        for name, changed in {"small_data": {}, **PARTS}.items()
+        for name, changed in (
+            ("small_data", {}),
+            *((f"{option} {value}", {option: value}) for option, value in PARTS.items()),
+        )
     ]
     _show(contest.run(contenders), _best, f"small_data, {corpus.name}", arguments.out / f"parts-{corpus.name}.svg")
 

@@ -69,7 +69,7 @@ class TensorFlowStepExecutor:
     def _update(self, step: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
         loss, gradients = self._step.gradients(_take_gradients, self.tensors(), step, inputs, targets)
         # On CPUs outside of XLA, whose products are slower (`tensorflow_cpu.py`), of bfloat16 three times and more.
-        matrices = self._muon_matrices(step, loss, gradients)
+        matrices = self._muon_matrices(step, loss, gradients) if self._step.config.optimizer == "muon" else {}
         orthogonalized = {name: muon.orthogonalized(wide) for name, wide in matrices.items()}
         result: tuple[Any, Any, Any, Any] = self._apply(step, loss, gradients, orthogonalized)
         return result
